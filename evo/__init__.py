@@ -1,0 +1,1 @@
+"""What to try: genomes, operators, objectives and the search. numpy and DEAP, never torch."""

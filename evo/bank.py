@@ -1,0 +1,214 @@
+"""Pattern banks: the masks a search found, how often, and which classes it paired; saved for reuse.
+
+A bank is data only: a JSON file people can read, and the same as npz. Nothing in either can run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+Array = NDArray[Any]
+
+SCHEMA = 1
+MAX_PATTERNS = 100_000
+MAX_GRID = 64
+MAX_CLASSES = 50_000
+MAX_FILE_BYTES = 256 * 2**20
+
+
+class PatternBank:
+    """Masks with weights, and how often each class was paired with which.
+
+    masks: (N,G,G) bool, True = the cell keeps the row's own image. weights: (N,) float64, how many rows of
+    elites had this mask. pairs: (K,K) float64, pairs[a, b] = how many rows of class a had a partner of
+    class b. class_names: K names, for reading.
+    """
+
+    def __init__(self, grid: int, num_classes: int, class_names: list[str] | None = None) -> None:
+        if not 1 <= grid <= MAX_GRID:
+            raise ValueError(f"a pattern bank's grid must be 1..{MAX_GRID}, got {grid}")
+        if not 1 <= num_classes <= MAX_CLASSES:
+            raise ValueError(f"a pattern bank's classes must number 1..{MAX_CLASSES}, got {num_classes}")
+        self.grid = grid
+        self.class_names = class_names or [str(k) for k in range(num_classes)]
+        if len(self.class_names) != num_classes:
+            raise ValueError(f"{num_classes} classes need as many names, got {len(self.class_names)}")
+        self.masks: Array = np.zeros((0, grid, grid), bool)
+        self.weights: Array = np.zeros(0)
+        self.pairs: Array = np.zeros((num_classes, num_classes))
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.pairs)
+
+    def __len__(self) -> int:
+        return len(self.masks)
+
+    def collect(self, masks: Array, pairings: Array, labels: Array) -> None:
+        """Count in the rows of compositions: masks (E,B,G,G), pairings (E,B), labels (B,) of the batch."""
+        if masks.shape[2:] != (self.grid, self.grid):
+            raise ValueError(f"this bank's masks are {self.grid}x{self.grid}, got {masks.shape[2:]}")
+        self._add(masks.reshape(-1, self.grid, self.grid), np.ones(masks.shape[0] * masks.shape[1]))
+        own = np.broadcast_to(labels, pairings.shape)
+        np.add.at(self.pairs, (own, labels[pairings]), 1.0)
+
+    def _add(self, masks: Array, weights: Array) -> None:
+        every = np.concatenate([self.masks, masks]).reshape(-1, self.grid**2)
+        packed, index, inverse = np.unique(
+            np.packbits(every, axis=1), axis=0, return_index=True, return_inverse=True
+        )
+        totals = np.bincount(inverse.ravel(), np.concatenate([self.weights, weights]), minlength=len(packed))
+        order = np.argsort(-totals, kind="stable")[:MAX_PATTERNS]
+        self.masks = every[index[order]].reshape(-1, self.grid, self.grid)
+        self.weights = totals[order]
+
+    def top(self, count: int) -> PatternBank:
+        """A bank with the `count` masks of largest weight and the same pairs."""
+        kept = PatternBank(self.grid, self.num_classes, self.class_names)
+        kept.masks, kept.weights, kept.pairs = self.masks[:count], self.weights[:count], self.pairs
+        return kept
+
+    def affinity(self) -> Array:
+        """(K,K) lift of each pair of classes over chance: 1 = as often as its classes' frequencies say.
+
+        1 as well where a pair was not to be expected at all.
+        """
+        total = self.pairs.sum()
+        expected = np.outer(self.pairs.sum(axis=1), self.pairs.sum(axis=0)) / max(total, 1.0)
+        return np.divide(self.pairs, expected, out=np.ones_like(self.pairs), where=expected > 0)
+
+    def draw(self, labels: Array, rng: np.random.Generator) -> tuple[Array, Array]:
+        """Draw a composition for a batch with `labels` (B,): masks (B,G,G) by weight, a pairing (B,) int32
+        by class affinity.
+
+        The pairing is the permutation of largest total of log affinity plus Gumbel noise
+        (perturb-and-maximise, Papandreou and Yuille, ICCV 2011): uniform where affinities are equal.
+        """
+        if not len(self):
+            raise ValueError("this pattern bank is empty; collect elites before drawing")
+        if labels.size and (labels.min() < 0 or labels.max() >= self.num_classes):
+            raise ValueError(f"this bank knows {self.num_classes} classes, got labels up to {labels.max()}")
+        chosen = rng.choice(len(self), size=len(labels), p=self.weights / self.weights.sum())
+        smoothed = np.log(self.affinity() + 1e-3)
+        gain = smoothed[labels[:, None], labels[None, :]] + rng.gumbel(size=(len(labels),) * 2)
+        return self.masks[chosen], linear_sum_assignment(gain, maximize=True)[1].astype(np.int32)
+
+    def save(self, path: Path | str) -> None:
+        """Write to PATH.json or PATH.npz, by its ending, atomically."""
+        path = Path(path)
+        if path.suffix not in (".json", ".npz"):
+            raise ValueError(f"a pattern bank is a .json or .npz file, got {path.name!r}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f".{path.name}.tmp")
+        if path.suffix == ".json":
+            unfinished.write_text(self._as_json(), encoding="utf-8")
+        else:
+            with open(unfinished, "wb") as file:
+                np.savez_compressed(
+                    file,
+                    schema=np.array(SCHEMA),
+                    masks=self.masks,
+                    weights=self.weights,
+                    pairs=self.pairs,
+                    class_names=np.array(self.class_names, dtype=np.str_),
+                )
+        os.replace(unfinished, path)
+
+    def _as_json(self) -> str:
+        def pattern(mask: Array, weight: float) -> dict[str, Any]:
+            rows = ["".join("#" if cell else "." for cell in row) for row in mask]
+            return {"weight": weight, "share": float(mask.mean()), "mask": rows}
+
+        head = {
+            "schema": SCHEMA,
+            "about": "evolved PatchMix patterns; # = the cell keeps the row's own image, . = its partner's; "
+            "weight = rows of elites with this mask; pairs[a][b] = rows of class a with a partner of class b",
+            "grid": self.grid,
+            "class_names": self.class_names,
+        }
+        lines = [json.dumps(head, indent=1)[:-2] + ',\n "patterns": [']
+        lines.append(",\n".join("  " + json.dumps(pattern(m, float(w))) for m, w in zip(self.masks, self.weights, strict=True)))
+        lines.append(' ],\n "pairs": [')
+        lines.append(",\n".join("  " + json.dumps(row) for row in self.pairs.tolist()))
+        return "\n".join([*lines, " ]", "}"]) + "\n"
+
+    @classmethod
+    def load(cls, path: Path | str) -> PatternBank:
+        """Read a .json or .npz bank. Raises ValueError in one line where the file is not a sound bank."""
+        path = Path(path)
+        if not path.is_file():
+            raise ValueError(f"no pattern bank at {path}; `./run patterns RUN` writes one")
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise ValueError(f"{path} is larger than a pattern bank may be ({MAX_FILE_BYTES >> 20} MiB)")
+        try:
+            return cls._from_npz(path) if path.suffix == ".npz" else cls._from_json(path)
+        except (KeyError, TypeError, IndexError, AttributeError, OSError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{path} is not a pattern bank: {type(error).__name__}: {error}") from None
+        except ValueError as error:
+            raise ValueError(f"{path} is not a pattern bank: {error}") from None
+
+    @classmethod
+    def _from_json(cls, path: Path) -> PatternBank:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(data, dict):
+            raise ValueError(f"expected an object, got {type(data).__name__}")
+        _check_schema(data.get("schema"))
+        grid, patterns = data["grid"], data["patterns"]
+        if not isinstance(grid, int) or isinstance(grid, bool) or not isinstance(patterns, list):
+            raise ValueError("`grid` must be an integer and `patterns` a list")
+        if len(patterns) > MAX_PATTERNS:
+            raise ValueError(f"{len(patterns)} patterns, at most {MAX_PATTERNS} are read")
+        for number, pattern in enumerate(patterns):
+            rows = pattern["mask"]
+            if len(rows) != grid or any(len(row) != grid or set(row) - set("#.") for row in rows):
+                raise ValueError(f"pattern {number} must be {grid} rows of {grid} characters # or ., got {rows!r:.60}")
+        masks = np.array([[[c == "#" for c in row] for row in p["mask"]] for p in patterns], dtype=bool)
+        weights = np.array([p["weight"] for p in patterns], dtype=np.float64)
+        return cls._checked(grid, masks, weights, np.array(data["pairs"], np.float64), data["class_names"])
+
+    @classmethod
+    def _from_npz(cls, path: Path) -> PatternBank:
+        with zipfile.ZipFile(path) as archive:  # a small zip may hold a huge array: look before unpacking
+            size = sum(member.file_size for member in archive.infolist())
+        if size > MAX_FILE_BYTES:
+            raise ValueError(f"it unpacks to {size >> 20} MiB, at most {MAX_FILE_BYTES >> 20} are read")
+        with np.load(path, allow_pickle=False) as data:
+            _check_schema(int(data["schema"]))
+            masks, names = data["masks"], [str(name) for name in data["class_names"]]
+            if masks.ndim != 3 or masks.dtype != np.bool_:
+                raise ValueError(f"masks must be bool (N,G,G), got {masks.dtype} {masks.shape}")
+            return cls._checked(masks.shape[1], masks, data["weights"], data["pairs"], names)
+
+    @classmethod
+    def _checked(cls, grid: int, masks: Array, weights: Array, pairs: Array, names: list[str]) -> PatternBank:
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError("`class_names` must be a list of strings")
+        bank = cls(grid, len(names), names)
+        masks = masks.reshape(len(weights), grid, grid) if masks.size or not len(weights) else masks
+        for name, array, shape in (
+            ("masks", masks, (len(weights), grid, grid)),
+            ("weights", weights, (len(masks),)),
+            ("pairs", pairs, (len(names), len(names))),
+        ):
+            if array.shape != shape:
+                raise ValueError(f"{name} must be {shape}, got {array.shape}")
+        for name, array in (("weights", weights), ("pairs", pairs)):
+            if not np.isfinite(array).all() or (array < 0).any():
+                raise ValueError(f"{name} must be finite and not negative")
+        if len(weights) and not weights.sum() > 0:
+            raise ValueError("at least one weight must be above zero")
+        bank.masks, bank.weights, bank.pairs = masks, weights.astype(np.float64), pairs.astype(np.float64)
+        return bank
+
+
+def _check_schema(schema: Any) -> None:
+    if schema != SCHEMA:
+        raise ValueError(f"schema {schema!r}, this version reads {SCHEMA}; update Evomix, or export it again")

@@ -1,0 +1,269 @@
+"""Every option of a run, once: its type, bounds, default and one line of meaning.
+
+A recipe is a YAML file with the sections below; `-s section.key=value` overrides it. Unknown keys, wrong
+types and numbers out of bounds are refused before anything is loaded. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from evo.objectives import OBJECTIVES
+from evo.operators import CROSSOVERS, MASK_SAMPLERS
+from training.data import DATASETS
+from training.mixes import MIXES
+from training.models import MODELS
+
+SCHEMA = 1
+PROJECT = Path(__file__).resolve().parent.parent
+RECIPES = PROJECT / "runs" / "recipes"
+
+
+class UserError(ValueError):
+    """A mistake of the user's, told in one line: what was expected, what came, what to do."""
+
+
+def _one_of(shelf: Iterable[str]) -> AfterValidator:
+    names = list(shelf)
+
+    def check(name: str) -> str:
+        if name not in names:
+            close = difflib.get_close_matches(name, names, 1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"there is no {name!r}{hint} Choose from {', '.join(names)}".replace("'? C", "'? c"))
+        return name
+
+    return AfterValidator(check)
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
+
+
+class DataOptions(_Section):
+    name: Annotated[str, _one_of(DATASETS)] = Field("digits", description="data set")
+    root: str | None = Field(None, description="where its files are; else $EVOMIX_DATA, else data/")
+    download: bool = Field(True, description="fetch the files if they are missing")
+    image_size: Annotated[int, Field(ge=4, le=1024)] | None = Field(
+        None, description="pixels a side for folders of images; else 64 for tiny-imagenet, 224 for folder"
+    )
+    subset: Annotated[int, Field(ge=1)] | None = Field(None, description="training images per class")
+    subset_start: int = Field(0, ge=0, description="first image of each class, in the training file's order")
+    subset_seed: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="draw the subset with this seed instead of taking it in order"
+    )
+
+
+class ModelOptions(_Section):
+    name: Annotated[str, _one_of(MODELS)] = Field("resnet-small", description="backbone")
+    width: Annotated[int, Field(ge=4, le=1024)] | None = Field(
+        None, description="channels of the first stage, where the backbone lets one choose"
+    )
+    grid: Annotated[int, Field(ge=1, le=64)] | None = Field(
+        None, description="cells along a side; else the side of the last feature map"
+    )
+
+
+class MixOptions(_Section):
+    name: Annotated[str, _one_of(MIXES)] = Field("evolved", description="how batches are mixed")
+    probability: float = Field(0.5, ge=0, le=1, description="share of training steps that are mixed")
+    patch_weight: float = Field(1.0, ge=0, le=100, description="weight of the mean cell loss")
+    sampler: Annotated[str, _one_of(MASK_SAMPLERS)] = Field(
+        "bernoulli", description="what random PatchMix and the search's first generation draw from"
+    )
+    bank: str | None = Field(None, description="pattern file for the mix `bank`")
+
+
+class SearchOptions(_Section):
+    population: int = Field(8, ge=2, le=100_000, description="genomes, P")
+    generations: int = Field(4, ge=1, le=100_000, description="generations per search batch, T")
+    elites: int = Field(1, ge=1, description="genomes of each generation that are trained on, E")
+    batch: Annotated[int, Field(ge=2)] | None = Field(
+        None, description="images per search batch; else train.batch x generations x elites"
+    )
+    objective: Annotated[str, _one_of(OBJECTIVES)] = Field("hard", description="what the search prefers")
+    crossover: Annotated[str, _one_of(CROSSOVERS)] = Field("rows", description="how parents are combined")
+    budget: Annotated[float, Field(ge=1)] | None = Field(
+        None, description="image forwards per image of the search batch, at most"
+    )
+
+
+class TrainOptions(_Section):
+    epochs: int = Field(20, ge=1, le=100_000)
+    batch: int = Field(64, ge=1, description="images per optimiser step")
+    lr: float = Field(0.1, gt=0, le=100, description="peak learning rate of SGD")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Nesterov momentum")
+    weight_decay: float = Field(5e-4, ge=0, le=1)
+    warmup: float = Field(1.0, ge=0, description="epochs of linear warm-up before the cosine")
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="auto: bfloat16 autocast on CUDA, float32 elsewhere"
+    )
+    evaluate_every: int = Field(1, ge=1, description="epochs between tests; the last ten are always tested")
+    eval_batch: int = Field(500, ge=1, description="images per forward in tests and in the search's probe")
+
+
+class RunOptions(_Section):
+    seed: int = Field(0, ge=0, lt=2**32)
+    name: Annotated[str, AfterValidator(lambda name: _folder_name(name))] | None = Field(
+        None, description="folder under runs/out; else recipe, mix and a number"
+    )
+    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:1")
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = Field(None, description="CPU threads of torch")
+
+
+class Config(_Section):
+    data: DataOptions = DataOptions()
+    model: ModelOptions = ModelOptions()
+    mix: MixOptions = MixOptions()
+    search: SearchOptions = SearchOptions()
+    train: TrainOptions = TrainOptions()
+    run: RunOptions = RunOptions()
+
+
+def load_config(recipe: str, overrides: Iterable[str] = ()) -> Config:
+    """Read a recipe (a name in runs/recipes or a path) with overrides `section.key=value` applied.
+
+    Raises UserError, one line per mistake.
+    """
+    path = recipe_path(recipe)
+    return make_config(read_yaml(path), overrides, path.name)
+
+
+def make_config(sections: Mapping[str, Any], overrides: Iterable[str] = (), source: str = "config") -> Config:
+    """Check the sections of a recipe, after overrides. Raises UserError, one line per mistake."""
+    merged = {name: dict(keys) if isinstance(keys, dict) else keys for name, keys in sections.items()}
+    for override in overrides:
+        _apply(merged, override)
+    try:
+        config = Config.model_validate(merged)
+    except ValidationError as error:
+        raise UserError("\n".join(_explain(detail, source) for detail in error.errors())) from None
+    _check_together(config, source)
+    return config
+
+
+def recipe_path(recipe: str) -> Path:
+    """The file a recipe's name or path stands for."""
+    named = RECIPES / f"{recipe}.yaml"
+    for path in (named, Path(recipe)):
+        if path.is_file():
+            return path
+    names = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+    close = difflib.get_close_matches(recipe, names, 1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    raise UserError(f"no recipe {recipe!r}{hint} (recipes: {', '.join(names)}; or give a path)")
+
+
+def data_root(options: DataOptions) -> Path:
+    """Where data sets are looked for."""
+    return Path(options.root or os.environ.get("EVOMIX_DATA") or PROJECT / "data").expanduser()
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as people expect it: 1e-3 is a number, `no` is a word, a key that stands twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise UserError(f"line {node.start_mark.line + 1}: the key {key!r} stands twice")
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":float", ":bool"))]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\d+\.\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.inf|\.nan)$"),
+    list("-+0123456789."),
+)
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|false|True|False)$"), list("tfTF"))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file whose top level is a mapping. Raises UserError in one line."""
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 (a SafeLoader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: expected sections such as `train:` with keys below them, got {data!r:.60}")
+    return data
+
+
+def _apply(sections: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    section, dot, name = key.strip().partition(".")
+    if not (equals and dot and name):
+        raise UserError(f"-s {override}: expected section.key=value, e.g. -s train.epochs=5")
+    if section not in Config.model_fields:
+        raise UserError(f"-s {override}: {_unknown(section, list(Config.model_fields))}")
+    try:
+        value = yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader)
+    except yaml.YAMLError:
+        raise UserError(f"-s {override}: {text!r} is not a value YAML can read") from None
+    keys = sections.setdefault(section, {})
+    if not isinstance(keys, dict):
+        raise UserError(f"{section}: expected keys below it, got {keys!r:.60}")
+    keys[name] = value
+
+
+def _explain(detail: Any, source: str) -> str:
+    """One line for one of pydantic's errors."""
+    place = ".".join(str(part) for part in detail["loc"] if isinstance(part, str) and "[" not in part)
+    if detail["type"] == "extra_forbidden":
+        section = str(detail["loc"][0])
+        in_section = len(detail["loc"]) > 1
+        options = Config.model_fields[section].annotation if in_section else Config
+        known = list(getattr(options, "model_fields", {}))
+        prefix = f"{section}." if in_section else ""
+        return f"{source}: {prefix}{_unknown(str(detail['loc'][-1]), known, prefix)}"
+    if detail["type"] in ("model_type", "model_attributes_type"):
+        return f"{source}: {place}: expected keys below it, got {detail['input']!r:.60}"
+    message = detail["msg"].removeprefix("Value error, ")
+    return f"{source}: {place}: {message}, got {detail['input']!r:.60}".replace("Input should be", "expected")
+
+
+def _unknown(name: str, known: list[str], prefix: str = "") -> str:
+    close = difflib.get_close_matches(name, known, 1)
+    hint = f"did you mean {prefix}{close[0]}?" if close else f"known: {', '.join(known)}"
+    return f"{name} is not an option; {hint}"
+
+
+def _check_together(config: Config, source: str) -> None:
+    """What single fields cannot say."""
+    search, train = config.search, config.train
+    if search.elites > search.population:
+        raise UserError(
+            f"{source}: search.elites must be at most search.population, got {search.elites} of {search.population}"
+        )
+    if search.batch is not None and search.batch % train.batch:
+        raise UserError(
+            f"{source}: search.batch must be a multiple of train.batch, got {search.batch} and {train.batch}"
+        )
+    if config.mix.name == "bank" and not config.mix.bank:
+        raise UserError(
+            f"{source}: mix.name=bank needs mix.bank, a pattern file (`./run patterns RUN` writes one), got none"
+        )
+
+
+def _folder_name(name: str) -> str:
+    parts = name.split("/")
+    if not all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=+-]*", part) for part in parts):
+        raise ValueError("expected a name of letters, digits and . _ - = + (parts may be joined by /)")
+    return name
