@@ -24,11 +24,15 @@ MAX_CLASSES = 50_000
 MAX_FILE_BYTES = 256 * 2**20
 
 
+class BankError(ValueError):
+    """A pattern file that is missing or is not a sound bank; told in one line."""
+
+
 class PatternBank:
     """Masks with weights, and how often each class was paired with which.
 
-    masks: (N,G,G) bool, True = the cell keeps the row's own image. weights: (N,) float64, how many rows of
-    elites had this mask. pairs: (K,K) float64, pairs[a, b] = how many rows of class a had a partner of
+    masks: (N,G,G) bool, True = the cell keeps the row's own image. weights: (N,) float64, how many rows
+    trained on had this mask. pairs: (K,K) float64, pairs[a, b] = how many rows of class a had a partner of
     class b. class_names: K names, for reading.
     """
 
@@ -41,40 +45,62 @@ class PatternBank:
         self.class_names = class_names or [str(k) for k in range(num_classes)]
         if len(self.class_names) != num_classes:
             raise ValueError(f"{num_classes} classes need as many names, got {len(self.class_names)}")
-        self.masks: Array = np.zeros((0, grid, grid), bool)
-        self.weights: Array = np.zeros(0)
         self.pairs: Array = np.zeros((num_classes, num_classes))
+        self._masks: Array = np.zeros((0, grid, grid), bool)
+        self._weights: Array = np.zeros(0)
+        self._pending: list[Array] = []
 
     @property
     def num_classes(self) -> int:
         return len(self.pairs)
 
+    @property
+    def masks(self) -> Array:
+        """(N,G,G) bool, distinct, the heaviest first."""
+        self._settle()
+        return self._masks
+
+    @property
+    def weights(self) -> Array:
+        """(N,) float64, in the order of `masks`."""
+        self._settle()
+        return self._weights
+
     def __len__(self) -> int:
         return len(self.masks)
 
-    def collect(self, masks: Array, pairings: Array, labels: Array) -> None:
-        """Count in the rows of compositions: masks (E,B,G,G), pairings (E,B), labels (B,) of the batch."""
-        if masks.shape[2:] != (self.grid, self.grid):
-            raise ValueError(f"this bank's masks are {self.grid}x{self.grid}, got {masks.shape[2:]}")
-        self._add(masks.reshape(-1, self.grid, self.grid), np.ones(masks.shape[0] * masks.shape[1]))
-        own = np.broadcast_to(labels, pairings.shape)
-        np.add.at(self.pairs, (own, labels[pairings]), 1.0)
+    def collect(self, masks: Array, own_labels: Array, partner_labels: Array) -> None:
+        """Count in R rows that were trained on: masks (R,G,G), labels of own images and partners (R,)."""
+        if masks.shape[1:] != (self.grid, self.grid):
+            raise ValueError(f"this bank's masks are {self.grid}x{self.grid}, got {masks.shape[1:]}")
+        self._pending.append(masks)
+        np.add.at(self.pairs, (own_labels, partner_labels), 1.0)
 
-    def _add(self, masks: Array, weights: Array) -> None:
-        every = np.concatenate([self.masks, masks]).reshape(-1, self.grid**2)
+    def _settle(self) -> None:
+        """Fold pending rows into distinct masks with weights; put off because each fold sorts them all."""
+        if not self._pending:
+            return
+        every = np.concatenate([self._masks, *self._pending]).reshape(-1, self.grid**2)
+        weights = np.concatenate([self._weights, np.ones(len(every) - len(self._masks))])
         packed, index, inverse = np.unique(
             np.packbits(every, axis=1), axis=0, return_index=True, return_inverse=True
         )
-        totals = np.bincount(inverse.ravel(), np.concatenate([self.weights, weights]), minlength=len(packed))
+        totals = np.bincount(inverse.ravel(), weights, minlength=len(packed))
         order = np.argsort(-totals, kind="stable")[:MAX_PATTERNS]
-        self.masks = every[index[order]].reshape(-1, self.grid, self.grid)
-        self.weights = totals[order]
+        self._masks = every[index[order]].reshape(-1, self.grid, self.grid)
+        self._weights = totals[order]
+        self._pending = []
 
     def top(self, count: int) -> PatternBank:
         """A bank with the `count` masks of largest weight and the same pairs."""
         kept = PatternBank(self.grid, self.num_classes, self.class_names)
-        kept.masks, kept.weights, kept.pairs = self.masks[:count], self.weights[:count], self.pairs
+        kept.restore(self.masks[:count], self.weights[:count], self.pairs)
         return kept
+
+    def restore(self, masks: Array, weights: Array, pairs: Array) -> None:
+        """Replace the content: masks (N,G,G), weights (N,), pairs (K,K)."""
+        self._masks, self._weights, self._pending = masks.copy(), weights.copy(), []
+        self.pairs = pairs.copy()
 
     def affinity(self) -> Array:
         """(K,K) lift of each pair of classes over chance: 1 = as often as its classes' frequencies say.
@@ -130,7 +156,7 @@ class PatternBank:
         head = {
             "schema": SCHEMA,
             "about": "evolved PatchMix patterns; # = the cell keeps the row's own image, . = its partner's; "
-            "weight = rows of elites with this mask; pairs[a][b] = rows of class a with a partner of class b",
+            "weight = rows trained on with this mask; pairs[a][b] = rows of class a with a partner of class b",
             "grid": self.grid,
             "class_names": self.class_names,
         }
@@ -142,18 +168,18 @@ class PatternBank:
 
     @classmethod
     def load(cls, path: Path | str) -> PatternBank:
-        """Read a .json or .npz bank. Raises ValueError in one line where the file is not a sound bank."""
+        """Read a .json or .npz bank. Raises BankError, a ValueError, where the file is not a sound bank."""
         path = Path(path)
         if not path.is_file():
-            raise ValueError(f"no pattern bank at {path}; `./run patterns RUN` writes one")
+            raise BankError(f"no pattern bank at {path}; `./run patterns RUN` writes one")
         if path.stat().st_size > MAX_FILE_BYTES:
-            raise ValueError(f"{path} is larger than a pattern bank may be ({MAX_FILE_BYTES >> 20} MiB)")
+            raise BankError(f"{path} is larger than a pattern bank may be ({MAX_FILE_BYTES >> 20} MiB)")
         try:
             return cls._from_npz(path) if path.suffix == ".npz" else cls._from_json(path)
-        except (KeyError, TypeError, IndexError, AttributeError, OSError, EOFError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{path} is not a pattern bank: {type(error).__name__}: {error}") from None
         except ValueError as error:
-            raise ValueError(f"{path} is not a pattern bank: {error}") from None
+            raise BankError(f"{path} is not a pattern bank: {error}") from None
+        except (KeyError, TypeError, IndexError, AttributeError, OSError, EOFError, zipfile.BadZipFile) as error:
+            raise BankError(f"{path} is not a pattern bank: {type(error).__name__}: {error}") from None
 
     @classmethod
     def _from_json(cls, path: Path) -> PatternBank:
@@ -205,7 +231,7 @@ class PatternBank:
                 raise ValueError(f"{name} must be finite and not negative")
         if len(weights) and not weights.sum() > 0:
             raise ValueError("at least one weight must be above zero")
-        bank.masks, bank.weights, bank.pairs = masks, weights.astype(np.float64), pairs.astype(np.float64)
+        bank.restore(masks, weights.astype(np.float64), pairs.astype(np.float64))
         return bank
 
 

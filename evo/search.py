@@ -132,6 +132,10 @@ class Search:
             self.statistics.register(name, _over_finite, function)
         self._pool: Population | None = None
 
+    def __len__(self) -> int:
+        """Genomes alive: P, or fewer where the budget did not reach for all."""
+        return 0 if self.population is None else len(self.population)
+
     def ask(self) -> Proposal | None:
         """Propose the next generation's genomes: the present ones and their children.
 

@@ -1,0 +1,1 @@
+"""Reads run folders: tables, pictures, reports. pandas and matplotlib; no torch, no DEAP."""

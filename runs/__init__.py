@@ -1,0 +1,1 @@
+"""What we run: the command line, recipes, ablations and benchmarks."""

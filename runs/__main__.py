@@ -1,0 +1,160 @@
+"""The command line: `./run COMMAND`. Commands import what they need when they run.
+
+A user's mistake is one line and exit status 2; anything else that goes wrong is a bug and shows itself.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    name="run",
+    help="Evomix: train vision models with evolved image compositions (PatchMix, arXiv 2106.09011).",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override an option, e.g. -s search.population=32."),
+]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run folder: its name under runs/out, or a path.")]
+
+
+@app.command()
+def demo() -> None:
+    """Train on real digits with evolved, random and no mixing, and show what came of it."""
+    from runs.demo import run_demo
+
+    run_demo()
+
+
+@app.command()
+def train(
+    recipe: Annotated[str | None, typer.Argument(metavar="RECIPE", help="A name in runs/recipes, or a path.")] = None,
+    overrides: Set = None,
+    resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with a run that was cut off.")] = None,
+) -> None:
+    """Train a model as a recipe says."""
+    from runs.train import run_train
+
+    run_train(recipe, overrides or [], resume)
+
+
+@app.command()
+def search(run: RunName, overrides: Set = None) -> None:
+    """Evolve compositions of one batch against a trained run's model: a search experiment."""
+    from runs.search import run_search
+
+    run_search(run, overrides or [])
+
+
+@app.command()
+def ablate(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="Variants and seeds: a name in runs/ablations, or a path.")],
+    publish: Annotated[bool, typer.Option("--publish", help="Write the tables into runs/results/ as well.")] = False,
+) -> None:
+    """Run variants x seeds of a recipe and print a table; what is done is skipped."""
+    from runs.tables import run_ablation
+
+    run_ablation(file, publish)
+
+
+@app.command()
+def curves(runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="One or more run folders.")]) -> None:
+    """Draw the fitness curves of runs."""
+    from analysis.curves import draw_curves
+    from analysis.run_folder import find_run
+
+    found = [find_run(name) for name in runs]
+    print(draw_curves(found, found[0].figures() / "curves.png"))
+
+
+@app.command()
+def patterns(run: RunName) -> None:
+    """Export the patterns a run found, as JSON, npz and a picture."""
+    from analysis.patterns import export_patterns
+    from analysis.run_folder import find_run
+
+    for path in export_patterns(find_run(run)):
+        print(path)
+
+
+@app.command()
+def report(run: RunName) -> None:
+    """Write a run's report: one HTML page that needs nothing else."""
+    from analysis.report import write_report
+    from analysis.run_folder import find_run
+
+    print(write_report(find_run(run)))
+
+
+@app.command()
+def transfer(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="One or more trained runs.")],
+    dataset: Annotated[str, typer.Option("--dataset", "-d", help="The data set to transfer to.")] = "cifar10",
+    overrides: Set = None,
+) -> None:
+    """Test trained backbones on another data set, with a linear probe."""
+    from runs.transfer import run_transfer
+
+    run_transfer(runs, dataset, overrides or [])
+
+
+@app.command()
+def bench(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="compose or search.")],
+    quick: Annotated[bool, typer.Option("--quick", help="A small version within a minute.")] = False,
+) -> None:
+    """Run a benchmark; print its table and write it to runs/results/bench/."""
+    from runs.benchmarks import run_benchmark
+
+    run_benchmark(name, quick)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def test(context: typer.Context) -> None:
+    """Run the test suite; further words go to pytest."""
+    tests = Path(__file__).resolve().parent.parent
+    os.chdir(tests)
+    os.execv(sys.executable, [sys.executable, "-m", "pytest", *context.args])
+
+
+def user_errors() -> tuple[type[Exception], ...]:
+    """The exceptions that mean a user's mistake, of the rooms imported so far."""
+    kinds = (
+        ("training.config", "UserError"),
+        ("analysis.run_folder", "RunFolderError"),
+        ("evo.bank", "BankError"),
+    )
+    return tuple(getattr(sys.modules[module], name) for module, name in kinds if module in sys.modules)
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Run the command line; return the exit status."""
+    try:
+        return app(arguments, standalone_mode=True)
+    except KeyboardInterrupt:
+        print("\nrun: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output is gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:
+        if not isinstance(error, user_errors()):
+            raise
+        for line in str(error).splitlines():
+            print(f"run: {line}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

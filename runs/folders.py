@@ -1,0 +1,21 @@
+"""Names of new run folders."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+from analysis.run_folder import out_root
+from training.config import Config
+
+
+def new_run_folder(config: Config, stem: str) -> Path:
+    """Where a run writes: run.name, else STEM-MIX-N with the first free number."""
+    if config.run.name is not None:
+        return out_root() / config.run.name
+    return numbered(f"{stem}-{config.mix.name}")
+
+
+def numbered(stem: str) -> Path:
+    """The first of STEM-1, STEM-2, ... under runs/out that is free."""
+    return next(path for n in itertools.count(1) if not (path := out_root() / f"{stem}-{n}").exists())

@@ -1,0 +1,52 @@
+"""`./run ablate`: run the trials, then print and write their table."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from analysis.run_folder import RunFolder, out_root
+from runs.ablate import Trial, read_ablation, run_trials
+from training.config import PROJECT, UserError
+
+
+def run_ablation(name: str, publish: bool) -> None:
+    file = ablation_path(name)
+    trials = read_ablation(file)
+    failed = run_trials(trials)
+    folder = out_root() / file.stem
+    done = [(trial.variant, trial.seed, RunFolder(trial.folder)) for trial in trials if trial.state() == "done"]
+    if done:
+        from analysis.ablation import as_text, per_seed, write_tables
+
+        print(as_text(write_tables(per_seed(done), folder)))
+        print(f"tables in {folder}: table.md, table.csv, per_seed.csv, figure.png")
+        if publish:
+            print(f"and in {publish_tables(file, trials, folder)}")
+    if failed:
+        raise UserError("\n".join([f"{len(failed)} of {len(trials)} trials failed", *failed]))
+
+
+def ablation_path(name: str) -> Path:
+    """The file an ablation's name or path stands for."""
+    shelf = PROJECT / "runs" / "ablations"
+    for path in (shelf / f"{name}.yaml", Path(name)):
+        if path.is_file():
+            return path
+    raise UserError(
+        f"no ablation {name!r}; expected a YAML file, or one of {', '.join(sorted(p.stem for p in shelf.glob('*.yaml')))}"
+    )
+
+
+def publish_tables(file: Path, trials: list[Trial], folder: Path) -> Path:
+    """Copy the tables, the ablation's file and the environment into runs/results/NAME."""
+    results = PROJECT / "runs" / "results" / file.stem
+    results.mkdir(parents=True, exist_ok=True)
+    for name in ("per_seed.csv", "table.csv", "table.md", "figure.png"):
+        shutil.copy(folder / name, results / name)
+    shutil.copy(file, results / "ablation.yaml")
+    environment = RunFolder(trials[0].folder).environment
+    environment["command"] = f"./run ablate {file.stem} --publish"
+    (results / "environment.json").write_text(json.dumps(environment, indent=1) + "\n", encoding="utf-8")
+    return results

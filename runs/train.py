@@ -1,0 +1,76 @@
+"""`./run train`: one run, from a recipe or onward from its checkpoint."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from analysis.run_folder import RunFolder, find_run
+from runs.folders import new_run_folder
+from training.config import UserError, load_config, make_config, recipe_path
+
+
+def run_train(recipe: str | None, overrides: list[str], resume: str | None) -> None:
+    if (recipe is None) == (resume is None):
+        raise UserError("expected a RECIPE, or --resume RUN, and not both; recipes are in runs/recipes, e.g. digits")
+    if resume is not None:
+        result, folder = resume_run(resume, overrides)
+    else:
+        assert recipe is not None
+        config = load_config(recipe, overrides)
+        folder = new_run_folder(config, recipe_path(recipe).stem)
+        result = train_in(folder, lambda: _train(config, folder))
+    print_result(RunFolder(folder), result)
+
+
+def resume_run(name: str, overrides: list[str]) -> tuple[dict[str, Any], Path]:
+    """Go on with a run. Raises UserError where it has ended, or options are given."""
+    run = find_run(name)
+    if overrides:
+        raise UserError(f"--resume goes on with the run's own config and takes no -s, got -s {overrides[0]}")
+    if run.result is not None:
+        raise UserError(f"run {run.name} has ended at epoch {run.config['train']['epochs']}; there is nothing to resume")
+    sections = {key: value for key, value in run.config.items() if key != "schema"}
+    config = make_config(sections, source=str(run.path / "config.json"))
+    return train_in(run.path, lambda: _train(config, run.path, resume=True)), run.path
+
+
+def _train(*arguments: Any, **options: Any) -> dict[str, Any]:
+    from training.train import train  # torch: 5 s
+
+    return train(*arguments, **options)
+
+
+def train_in(folder: Path, work: Any) -> dict[str, Any]:
+    """Call `work`; on Ctrl-C say how to go on."""
+    try:
+        result: dict[str, Any] = work()
+    except KeyboardInterrupt:
+        run = RunFolder(folder)
+        if (folder / "checkpoint" / "latest.json").is_file():
+            hint = f"its last whole epoch is saved; go on with: ./run train --resume {run.name}"
+        else:
+            hint = "before its first epoch ended, so there is nothing to resume"
+        print(f"\nrun: stopped, {hint}", file=sys.stderr)
+        raise SystemExit(130) from None
+    return result
+
+
+def print_result(run: RunFolder, result: dict[str, Any]) -> None:
+    """What a person wants to know at the end."""
+    print(
+        f"accuracy {result['last_accuracy']:.2f} % at the last epoch (median of the last ten tests "
+        f"{result['median10_accuracy']:.2f} %) on {result['test_images']:,} test images, after {result['steps']:,} "
+        f"steps in {result['seconds']:.0f} s"
+    )
+    if result["search_forwards"]:
+        from analysis.curves import first_to_last
+
+        first, last = first_to_last(run)
+        print(
+            f"fitness {first:.3f} in the first generation, {last:.3f} in the last (means over searches); "
+            f"{result['search_forwards']:,} image forwards and {result['search_seconds']:.0f} s of it for the search"
+        )
+    print(f"run folder {run.path}")
+    print(f"see ./run report {run.name}" + (f", ./run curves {run.name}, ./run patterns {run.name}" if result["search_forwards"] else ""))

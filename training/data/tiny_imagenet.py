@@ -1,0 +1,52 @@
+"""Tiny ImageNet: 100,000 training and 10,000 validation images, 3x64x64, 200 classes.
+
+Le and Yang, Tiny ImageNet Visual Recognition Challenge, Stanford CS231n 2015. Its test labels are not
+public; the validation images serve as the test set, as everywhere in the field.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from training.config import DataOptions, UserError
+from training.data.folder import files_by_class, image_set
+from training.data.image_set import AnyImageSet
+
+URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
+MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
+FOLDER = "tiny-imagenet-200"
+
+
+def load(options: DataOptions, root: Path) -> tuple[AnyImageSet, AnyImageSet]:
+    """Training and validation images. Raises UserError where the files are missing."""
+    tree = root / FOLDER
+    if not (tree / "train").is_dir() and options.download:
+        _download(root)
+    annotations = tree / "val" / "val_annotations.txt"
+    if not (tree / "train").is_dir() or not annotations.is_file():
+        raise UserError(
+            f"data.name=tiny-imagenet: looked for {tree}/train and {annotations} and did not find both; "
+            f"get {URL}, unpack it in {root}, or set -s data.download=true; data.root or EVOMIX_DATA names another folder"
+        )
+    class_names = sorted(entry.name for entry in (tree / "train").iterdir() if entry.is_dir())
+    labels = {name: label for label, name in enumerate(class_names)}
+    lines = [line.split("\t") for line in annotations.read_text().splitlines() if line.strip()]
+    validation = [(tree / "val" / "images" / file, labels[name]) for file, name, *_ in lines]
+    size = options.image_size or 64
+    return (
+        image_set(files_by_class(tree / "train", class_names), class_names, size),
+        image_set(validation, class_names, size),
+    )
+
+
+def _download(root: Path) -> None:
+    from torchvision.datasets.utils import download_and_extract_archive
+
+    try:
+        download_and_extract_archive(URL, str(root), md5=MD5)
+    except (RuntimeError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"data.name=tiny-imagenet: not in {root / FOLDER}, and {URL} could not be fetched ({reason:.120}); "
+            f"check the network, or unpack the archive in {root}"
+        ) from None

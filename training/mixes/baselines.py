@@ -1,0 +1,60 @@
+"""The mixes to compare with: none, and torchvision's MixUp and CutMix. They train no cells."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from training.mixes.batch import Array, Batch, Mix, MixContext, Mixed, unmixed
+
+
+class Plain:
+    """No mixing: the base model."""
+
+    span = 1
+    cells = False
+
+    def __init__(self, num_classes: int) -> None:
+        self.num_classes = num_classes
+
+    def __call__(self, batches: list[Batch]) -> list[Mixed]:
+        return [unmixed(batch, self.num_classes, None) for batch in batches]
+
+    def state(self) -> dict[str, Array]:
+        return {}
+
+    def restore(self, state: dict[str, Array]) -> None:
+        pass
+
+
+class Torchvision(Plain):
+    """A torchvision.transforms.v2 batch transform. It draws from torch's global generator."""
+
+    def __init__(self, transform: torch.nn.Module, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.transform = transform
+
+    def __call__(self, batches: list[Batch]) -> list[Mixed]:
+        return [self._mix(images, labels) for images, labels in batches]
+
+    def _mix(self, images: Tensor, labels: Tensor) -> Mixed:
+        mixed, targets = self.transform(images.float(), labels)  # MixUp cannot average uint8
+        return Mixed(mixed, targets, None)
+
+
+def build_plain(context: MixContext) -> Mix:
+    return Plain(context.num_classes)
+
+
+def build_mixup(context: MixContext) -> Mix:
+    """MixUp with alpha 1: Zhang et al., ICLR 2018."""
+    from torchvision.transforms import v2  # 5 s to import
+
+    return Torchvision(v2.MixUp(num_classes=context.num_classes), context.num_classes)
+
+
+def build_cutmix(context: MixContext) -> Mix:
+    """CutMix with alpha 1: Yun et al., ICCV 2019."""
+    from torchvision.transforms import v2
+
+    return Torchvision(v2.CutMix(num_classes=context.num_classes), context.num_classes)

@@ -1,0 +1,187 @@
+"""Writing a run folder: config, environment, the two logs and the elites.
+
+    config.json        the resolved config, with schema version
+    environment.json   versions, commit, device, threads, the command
+    log.jsonl          append-only, one event a line: start, resume, epoch, end
+    generations.jsonl  append-only, one generation of one search a line
+    elites/*.npz       some searches whole, with composed images for the gallery
+    checkpoint/        latest and best
+    patterns/bank.npz  masks trained on, with weights, and class pairs
+
+A line is written in one call and flushed; a reader forgives a torn last one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import torch
+
+from training.checkpoint import write_atomically
+from training.compose import compose
+from training.config import PROJECT, SCHEMA, Config, UserError
+from training.mixes.evolved import SearchRecord
+
+LOGS = ("log.jsonl", "generations.jsonl")
+GALLERY_ROWS = 8
+PACKAGES = ("torch", "torchvision", "numpy", "deap", "scipy", "pydantic", "safetensors")
+
+
+class RunLog:
+    """Writes into a run folder. `epoch` and `step` are where the trainer stands; generations carry them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.epoch = 0
+        self.step = 0
+        self._files: dict[str, TextIO] = {}
+
+    def begin(self, config: Config, device: torch.device, command: str) -> None:
+        """Make the folder, with config.json and environment.json. Raises UserError where it is there already."""
+        try:
+            self.folder.mkdir(parents=True)
+        except FileExistsError:
+            raise UserError(
+                f"{self.folder} is there already; choose another run.name, or go on with it: "
+                f"./run train --resume {self.folder.name}"
+            ) from None
+        (self.folder / "elites").mkdir()
+        recorded = {"schema": SCHEMA, **config.model_dump()}
+        write_atomically(self.folder / "config.json", json.dumps(recorded, indent=1) + "\n")
+        found = environment(device, command)
+        write_atomically(self.folder / "environment.json", json.dumps(found, indent=1) + "\n")
+
+    def event(self, name: str, **values: Any) -> None:
+        self._append("log.jsonl", {"event": name, "time": now(), **values})
+
+    def generation(self, record: Mapping[str, Any]) -> None:
+        self._append("generations.jsonl", {"epoch": self.epoch, "step": self.step, **record})
+
+    def search(self, record: SearchRecord, class_names: list[str]) -> None:
+        """Write a search's elites, and rows of its fittest genome as images: the best and the worst."""
+        last = record.elites[-1]
+        order = np.argsort(-last.scores[0], kind="stable")
+        half = min(GALLERY_ROWS, len(order)) // 2
+        rows = np.concatenate([order[:half], order[len(order) - half :]])
+        partners = last.pairings[0][rows].astype(np.int64)
+        images, device = record.images, record.images.device
+        own, partner = torch.from_numpy(rows).to(device), torch.from_numpy(partners).to(device)
+        masks = last.masks[0][rows]
+        mixed = compose(images, torch.from_numpy(masks), partner, rows=own)
+        labels = record.labels.cpu().numpy()
+        sizes = [len(elites.fitness) for elites in record.elites]
+        arrays: dict[str, Any] = {
+            "schema": np.array(SCHEMA),
+            "epoch": np.array(self.epoch),
+            "search": np.array(record.number),
+            "generation": np.repeat(np.arange(1, len(sizes) + 1), sizes),  # (N,) of each elite
+            "fitness": np.concatenate([elites.fitness for elites in record.elites]),  # (N,)
+            "masks": np.concatenate([elites.masks for elites in record.elites]),  # (N,B,G,G), True = own image
+            "pairings": np.concatenate([elites.pairings for elites in record.elites]),  # (N,B)
+            "labels": labels,  # (B,)
+            "class_names": np.array(class_names, dtype=np.str_),
+            "gallery_own": images[own].cpu().numpy(),  # (R,C,H,W) uint8
+            "gallery_partner": images[partner].cpu().numpy(),
+            "gallery_mixed": mixed.cpu().numpy(),
+            "gallery_masks": masks,  # (R,G,G)
+            "gallery_cell_losses": last.cell_losses[0][rows],  # (R,G,G) nats
+            "gallery_scores": last.scores[0][rows],  # (R,), largest first
+            "gallery_labels": np.stack([labels[rows], labels[partners]], axis=1),  # (R,2) own, partner
+        }
+        path = self.folder / "elites" / f"{record.number:06d}.npz"
+        unfinished = path.with_name(f".{path.name}.tmp")
+        with open(unfinished, "wb") as file:
+            np.savez_compressed(file, **arrays)
+        os.replace(unfinished, path)
+
+    def lengths(self) -> dict[str, int]:
+        """Bytes of each log: what a checkpoint remembers, to cut off what came after it."""
+        return {name: self._open(name).tell() for name in LOGS}
+
+    def cut(self, lengths: Mapping[str, int]) -> None:
+        """Drop the lines written after a checkpoint; the resumed run writes them again."""
+        for name in LOGS:
+            os.truncate(self.folder / name, lengths[name])
+
+    def close(self) -> None:
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+
+    def _append(self, name: str, record: Mapping[str, Any]) -> None:
+        file = self._open(name)
+        file.write(json.dumps(record, default=float) + "\n")
+        file.flush()
+
+    def _open(self, name: str) -> TextIO:
+        if name not in self._files:
+            self._files[name] = open(self.folder / name, "a", encoding="utf-8")
+        return self._files[name]
+
+
+def now() -> str:
+    """The present time, UTC, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def environment(device: torch.device, command: str) -> dict[str, Any]:
+    """What a result depends on besides its config."""
+    return {
+        "schema": SCHEMA,
+        "date": now(),
+        "command": command,
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "platform": platform.platform(),
+        "device": str(device),
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _commit() -> str | None:
+    """The commit of the code, with + where files differ from it; None outside a git checkout."""
+    try:
+        head = subprocess.run(
+            ["git", "-C", str(PROJECT), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
+        )
+        changed = subprocess.run(
+            ["git", "-C", str(PROJECT), "status", "--porcelain", "--untracked-files=no"],
+            capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
+
+
+def command_line() -> str:
+    """The command the user typed, as it can be repeated."""
+    import shlex
+
+    return shlex.join(["./run", *sys.argv[1:]])
