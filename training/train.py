@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from training.config import Config, RunOptions, UserError
+from training.config import Config, UserError
 from training.data.augment import augment
 from training.data.image_set import AnyImageSet
 from training.data.load import load_data
@@ -28,6 +28,7 @@ from training.mixes import MIXES
 from training.mixes.batch import Batch, Mix, MixContext, Mixed, unmixed
 from training.mixes.evolved import Evolved, SearchRecord
 from training.models.patch_model import PatchModel, build_model
+from training.models.trained import Prepare, autocast_type, evaluate, load_weights, pick_device
 from training.progress import Progress
 from training.randomness import Streams
 from training.run_log import RunLog, command_line
@@ -83,7 +84,7 @@ def train(config: Config, folder: Path, *, resume: bool = False, progress: Progr
     )
     mix: Mix = open_entry(MIXES, config.mix.name, "mix")(context)
     torch.manual_seed(streams.number("global"))  # torchvision's mixes draw from it
-    run = RunState(streams, model, optimiser, mix)
+    run = RunState(streams, model, optimiser, mix, prepare)
     if resume:
         log.cut(run.restore(load_checkpoint(folder / "checkpoint", "latest")))
         log.event("resume", epoch=run.epoch)
@@ -162,6 +163,7 @@ class RunState:
     model: PatchModel
     optimiser: torch.optim.Optimizer
     mix: Mix
+    prepare: Prepare
 
     def __post_init__(self) -> None:
         self.order = self.streams.torch("order")
@@ -197,6 +199,7 @@ class RunState:
 
     def checkpoint(self, log_lengths: dict[str, int]) -> Checkpoint:
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        tensors |= {"input.mean": self.prepare.mean, "input.std": self.prepare.std}
         for index, state in self.optimiser.state_dict()["state"].items():
             if state.get("momentum_buffer") is not None:
                 tensors[f"momentum.{index}"] = state["momentum_buffer"]
@@ -234,18 +237,6 @@ class RunState:
             setattr(self, name, saved.meta[name])
         lengths: dict[str, int] = saved.meta["log_lengths"]
         return lengths
-
-
-class Prepare:
-    """Images (B,C,H,W) of 0..255 -> model input: scaled to mean 0 and deviation 1 per channel, channels last."""
-
-    def __init__(self, mean: Tensor, std: Tensor, device: torch.device) -> None:
-        self.scale = (1 / (255 * std)).view(-1, 1, 1).to(device)
-        self.shift = (-mean / std).view(-1, 1, 1).to(device)
-
-    def __call__(self, images: Tensor) -> Tensor:
-        scaled = images.float().mul_(self.scale) if images.dtype == torch.uint8 else images * self.scale
-        return scaled.add_(self.shift).contiguous(memory_format=torch.channels_last)
 
 
 def training_step(
@@ -295,23 +286,6 @@ def mixed_groups(
         yield group
 
 
-@torch.no_grad()
-def evaluate(
-    model: nn.Module, test_set: AnyImageSet, prepare: Prepare, autocast: torch.dtype | None, batch: int
-) -> tuple[float, float]:
-    """Top-1 accuracy in percent and mean cross-entropy in nats over a whole set."""
-    model.eval()
-    correct, total_loss = [], []
-    for indices in torch.arange(len(test_set)).split(batch):
-        images, labels = test_set.batch(indices)
-        with torch.autocast(images.device.type, autocast, enabled=autocast is not None):
-            logits = model(prepare(images))[0]
-        correct.append((logits.argmax(1) == labels).sum())
-        total_loss.append(nn.functional.cross_entropy(logits.float(), labels, reduction="sum"))
-    count = len(test_set)
-    return 100 * int(torch.stack(correct).sum()) / count, float(torch.stack(total_loss).sum()) / count
-
-
 def learning_rate(step: int, total_steps: int, steps_per_epoch: int, config: Config) -> float:
     """Linear warm-up to train.lr, then a cosine to 0 at the last step."""
     warmup = min(config.train.warmup * steps_per_epoch, total_steps - 1)
@@ -338,38 +312,6 @@ def save(folder: Path, run: RunState, log: RunLog, is_best: bool) -> None:
         save_checkpoint(folder / "checkpoint", "best", run.step, checkpoint)
     if isinstance(run.mix, Evolved) and len(run.mix.bank):
         run.mix.bank.save(folder / "patterns" / "bank.npz")
-
-
-def load_weights(model: nn.Module, saved: Checkpoint) -> None:
-    """Put a checkpoint's weights into a model. Raises UserError where they are another model's."""
-    weights = {
-        name.removeprefix("model."): tensor for name, tensor in saved.tensors.items() if name.startswith("model.")
-    }
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise UserError(f"the checkpoint is of another model: {' '.join(str(error).split()):.200}") from None
-
-
-def pick_device(options: RunOptions) -> torch.device:
-    """The device asked for; auto takes CUDA where there is one. Raises UserError where it is absent."""
-    if options.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(options.device)
-    missing = (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()) or (
-        device.type == "mps" and not torch.backends.mps.is_available()
-    )
-    if missing:
-        raise UserError(f"run.device={options.device} is not there; use -s run.device=cpu or auto")
-    return device
-
-
-def autocast_type(config: Config, device: torch.device) -> torch.dtype | None:
-    """The dtype to compute in, None for float32."""
-    wanted = config.train.precision
-    if wanted == "auto":
-        wanted = "bfloat16" if device.type == "cuda" else "float32"
-    return torch.bfloat16 if wanted == "bfloat16" else None
 
 
 def _step_line(config: Config, epoch: int, run: RunState, total_steps: int, began: float) -> str:
