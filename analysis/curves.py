@@ -72,7 +72,6 @@ def _generation_panel(axes: Axes, run: RunFolder, shade: str, *, second_axis: bo
     )  # fmt: skip
     over = f", mean over {searches:,} searches" if searches > 1 else ""
     tidy(axes, title=f"Within a search{over}", xlabel="generation", ylabel=fitness_label(run))
-    axes.xaxis.get_major_locator().set_params(integer=True)
     if second_axis:
         _forwards_axis(axes, generation, table["per_image"].to_numpy())
 

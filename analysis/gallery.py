@@ -47,6 +47,12 @@ def rows_of(snapshot: dict[str, Array]) -> list[dict[str, Any]]:
     return rows
 
 
+def place(snapshot: dict[str, Array]) -> str:
+    """Which search a snapshot is of; a search experiment has no epochs."""
+    epoch = int(snapshot["epoch"])
+    return f"search {int(snapshot['search']):,}" + (f", epoch {epoch}" if epoch else "")
+
+
 def as_picture(image: Array) -> Array:
     """(C,H,W) uint8 -> (H,W,3), or (H,W) where C is 1."""
     return image[0] if len(image) == 1 else image.transpose(1, 2, 0)
@@ -58,8 +64,7 @@ def draw_gallery(run: RunFolder, path: Path) -> Path:
     rows = rows_of(snapshot)
     figure = new_figure(1.45 * len(rows), 6.2)
     figure.suptitle(
-        f"{run.name}: compositions of search {int(snapshot['search']):,}, epoch {int(snapshot['epoch'])}, "
-        "from the fittest row to the least fit of the best genome",
+        f"{run.name}: the best genome of {place(snapshot)}, from its fittest rows to its least fit",
         fontsize=10,
     )
     grid = figure.subplots(4, len(rows), squeeze=False)

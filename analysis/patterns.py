@@ -59,7 +59,7 @@ def draw_patterns(run: RunFolder, bank: PatternBank) -> Path:
 def _heaviest(figure: SubFigure, bank: PatternBank, sampler: str) -> None:
     total = bank.weights.sum()
     figure.suptitle(
-        f"The {min(SHOWN, len(bank))} heaviest of {len(bank):,} masks in {total:,.0f} rows trained on   "
+        f"The {min(SHOWN, len(bank))} heaviest of {len(bank):,} masks in {total:,.0f} rows of elites   "
         "(blue: the row's own image, pale: its partner)",
         fontsize=11,
     )
@@ -73,7 +73,7 @@ def _heaviest(figure: SubFigure, bank: PatternBank, sampler: str) -> None:
             axes.axhline(edge, color="white", linewidth=1)
             axes.axvline(edge, color="white", linewidth=1)
         by_chance = chance(mask, sampler)
-        lift = "" if by_chance is None else f"   x{share / by_chance:.1f}"
+        lift = "" if by_chance is None else f"   x{share / by_chance:,.{int(share < 10 * by_chance)}f}"
         axes.set_title(f"{100 * share:.2g} %{lift}", fontsize=8, color=GREY, pad=2)
 
 
@@ -85,16 +85,17 @@ def _cells_kept(axes: Axes, bank: PatternBank) -> None:
             axes.text(column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=8,
                       color="white" if value < 0.6 else "black")  # fmt: skip
     axes.set(xticks=[], yticks=[])
-    axes.set_title("Cells that keep the own image (% of rows)", fontsize=10)
+    axes.set_title("Own image kept, % of rows", fontsize=10)
 
 
 def _shares(axes: Axes, bank: PatternBank, sampler: str) -> None:
     cells = bank.grid**2
     counts = np.bincount(bank.masks.reshape(len(bank), -1).sum(1), bank.weights, cells + 1)
-    axes.bar(np.arange(cells + 1), 100 * counts / counts.sum(), color=OWN, width=0.8, label="trained on")
+    axes.bar(np.arange(cells + 1), 100 * counts / counts.sum(), color=OWN, width=0.8, label="elites")
     if sampler == "bernoulli":
         axes.axhline(100 / (cells + 1), color="#D55E00", linestyle="--", label="random drawing")
         axes.legend(frameon=False, fontsize=8)
+    axes.margins(y=0.25)  # room for the legend
     tidy(axes, title="Cells kept per row", xlabel=f"cells of {cells}", ylabel="% of rows")
     axes.title.set_fontsize(10)
 

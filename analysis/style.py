@@ -27,7 +27,8 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def tidy(axes: Axes, **labels: str) -> None:
-    """Light frame, faint grid, labels: title, xlabel, ylabel."""
+    """Light frame, faint grid, whole numbers along x, labels: title, xlabel, ylabel."""
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(True, color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)

@@ -32,7 +32,7 @@ class PatternBank:
     """Masks with weights, and how often each class was paired with which.
 
     masks: (N,G,G) bool, True = the cell keeps the row's own image. weights: (N,) float64, how many rows
-    trained on had this mask. pairs: (K,K) float64, pairs[a, b] = how many rows of class a had a partner of
+    of elites had this mask. pairs: (K,K) float64, pairs[a, b] = how many rows of class a had a partner of
     class b. class_names: K names, for reading.
     """
 
@@ -70,7 +70,7 @@ class PatternBank:
         return len(self.masks)
 
     def collect(self, masks: Array, own_labels: Array, partner_labels: Array) -> None:
-        """Count in R rows that were trained on: masks (R,G,G), labels of own images and partners (R,)."""
+        """Count in R rows of elites: masks (R,G,G), labels of own images and partners (R,)."""
         if masks.shape[1:] != (self.grid, self.grid):
             raise ValueError(f"this bank's masks are {self.grid}x{self.grid}, got {masks.shape[1:]}")
         self._pending.append(masks)
@@ -156,7 +156,7 @@ class PatternBank:
         head = {
             "schema": SCHEMA,
             "about": "evolved PatchMix patterns; # = the cell keeps the row's own image, . = its partner's; "
-            "weight = rows trained on with this mask; pairs[a][b] = rows of class a with a partner of class b",
+            "weight = rows of elites with this mask; pairs[a][b] = rows of class a with a partner of class b",
             "grid": self.grid,
             "class_names": self.class_names,
         }

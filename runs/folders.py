@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
-from analysis.run_folder import out_root
-from training.config import Config
+from analysis.run_folder import RunFolder, out_root
+from training.config import Config, make_config
 
 
 def new_run_folder(config: Config, stem: str) -> Path:
@@ -19,3 +19,9 @@ def new_run_folder(config: Config, stem: str) -> Path:
 def numbered(stem: str) -> Path:
     """The first of STEM-1, STEM-2, ... under runs/out that is free."""
     return next(path for n in itertools.count(1) if not (path := out_root() / f"{stem}-{n}").exists())
+
+
+def recorded_config(run: RunFolder) -> Config:
+    """The config a run was made with."""
+    sections = {key: value for key, value in run.config.items() if key != "schema"}
+    return make_config(sections, source=str(run.path / "config.json"), trains=False)

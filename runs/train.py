@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from analysis.run_folder import RunFolder, find_run
-from runs.folders import new_run_folder
-from training.config import UserError, load_config, make_config, recipe_path
+from runs.folders import new_run_folder, recorded_config
+from training.config import UserError, load_config, recipe_path
 
 
 def run_train(recipe: str | None, overrides: list[str], resume: str | None) -> None:
@@ -31,8 +31,7 @@ def resume_run(name: str, overrides: list[str]) -> tuple[dict[str, Any], Path]:
         raise UserError(f"--resume goes on with the run's own config and takes no -s, got -s {overrides[0]}")
     if run.result is not None:
         raise UserError(f"run {run.name} has ended at epoch {run.config['train']['epochs']}; there is nothing to resume")
-    sections = {key: value for key, value in run.config.items() if key != "schema"}
-    config = make_config(sections, source=str(run.path / "config.json"))
+    config = recorded_config(run)
     return train_in(run.path, lambda: _train(config, run.path, resume=True)), run.path
 
 

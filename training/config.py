@@ -138,8 +138,13 @@ def load_config(recipe: str, overrides: Iterable[str] = ()) -> Config:
     return make_config(read_yaml(path), overrides, path.name)
 
 
-def make_config(sections: Mapping[str, Any], overrides: Iterable[str] = (), source: str = "config") -> Config:
-    """Check the sections of a recipe, after overrides. Raises UserError, one line per mistake."""
+def make_config(
+    sections: Mapping[str, Any], overrides: Iterable[str] = (), source: str = "config", *, trains: bool = True
+) -> Config:
+    """Check the sections of a recipe, after overrides. Raises UserError, one line per mistake.
+
+    trains: check what only training needs as well.
+    """
     merged = {name: dict(keys) if isinstance(keys, dict) else keys for name, keys in sections.items()}
     for override in overrides:
         _apply(merged, override)
@@ -147,7 +152,13 @@ def make_config(sections: Mapping[str, Any], overrides: Iterable[str] = (), sour
         config = Config.model_validate(merged)
     except ValidationError as error:
         raise UserError("\n".join(_explain(detail, source) for detail in error.errors())) from None
-    _check_together(config, source)
+    if config.search.elites > config.search.population:
+        raise UserError(
+            f"{source}: search.elites must be at most search.population, got {config.search.elites} of "
+            f"{config.search.population}"
+        )
+    if trains:
+        _check_training(config, source)
     return config
 
 
@@ -245,13 +256,9 @@ def _unknown(name: str, known: list[str], prefix: str = "") -> str:
     return f"{name} is not an option; {hint}"
 
 
-def _check_together(config: Config, source: str) -> None:
+def _check_training(config: Config, source: str) -> None:
     """What single fields cannot say."""
     search, train = config.search, config.train
-    if search.elites > search.population:
-        raise UserError(
-            f"{source}: search.elites must be at most search.population, got {search.elites} of {search.population}"
-        )
     if search.batch is not None and search.batch % train.batch:
         raise UserError(
             f"{source}: search.batch must be a multiple of train.batch, got {search.batch} and {train.batch}"
