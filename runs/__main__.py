@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -138,22 +138,17 @@ def user_errors() -> tuple[type[Exception], ...]:
     return tuple(getattr(sys.modules[module], name) for module, name in kinds if module in sys.modules)
 
 
-def main(arguments: list[str] | None = None) -> Any:
-    """Run the command line; return the exit status."""
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; return the exit status, or leave with it where typer does."""
     try:
-        return app(arguments, standalone_mode=True)
-    except KeyboardInterrupt:
-        print("\nrun: stopped", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the reader of our output is gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+        app(arguments)
     except Exception as error:
         if not isinstance(error, user_errors()):
             raise
         for line in str(error).splitlines():
             print(f"run: {line}", file=sys.stderr)
         return 2
+    return 0
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from runs.train import train_in
 from training.config import Config, make_config
 
 # A search experiment is larger than a search within training; -s overrides these.
-DEFAULTS = ("search.population=32", "search.generations=60", "search.batch=64", "search.elites=8")
+DEFAULTS = ("search.population=32", "search.generations=60", "search.batch=64", "search.elites=2")
 
 
 def run_search(name: str, overrides: list[str]) -> None:

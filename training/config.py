@@ -37,8 +37,8 @@ def _one_of(shelf: Iterable[str]) -> AfterValidator:
     def check(name: str) -> str:
         if name not in names:
             close = difflib.get_close_matches(name, names, 1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise ValueError(f"there is no {name!r}{hint} Choose from {', '.join(names)}".replace("'? C", "'? c"))
+            hint = f", did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"there is no {name!r}{hint} (choose from {', '.join(names)})")
         return name
 
     return AfterValidator(check)
@@ -116,7 +116,9 @@ class RunOptions(_Section):
     name: Annotated[str, AfterValidator(lambda name: _folder_name(name))] | None = Field(
         None, description="folder under runs/out; else recipe, mix and a number"
     )
-    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:1")
+    device: Annotated[str, AfterValidator(lambda name: _device(name))] = Field(
+        "auto", description="auto (CUDA where there is one), cpu, mps, cuda, cuda:1, ..."
+    )
     threads: Annotated[int, Field(ge=1, le=1024)] | None = Field(None, description="CPU threads of torch")
 
 
@@ -246,8 +248,9 @@ def _explain(detail: Any, source: str) -> str:
         return f"{source}: {prefix}{_unknown(str(detail['loc'][-1]), known, prefix)}"
     if detail["type"] in ("model_type", "model_attributes_type"):
         return f"{source}: {place}: expected keys below it, got {detail['input']!r:.60}"
-    message = detail["msg"].removeprefix("Value error, ")
-    return f"{source}: {place}: {message}, got {detail['input']!r:.60}".replace("Input should be", "expected")
+    if detail["type"] == "value_error":  # from a check of ours, which says what came
+        return f"{source}: {place}: {detail['ctx']['error']}"
+    return f"{source}: {place}: {detail['msg']}, got {detail['input']!r:.60}".replace("Input should be", "expected")
 
 
 def _unknown(name: str, known: list[str], prefix: str = "") -> str:
@@ -272,5 +275,11 @@ def _check_training(config: Config, source: str) -> None:
 def _folder_name(name: str) -> str:
     parts = name.split("/")
     if not all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=+-]*", part) for part in parts):
-        raise ValueError("expected a name of letters, digits and . _ - = + (parts may be joined by /)")
+        raise ValueError(f"expected a name of letters, digits and . _ - = + (parts joined by /), got {name!r:.60}")
+    return name
+
+
+def _device(name: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
+        raise ValueError(f"expected auto, cpu, mps, cuda or cuda:N, got {name!r:.60}")
     return name

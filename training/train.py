@@ -104,7 +104,7 @@ def train(config: Config, folder: Path, *, resume: bool = False, progress: Progr
 
     for epoch in range(run.epoch + 1, config.train.epochs + 1):
         began = time.perf_counter()
-        log.epoch = epoch
+        log.epoch, log.step = epoch, run.step
         model.train()
         sums = torch.zeros(4, device=device)  # image loss, mean cell loss, share of the target hit, steps
         order = torch.randperm(len(training_set), generator=run.order)

@@ -1,0 +1,66 @@
+"""What tests share: a tiny run, a place for run folders, the command line as a call."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+# One thread: results are the same bit for bit, and the suite leaves the machine usable.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+TINY = (
+    "data.subset=16",
+    "model.width=8",
+    "train.batch=16",
+    "train.epochs=2",
+    "train.warmup=0",
+    "search.population=4",
+    "search.generations=2",
+    "run.threads=1",
+)
+
+
+@pytest.fixture(autouse=True)
+def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Run folders of the test go here."""
+    monkeypatch.setenv("EVOMIX_OUT", str(tmp_path / "out"))
+    return tmp_path / "out"
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished tiny evolved run on digits; tests must not change it."""
+    from training.config import load_config
+    from training.train import train
+
+    folder = tmp_path_factory.mktemp("trained") / "tiny"
+    train(load_config("digits", TINY), folder)
+    return folder
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Call the command line: arguments -> exit status, output, error output."""
+    from runs.__main__ import main
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        try:
+            status = main(list(arguments))
+        except SystemExit as leaving:
+            status = leaving.code if isinstance(leaving.code, int) else 1
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def cifar10_root() -> Path:
+    """A folder with CIFAR-10's files; skips where there are none."""
+    for candidate in (os.environ.get("EVOMIX_DATA"), Path(__file__).parent.parent / "data"):
+        if candidate and (Path(candidate) / "cifar-10-batches-py" / "test_batch").is_file():
+            return Path(candidate)
+    pytest.skip("CIFAR-10 is not here (EVOMIX_DATA or data/)")

@@ -1,0 +1,166 @@
+"""Pattern banks: files that come back the same, draws that follow weights and affinities, strangers' files."""
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evo import bank as module
+from evo.bank import BankError, PatternBank
+
+
+def filled(grid=3, classes=4, rows=50, seed=0):
+    bank = PatternBank(grid, classes, [f"class {k} \"é\"" for k in range(classes)])
+    rng = np.random.default_rng(seed)
+    bank.collect(rng.random((rows, grid, grid)) < 0.3, rng.integers(0, classes, rows), rng.integers(0, classes, rows))
+    return bank
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 6), st.integers(1, 7), st.integers(0, 60), st.integers(0, 2**31), st.sampled_from(["json", "npz"]))
+def test_files_come_back_the_same(tmp_path_factory, grid, classes, rows, seed, ending):
+    path = tmp_path_factory.mktemp("bank") / f"bank.{ending}"
+    bank = filled(grid, classes, rows, seed)
+    bank.save(path)
+    again = PatternBank.load(path)
+    assert again.class_names == bank.class_names and again.grid == grid
+    for name in ("masks", "weights", "pairs"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(bank, name))
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_collecting_counts_rows_and_pairs():
+    bank = PatternBank(2, 2)
+    kept = np.array([[[1, 0], [0, 0]], [[1, 1], [1, 1]], [[1, 0], [0, 0]]], bool)
+    bank.collect(kept, np.array([0, 0, 1]), np.array([1, 1, 0]))
+    bank.collect(kept[:1], np.array([0]), np.array([0]))
+    assert bank.weights.tolist() == [3, 1] and np.array_equal(bank.masks[0], kept[0])
+    assert bank.pairs.tolist() == [[1, 2], [1, 0]]
+    assert bank.top(1).weights.tolist() == [3] and len(bank) == 2
+    with pytest.raises(ValueError, match="this bank's masks are 2x2"):
+        bank.collect(np.zeros((1, 3, 3), bool), np.array([0]), np.array([0]))
+
+
+def test_affinity_is_lift_over_chance():
+    bank = PatternBank(2, 2)
+    bank.pairs = np.array([[1.0, 3.0], [3.0, 1.0]])
+    np.testing.assert_allclose(bank.affinity(), [[0.5, 1.5], [1.5, 0.5]])
+    bank.pairs = np.zeros((2, 2))
+    assert (bank.affinity() == 1).all()
+
+
+def test_draws_follow_weights():
+    bank = PatternBank(2, 1)
+    masks = np.array([[[1, 0], [0, 0]], [[1, 1], [1, 1]]], bool)
+    bank.restore(masks, np.array([3.0, 1.0]), np.ones((1, 1)))
+    drawn = np.concatenate([bank.draw(np.zeros(50, int), np.random.default_rng(s))[0] for s in range(40)])
+    assert (drawn == masks[0]).all((1, 2)).mean() == pytest.approx(0.75, abs=0.03)
+
+
+def test_pairings_are_permutations_that_follow_affinity():
+    bank = filled(classes=2)
+    bank.pairs = np.array([[1.0, 9.0], [9.0, 1.0]])
+    labels = np.arange(40) % 2
+    other, fixed = [], []
+    for seed in range(30):
+        _, pairing = bank.draw(labels, np.random.default_rng(seed))
+        assert sorted(pairing) == list(range(40)) and pairing.dtype == np.int32
+        other.append((labels[pairing] != labels).mean())
+        fixed.append((pairing == np.arange(40)).mean())
+    assert np.mean(other) > 0.75 and np.mean(fixed) < 0.1
+    bank.pairs[:] = 1
+    by_chance = [(labels[bank.draw(labels, np.random.default_rng(s))[1]] != labels).mean() for s in range(30)]
+    assert np.mean(by_chance) == pytest.approx(0.5, abs=0.08)
+
+
+def sound():
+    bank = filled(2, 2, 5)
+    return json.loads(bank._as_json())
+
+
+def change(**values):
+    return lambda data: data.update(values)
+
+
+def change_pattern(**values):
+    return lambda data: data["patterns"][0].update(values)
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (change(schema=2), "schema 2, this version reads 1"),
+        (change(grid=0), "must be"),
+        (change(grid="2"), "`grid` must be an integer"),
+        (change(grid=True), "`grid` must be an integer"),
+        (change(grid=3), "must be 3 rows of 3 characters"),
+        (change(grid=10**9), "must be"),
+        (change(patterns={}), "`patterns` a list"),
+        (change(patterns=[1]), "TypeError"),
+        (change(class_names="ab"), "`class_names` must be a list of strings"),
+        (change(class_names=[1, 2]), "`class_names` must be a list of strings"),
+        (change(pairs=[[1]]), r"pairs must be \(2, 2\)"),
+        (change(pairs=[[1, 1], [1, "x"]]), "could not convert"),
+        (change(pairs=[[1, 1], [1, -1]]), "pairs must be finite and not negative"),
+        (change_pattern(mask=["#?", ".."]), "characters # or"),
+        (change_pattern(mask=["##"]), "must be 2 rows of 2"),
+        (change_pattern(weight=float("nan")), "weights must be finite"),
+        (change_pattern(weight=-1), "weights must be finite and not negative"),
+        (lambda data: data.pop("grid"), "KeyError: 'grid'"),
+    ],
+)
+def test_unsound_json_is_refused_in_one_line(tmp_path, edit, words):
+    data = sound()
+    edit(data)
+    path = tmp_path / "bank.json"
+    path.write_text(json.dumps(data))
+    with pytest.raises(BankError, match=words) as caught:
+        PatternBank.load(path)
+    assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+
+
+class Bomb:
+    def __reduce__(self):
+        return exec, ("raise SystemExit('a pattern file ran code')",)
+
+
+def test_nothing_in_a_file_can_run(tmp_path):
+    path = tmp_path / "evil.npz"
+    np.savez(path, schema=np.array(1), masks=np.array([Bomb()], dtype=object), class_names=np.array(["a"]))
+    with pytest.raises(BankError, match="not a pattern bank"):
+        PatternBank.load(path)
+    path.write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(BankError, match="not a pattern bank"):
+        PatternBank.load(path)
+
+
+def test_huge_files_are_refused_before_they_are_unpacked(tmp_path, monkeypatch):
+    path = tmp_path / "huge.npz"
+    np.savez_compressed(path, schema=np.array(1), masks=np.zeros((4000, 30, 30), bool))
+    monkeypatch.setattr(module, "MAX_FILE_BYTES", 100_000)
+    assert path.stat().st_size < 100_000
+    with pytest.raises(BankError, match="unpacks to"):
+        PatternBank.load(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe", b"PK\x03\x04"])
+@pytest.mark.parametrize("ending", ["json", "npz"])
+def test_other_files_are_refused(tmp_path, content, ending):
+    path = tmp_path / f"bank.{ending}"
+    path.write_bytes(content)
+    with pytest.raises(BankError, match="not a pattern bank"):
+        PatternBank.load(path)
+
+
+def test_missing_and_empty_banks(tmp_path):
+    with pytest.raises(BankError, match="no pattern bank at"):
+        PatternBank.load(tmp_path / "none.json")
+    with pytest.raises(ValueError, match="empty"):
+        PatternBank(2, 2).draw(np.zeros(3, int), np.random.default_rng(0))
+    with pytest.raises(ValueError, match="labels up to 9"):
+        filled().draw(np.array([9]), np.random.default_rng(0))
+    with pytest.raises(ValueError, match=r"\.json or \.npz"):
+        filled().save(tmp_path / "bank.txt")

@@ -1,0 +1,233 @@
+"""Each command at tiny size, and each mistake: its line and status 2."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from analysis.run_folder import RunFolder
+from tests.conftest import TINY
+
+ROOT = Path(__file__).parent.parent
+SET = [word for override in TINY for word in ("-s", override)]
+
+
+@pytest.fixture
+def tiny(trained, out):
+    """The tiny run under the name `tiny`."""
+    shutil.copytree(trained, out / "tiny")
+    return out / "tiny"
+
+
+def test_help_lists_commands_in_a_persons_order(cli):
+    status, text, _ = cli("--help")
+    commands = [line.split()[0] for line in text.split("Commands:")[1].splitlines() if line.strip()]
+    assert status == 0
+    assert commands == ["demo", "train", "search", "ablate", "curves", "patterns", "report", "transfer", "bench", "test"]
+
+
+def test_train_names_its_folder_and_says_where_things_are(cli, out):
+    for number in (1, 2):
+        status, text, _ = cli("train", "digits", *SET, "-s", "mix.name=patchmix")
+        assert status == 0 and str(out / f"digits-patchmix-{number}") in text and "accuracy" in text
+    status, text, progress = cli("train", "digits", *SET, "-s", "run.name=own")
+    assert status == 0 and "fitness" in text and "evolved: epoch 2/2" in progress
+    assert RunFolder(out / "own").result is not None
+
+
+def test_resume(cli, tiny):
+    status, _, error = cli("train", "--resume", "tiny")
+    assert status == 2 and "run tiny has ended at epoch 2; there is nothing to resume" in error
+    events = (tiny / "log.jsonl").read_text().splitlines()
+    (tiny / "log.jsonl").write_text("\n".join(events[:-1]) + "\n")  # as if killed just before the end
+    status, text, _ = cli("train", "--resume", "tiny")
+    assert status == 0 and "accuracy" in text
+    status, _, error = cli("train", "--resume", "tiny", "-s", "train.lr=1")
+    assert status == 2 and "takes no -s" in error
+
+
+def test_search_writes_a_run_of_its_own(cli, tiny, out):
+    status, text, _ = cli("search", "tiny", "-s", "search.generations=4", "-s", "search.population=6", "-s", "search.batch=20")
+    assert status == 0
+    run = RunFolder(out / "tiny-search-1")
+    assert run.generations["generation"].tolist() == [1, 2, 3, 4]
+    assert run.result["last"] >= run.result["first"] and run.result["search_forwards"] < run.result["full_forwards"]
+    for name in ("patterns/patterns.json", "figures/curves.png", "figures/patterns.png", "figures/gallery.png"):
+        assert (run.path / name).is_file() and str(run.path / name) in text
+    assert cli("report", "tiny-search-1")[0] == 0
+
+
+def test_curves_patterns_report(cli, tiny):
+    status, text, _ = cli("curves", "tiny", str(tiny))
+    assert status == 0 and Path(text.strip()).is_file()
+    status, text, _ = cli("patterns", "tiny")
+    assert status == 0 and all(Path(line).is_file() for line in text.split())
+    status, text, _ = cli("report", "tiny")
+    assert status == 0 and Path(text.strip()).name == "report.html"
+
+
+def test_patterns_of_one_run_train_another(cli, tiny):
+    cli("patterns", "tiny")
+    bank = tiny / "patterns" / "patterns.json"
+    status, text, _ = cli("train", "digits", *SET, "-s", "mix.name=bank", "-s", f"mix.bank={bank}")
+    assert status == 0 and "accuracy" in text
+
+
+def test_ablate_skips_what_is_done_and_resumes_what_is_not(cli, tmp_path, out):
+    file = tmp_path / "small.yaml"
+    common = dict(override.split("=") for override in TINY)
+    common = {key: json.loads(value) for key, value in common.items()} | {"train.epochs": 1}
+    variants = {"plain": {"mix.name": "plain"}, "patchmix": {"mix.name": "patchmix"}}
+    file.write_text(json.dumps({"recipe": "digits", "seeds": [0, 1], "common": common, "variants": variants}))
+    status, text, progress = cli("ablate", str(file))
+    assert status == 0 and progress.count("epoch 1/1  loss") == 4
+    assert "patchmix" in text and (out / "small" / "table.md").is_file()
+
+    (out / "small" / "plain-s1" / "log.jsonl").unlink()  # cut off: no end, but a checkpoint
+    shutil.copy(out / "small" / "plain-s0" / "log.jsonl", out / "small" / "plain-s1" / "log.jsonl")
+    log = (out / "small" / "plain-s1" / "log.jsonl").read_text().splitlines()
+    (out / "small" / "plain-s1" / "log.jsonl").write_text("\n".join(log[:-1]) + "\n")
+    status, again, progress = cli("ablate", str(file))
+    assert status == 0 and progress.count("done already") == 3 and "going on from its checkpoint" in progress
+
+    file.write_text(json.dumps({"recipe": "digits", "seeds": [0], "common": {**common, "train.lr": 0.5}, "variants": variants}))
+    status, _, error = cli("ablate", str(file))
+    assert status == 2 and "was made with train.lr=0.1, the file now says 0.5" in error
+
+
+def test_a_failed_trial_is_reported_and_the_others_run(cli, tmp_path, out):
+    file = tmp_path / "fails.yaml"
+    common = {key: json.loads(value) for key, value in (o.split("=") for o in TINY)} | {"train.epochs": 6}
+    variants = {"burns": {"mix.name": "plain", "train.lr": 100, "train.momentum": 0.99}, "plain": {"mix.name": "plain"}}
+    file.write_text(json.dumps({"recipe": "digits", "seeds": [0], "common": common, "variants": variants}))
+    status, text, error = cli("ablate", str(file))
+    assert status == 2 and "1 of 2 trials failed" in error and "burns, seed 0: the loss became nan" in error
+    assert "plain" in text
+
+
+def test_transfer_probes_a_trained_backbone(cli, tiny):
+    status, text, _ = cli("transfer", "tiny", "--dataset", "digits", "-s", "data.subset=20")
+    assert status == 0
+    trained, untrained = text.splitlines()[1:]
+    assert "tiny" in trained and "untrained" in untrained
+    assert all(10 < float(line.split("%")[0].split()[-1]) <= 100 for line in (trained, untrained))
+
+
+def test_bench_writes_its_table(cli, tmp_path, monkeypatch):
+    import runs.benchmarks as benchmarks
+    import runs.benchmarks.compose as compose
+
+    def once(contestants, seconds):
+        for call in contestants.values():
+            call()
+        return {name: [1.0] for name in contestants}
+
+    monkeypatch.setattr(benchmarks, "PROJECT", tmp_path)
+    monkeypatch.setattr(compose, "SHAPES", {"4x3x8x8": (4, 3, 8, 8)})
+    monkeypatch.setattr(compose, "_interleaved", once)
+    status, text, _ = cli("bench", "compose", "--quick")
+    assert status == 0 and "torchvision CutMix" in text
+    written = json.loads((tmp_path / "runs" / "results" / "bench" / "compose-quick.json").read_text())
+    assert written["schema"] == 1 and written["command"] == "./run bench compose --quick"
+    assert {"case", "name", "version", "median", "minimum", "unit"} == set(written["rows"][0])
+    assert {"case", "over", "value", "target"} == set(written["ratios"][0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("train", "digts"), "no recipe 'digts'; did you mean 'digits'?"),
+        (("train",), "expected a RECIPE, or --resume RUN"),
+        (("train", "digits", "-s", "train.epohcs=1"), "did you mean train.epochs?"),
+        (("train", "digits", "-s", "train.lr=.nan"), "train.lr"),
+        (("train", "digits", "-s", "mix.name=bank", "-s", "mix.bank=none.json"), "no pattern bank at none.json"),
+        (("train", "digits", "-s", "model.grid=5"), "the largest grid that fits is 4"),
+        (("train", "digits", "-s", "train.batch=5000"), "larger than the training set of 1437"),
+        (("train", "digits", "-s", "run.device=cuda:7"), "run.device=cuda:7 is not there"),
+        (("train", "digits", "-s", "data.subset=1000"), "data.subset: class '0' has"),
+        (("train", "cifar10-small", "-s", "data.download=false", "-s", "data.root=/nowhere"), "no sound files in /nowhere"),
+        (("train", "--resume", "none"), "no run 'none'"),
+        (("search", "none"), "no run 'none'"),
+        (("search", "tiny", "-s", "search.batch=99999"), "search.batch=99999 is larger than the training set of 160"),
+        (("search", "tiny", "-s", "model.grid=2"), "the run was trained with 4"),
+        (("curves", "none"), "no run 'none'"),
+        (("patterns", "none"), "no run 'none'"),
+        (("report", "none"), "no run 'none'"),
+        (("transfer", "none"), "no run 'none'"),
+        (("transfer", "tiny", "--dataset", "imagenet"), "data.name: there is no 'imagenet'"),
+        (("ablate", "none"), "no ablation 'none'"),
+        (("bench", "none"), "no benchmark 'none'; there are compose"),
+    ],
+)
+def test_mistakes_are_one_line_and_status_2(cli, tiny, arguments, words):
+    status, _, error = cli(*arguments)
+    assert status == 2 and words in error
+    assert len(error.strip().splitlines()) == 1 and error.startswith("run: ")
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"recipe": "digits"}, "expected the keys recipe, seeds, variants"),
+        ({"recipe": "digits", "seeds": "0", "variants": {"a": {}}}, "seeds: expected a list of integers"),
+        ({"recipe": "digits", "seeds": [0, 0], "variants": {"a": {}}}, "each seed once"),
+        ({"recipe": "digits", "seeds": [0], "variants": []}, "variants: expected names"),
+        ({"recipe": "digits", "seeds": [0], "variants": {"a/b": {}}}, "variant 'a/b': expected a name"),
+        ({"recipe": "digits", "seeds": [0], "variants": {"a": {"mix.nmae": "plain"}}}, "did you mean mix.name?"),
+        ({"recipe": "digts", "seeds": [0], "variants": {"a": {}}}, "no recipe 'digts'"),
+    ],
+)
+def test_unsound_ablations_are_refused(cli, tmp_path, data, words):
+    file = tmp_path / "bad.yaml"
+    file.write_text(json.dumps(data))
+    status, _, error = cli("ablate", str(file))
+    assert status == 2 and words in error and len(error.strip().splitlines()) == 1
+
+
+def test_a_bug_shows_itself(cli, tiny, monkeypatch):
+    import analysis.curves
+
+    def broken(runs, path):
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(analysis.curves, "draw_curves", broken)
+    with pytest.raises(ValueError, match="a bug"):
+        cli("curves", "tiny")
+
+
+def python(code, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env={**os.environ, **environment}
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["train", "digits", "-s", "train.epochs=0"], ["curves", "tiny"], ["patterns", "tiny"], ["report", "tiny"]],
+)
+def test_no_torch_for_help_config_errors_and_plots(tiny, out, arguments):
+    done = python(
+        "import sys\nfrom runs.__main__ import main\n"
+        f"try: main({arguments!r})\nexcept SystemExit: pass\n"
+        "print('loaded', [m for m in ('torch', 'torchvision', 'scipy.stats', 'matplotlib.pyplot') if m in sys.modules])",
+        EVOMIX_OUT=str(out),
+    )
+    assert done.stdout.splitlines()[-1] == "loaded []", done.stderr
+
+
+def test_the_launcher_needs_a_new_enough_python(tmp_path):
+    shutil.copy(ROOT / "run", tmp_path / "run")
+    shutil.copy(ROOT / "requirements.txt", tmp_path / "requirements.txt")
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for tool in ("sh", "dirname", "cmp"):
+        (tools / tool).symlink_to(shutil.which(tool))
+    old = tools / "python3"
+    old.write_text("#!/bin/sh\nexit 1\n")
+    old.chmod(0o755)
+    done = subprocess.run([str(tmp_path / "run"), "demo"], capture_output=True, text=True, env={"PATH": str(tools)})
+    assert done.returncode == 2 and "Python 3.11 or later is needed" in done.stderr

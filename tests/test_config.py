@@ -1,0 +1,102 @@
+"""Recipes: numbers as people write them, and one line for every mistake."""
+
+import pytest
+
+from training.config import RECIPES, Config, UserError, load_config, make_config, read_yaml
+
+
+def refused(*overrides, sections=None):
+    with pytest.raises(UserError) as caught:
+        make_config(sections or {}, overrides, "here.yaml")
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_recipe_is_sound_and_says_what_to_expect(path):
+    assert isinstance(load_config(path.stem), Config)
+    head = path.read_text()
+    for word in ("Command:", f"./run train {path.stem}", "Duration:", "Expect:"):
+        assert word in head
+
+
+def test_overrides_arrive_with_their_types(tmp_path):
+    config = load_config("digits", ["train.lr=1e-3", "run.name=no", "data.subset=5", "search.budget=8", "data.download=false"])
+    assert config.train.lr == 0.001 and config.run.name == "no" and config.data.download is False
+    assert config.data.subset == 5 and config.search.budget == 8.0
+    assert make_config({}, ["data.subset=null"]).data.subset is None
+    path = tmp_path / "own.yaml"
+    path.write_text("train:\n  lr: 2e-1\n  weight_decay: 1E-4\nrun:\n  name: off\n")
+    own = load_config(str(path), ["train.batch=8"])
+    assert (own.train.lr, own.train.weight_decay, own.run.name, own.train.batch) == (0.2, 0.0001, "off", 8)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("train.epohcs=3", "train.epohcs is not an option; did you mean train.epochs?"),
+        ("trian.epochs=3", "trian is not an option; did you mean train?"),
+        ("train.zzz=3", "zzz is not an option; known: epochs, batch"),
+        ("train.epochs=0", "train.epochs: expected greater than or equal to 1, got 0"),
+        ("train.epochs=1.5", "train.epochs: expected a valid integer, got 1.5"),
+        ("train.epochs=many", "train.epochs: expected a valid integer, got 'many'"),
+        ("train.lr=.nan", "train.lr: expected"),
+        ("train.lr=.inf", "train.lr: expected"),
+        ("train.lr=true", "train.lr: expected a valid number, got True"),
+        ("data.download=1", "data.download: expected a valid boolean, got 1"),
+        ("mix.probability=1.5", "mix.probability: expected less than or equal to 1, got 1.5"),
+        ("mix.name=evolvd", "mix.name: there is no 'evolvd', did you mean 'evolved'?"),
+        ("data.name=cifar", "choose from digits, cifar10"),
+        ("model.name=vit", "there is no 'vit' (choose from resnet-small"),
+        ("search.objective=hrad", "did you mean 'hard'?"),
+        ("mix.name=bank", "mix.name=bank needs mix.bank, a pattern file"),
+        ("search.elites=99", "search.elites must be at most search.population, got 99 of 8"),
+        ("search.batch=65", "search.batch must be a multiple of train.batch, got 65 and 64"),
+        ("search.budget=0.5", "search.budget: expected greater than or equal to 1, got 0.5"),
+        ("run.name=../away", "run.name: expected a name of letters"),
+        ("run.device=tpu", "run.device: expected auto, cpu, mps, cuda or cuda:N, got 'tpu'"),
+        ("run.seed=-1", "run.seed: expected greater than or equal to 0, got -1"),
+        ("train.precision=fp8", "train.precision: expected 'auto', 'float32' or 'bfloat16', got 'fp8'"),
+        ("train.lr=[1", "'[1' is not a value YAML can read"),
+        ("epochs=3", "expected section.key=value"),
+        ("train.epochs", "expected section.key=value"),
+    ],
+)
+def test_each_mistake_is_one_line(override, words):
+    assert words in refused(override)
+
+
+def test_sections_that_are_no_sections():
+    assert "train: expected keys below it, got 5" in refused(sections={"train": 5})
+    assert "train: expected keys below it" in refused("train.lr=1", sections={"train": [1]})
+    assert "trian is not an option; did you mean train?" in refused(sections={"trian": {}})
+
+
+def test_several_mistakes_are_a_line_each():
+    with pytest.raises(UserError) as caught:
+        make_config({}, ["train.epochs=0", "mix.probability=2"])
+    assert len(str(caught.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("train: {lr: 1, lr: 2}", "the key 'lr' stands twice"),
+        ("train: [", "not valid YAML"),
+        ("- 1", "expected sections"),
+        ("", "expected sections"),
+        ("!!python/object/apply:os.system ['true']", "not valid YAML"),
+    ],
+)
+def test_files_that_are_no_recipes(tmp_path, text, words):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match="bad.yaml") as caught:
+        read_yaml(path)
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_unknown_recipes_name_the_known():
+    with pytest.raises(UserError, match=r"no recipe 'digts'; did you mean 'digits'\? \(recipes: .*cifar10-small"):
+        load_config("digts")
