@@ -99,7 +99,9 @@ def as_text(table: pd.DataFrame) -> str:
     ]
     widths = [max(len(line[i]) for line in [head, *rows]) for i in range(len(head))]
     return "\n".join(
-        "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True)))
+        "  ".join(
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))
+        )
         for line in [head, *rows]
     )
 

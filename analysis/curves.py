@@ -45,7 +45,7 @@ def first_to_last(run: RunFolder) -> tuple[float, float]:
 
 def draw_curves(runs: Sequence[RunFolder], path: Path) -> Path:
     """Write the figure of fitness curves of one or more runs as PNG."""
-    live = any(run.generations.get("search", [0]).max() > 1 for run in runs if not run.generations.empty)
+    live = any(not run.generations.empty and run.generations["search"].max() > 1 for run in runs)
     figure = new_figure(9.5 if live else 7, 4.2)
     panels = figure.subplots(1, 2 if live else 1, squeeze=False)[0]
     for index, run in enumerate(runs):

@@ -47,7 +47,7 @@ def draw_patterns(run: RunFolder, bank: PatternBank) -> Path:
     """Write figures/patterns.png: heaviest masks, cells kept, shares, class pairs."""
     sampler = run.config["mix"]["sampler"]
     figure = new_figure(11, 8.2)
-    upper, lower = figure.subfigures(2, 1, height_ratios=(1.15, 1))
+    upper, lower = np.asarray(figure.subfigures(2, 1, height_ratios=(1.15, 1))).tolist()
     _heaviest(upper, bank, sampler)
     panels = lower.subplots(1, 3, width_ratios=(0.9, 1.0, 1.3))
     _cells_kept(panels[0], bank)

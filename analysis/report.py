@@ -71,7 +71,8 @@ _PAGE = """<!doctype html>
 def _head(run: RunFolder) -> str:
     config = run.config
     what = f"{config['model']['name']} on {config['data']['name']}, mix {run.mix}, seed {config['run']['seed']}"
-    return f"<h1>{escape(run.name)}</h1>\n<p class='soft'>{escape(what)} &middot; {escape(str(run.environment.get('date', '')))}</p>"
+    date = str(run.environment.get("date", ""))
+    return f"<h1>{escape(run.name)}</h1>\n<p class='soft'>{escape(what)} &middot; {escape(date)}</p>"
 
 
 def _facts(run: RunFolder) -> str:
@@ -87,10 +88,14 @@ def _facts(run: RunFolder) -> str:
         first, last = first_to_last(run)
         facts.append((f"{first:.3f} → {last:.3f}", "best fitness, first to last generation (nats, mean over searches)"))
     if result:
-        facts.append((f"{result['image_forwards']:,}", f"image forwards, {result['search_forwards']:,} of them for the search"))
+        facts.append(
+            (f"{result['image_forwards']:,}", f"image forwards, {result['search_forwards']:,} of them for the search")
+        )
         share = result["search_seconds"] / max(result["seconds"], 1e-9)
         facts.append((f"{result['seconds']:,.0f} s", f"without tests; {100 * share:.0f} % of it search"))
-    items = "\n".join(f"<li><strong>{escape(value)}</strong><span>{escape(meaning)}</span></li>" for value, meaning in facts)
+    items = "\n".join(
+        f"<li><strong>{escape(value)}</strong><span>{escape(meaning)}</span></li>" for value, meaning in facts
+    )
     return f"<ul class='facts'>\n{items}\n</ul>"
 
 
@@ -99,7 +104,9 @@ def _notices(run: RunFolder) -> str:
     notices = []
     result = run.result
     if result is None:
-        notices.append(f"This run has not ended: {len(run.epochs)} of {run.config['train']['epochs']} epochs are logged.")
+        notices.append(
+            f"This run has not ended: {len(run.epochs)} of {run.config['train']['epochs']} epochs are logged."
+        )
     elif "last_accuracy" in result:
         share = result["last_accuracy"] / 100
         error = 196 * math.sqrt(share * (1 - share) / result["test_images"])
@@ -125,7 +132,13 @@ def _training(run: RunFolder) -> str:
         tested = epochs[epochs["accuracy"].notna()]
         left.plot(tested["epoch"], tested["test_loss"], color=colour(2), label="test loss")
         right.plot(tested["epoch"], tested["accuracy"], color=colour(2), label="test")
-    right.plot(epochs["epoch"], epochs["training_accuracy"], color=colour(0), linestyle="--", label="training (share of the target hit)")
+    right.plot(
+        epochs["epoch"],
+        epochs["training_accuracy"],
+        color=colour(0),
+        linestyle="--",
+        label="training (share of the target hit)",
+    )
     tidy(left, title="Loss", xlabel="epoch", ylabel="nats")
     tidy(right, title="Accuracy", xlabel="epoch", ylabel="%")
     for axes in (left, right):
@@ -202,7 +215,9 @@ def _how(run: RunFolder) -> str:
         "packages": packages,
     }
     rows = "\n".join(
-        f"<tr><th scope='row'>{escape(name)}</th><td>{escape(str(value))}</td></tr>" for name, value in facts.items() if value
+        f"<tr><th scope='row'>{escape(name)}</th><td>{escape(str(value))}</td></tr>"
+        for name, value in facts.items()
+        if value
     )
     config = {key: value for key, value in run.config.items() if key != "schema"}
     return (

@@ -11,6 +11,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 OWN, PARTNER = "#0072B2", "#F0E6D2"  # a cell that keeps the row's own image, and one that takes the partner's
@@ -28,11 +29,11 @@ def new_figure(width: float, height: float) -> Figure:
 
 def tidy(axes: Axes, **labels: str) -> None:
     """Light frame, faint grid, whole numbers along x, labels: title, xlabel, ylabel."""
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(True, color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.set(**labels)  # type: ignore[arg-type]
+    axes.set(**labels)
     axes.title.set_fontsize(11)
 
 

@@ -82,9 +82,7 @@ class PatternBank:
             return
         every = np.concatenate([self._masks, *self._pending]).reshape(-1, self.grid**2)
         weights = np.concatenate([self._weights, np.ones(len(every) - len(self._masks))])
-        packed, index, inverse = np.unique(
-            np.packbits(every, axis=1), axis=0, return_index=True, return_inverse=True
-        )
+        packed, index, inverse = np.unique(np.packbits(every, axis=1), axis=0, return_index=True, return_inverse=True)
         totals = np.bincount(inverse.ravel(), weights, minlength=len(packed))
         order = np.argsort(-totals, kind="stable")[:MAX_PATTERNS]
         self._masks = every[index[order]].reshape(-1, self.grid, self.grid)
@@ -161,7 +159,9 @@ class PatternBank:
             "class_names": self.class_names,
         }
         lines = [json.dumps(head, indent=1)[:-2] + ',\n "patterns": [']
-        lines.append(",\n".join("  " + json.dumps(pattern(m, float(w))) for m, w in zip(self.masks, self.weights, strict=True)))
+        lines.append(
+            ",\n".join("  " + json.dumps(pattern(m, float(w))) for m, w in zip(self.masks, self.weights, strict=True))
+        )
         lines.append(' ],\n "pairs": [')
         lines.append(",\n".join("  " + json.dumps(row) for row in self.pairs.tolist()))
         return "\n".join([*lines, " ]", "}"]) + "\n"

@@ -91,9 +91,7 @@ class Population:
 
     def join(self, other: Population) -> Population:
         """A copy of both populations, one after the other."""
-        return self._of(
-            {name: np.concatenate([getattr(self, name), getattr(other, name)]) for name in self.FIELDS}
-        )
+        return self._of({name: np.concatenate([getattr(self, name), getattr(other, name)]) for name in self.FIELDS})
 
     def forget(self) -> None:
         """The model's weights have changed: no loss and no fitness holds any more."""
@@ -120,11 +118,11 @@ class RowFitness(base.Fitness):
         self._index = index
 
     @property
-    def weights(self) -> tuple[float, ...]:  # type: ignore[override]
+    def weights(self) -> tuple[float, ...]:
         return (1.0,) * self._population.values.shape[1]
 
     @property
-    def wvalues(self) -> tuple[float, ...]:  # type: ignore[override]
+    def wvalues(self) -> tuple[float, ...]:
         if not self._population.valid[self._index]:
             return ()
         return tuple(self._population.values[self._index].tolist())
@@ -152,12 +150,12 @@ class Individual:
     @property
     def masks(self) -> Array:
         """(B,G,G) bool, a view: writing to it changes the population."""
-        return self.population.masks[self.index]  # type: ignore[no-any-return]
+        return self.population.masks[self.index]
 
     @property
     def pairing(self) -> Array:
         """(B,) int32, a view: writing to it changes the population."""
-        return self.population.pairings[self.index]  # type: ignore[no-any-return]
+        return self.population.pairings[self.index]
 
     def __len__(self) -> int:
         return len(self.pairing)

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from evo.genome import Individual, Population
 from evo.objectives import OBJECTIVES, RowLosses
-from evo.operators import CROSSOVERS, MASK_SAMPLERS, flip_cells, swap
+from evo.operators import CROSSOVERS, MASK_MUTATIONS, MASK_SAMPLERS, PAIRING_MUTATIONS
 
 Array = NDArray[Any]
 
@@ -116,8 +116,8 @@ class Search:
         self.toolbox.register("sample", _named(MASK_SAMPLERS, sampler, "mask sampler"))
         self.toolbox.register("select", tools.selTournament, tournsize=3)
         self.toolbox.register("mate", _named(CROSSOVERS, crossover, "crossover"))
-        self.toolbox.register("mutate_masks", flip_cells, row_rate=0.15, cells=1.5)
-        self.toolbox.register("mutate_pairings", swap, rate=min(1.0, 2 / batch))
+        self.toolbox.register("mutate_masks", MASK_MUTATIONS["flip"], row_rate=0.15, cells=1.5)
+        self.toolbox.register("mutate_pairings", PAIRING_MUTATIONS["swap"], rate=min(1.0, 2 / batch))
         self.toolbox.register("survive", tools.selBest)
 
         self.population: Population | None = None
@@ -239,9 +239,7 @@ class Search:
         pool.known[:] = True
 
     def _score(self, pool: Population) -> None:
-        rows = RowLosses(
-            pool.cell_losses, pool.image_losses, pool.masks, self.labels, self.labels[pool.pairings]
-        )
+        rows = RowLosses(pool.cell_losses, pool.image_losses, pool.masks, self.labels, self.labels[pool.pairings])
         scores = np.asarray(self.objective(rows))
         if scores.shape != pool.pairings.shape:
             raise ValueError(f"the objective must return scores {pool.pairings.shape}, got {scores.shape}")

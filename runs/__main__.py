@@ -59,7 +59,9 @@ def search(run: RunName, overrides: Set = None) -> None:
 
 @app.command()
 def ablate(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="Variants and seeds: a name in runs/ablations, or a path.")],
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="Variants and seeds: a name in runs/ablations, or a path.")
+    ],
     publish: Annotated[bool, typer.Option("--publish", help="Write the tables into runs/results/ as well.")] = False,
 ) -> None:
     """Run variants x seeds of a recipe and print a table; what is done is skipped."""
@@ -125,7 +127,7 @@ def test(context: typer.Context) -> None:
     """Run the test suite; further words go to pytest."""
     tests = Path(__file__).resolve().parent.parent
     os.chdir(tests)
-    os.execv(sys.executable, [sys.executable, "-m", "pytest", *context.args])
+    os.execv(sys.executable, [sys.executable, "-m", "pytest", *context.args])  # noqa: S606 (no shell is meant)
 
 
 def user_errors() -> tuple[type[Exception], ...]:

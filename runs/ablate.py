@@ -57,7 +57,9 @@ def read_ablation(file: Path) -> list[Trial]:
     data = read_yaml(file)
     unknown = set(data) - KEYS
     if unknown or not {"recipe", "seeds", "variants"} <= set(data):
-        raise UserError(f"{file}: expected the keys recipe, seeds, variants and perhaps common, got {', '.join(map(str, data))}")
+        raise UserError(
+            f"{file}: expected the keys recipe, seeds, variants and perhaps common, got {', '.join(map(str, data))}"
+        )
     seeds, variants, common = data["seeds"], data["variants"], data.get("common") or {}
     if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
         raise UserError(f"{file}: seeds: expected a list of integers such as [0, 1, 2], got {seeds!r:.60}")
@@ -67,7 +69,13 @@ def read_ablation(file: Path) -> list[Trial]:
         raise UserError(f"{file}: variants: expected names with settings below them, got {variants!r:.60}")
     sections = read_yaml(recipe_path(str(data["recipe"])))
     return [
-        _trial(file, sections, str(variant), seed, {**_settings(file, "common", common), **_settings(file, variant, settings)})
+        _trial(
+            file,
+            sections,
+            str(variant),
+            seed,
+            {**_settings(file, "common", common), **_settings(file, variant, settings)},
+        )
         for seed in seeds
         for variant, settings in variants.items()
     ]

@@ -36,7 +36,10 @@ def summary(runs: dict[str, RunFolder]) -> str:
     report = write_report(evolved)
     first, last = first_to_last(evolved)
 
-    lines = ["", f"{'mix':<10}{'accuracy':>10}{'median of last 10':>19}{'steps':>7}{'image forwards':>16}{'seconds':>9}"]
+    lines = [
+        "",
+        f"{'mix':<10}{'accuracy':>10}{'median of last 10':>19}{'steps':>7}{'image forwards':>16}{'seconds':>9}",
+    ]
     for mix, run in runs.items():
         result = run.result
         assert result is not None

@@ -35,7 +35,8 @@ def ablation_path(name: str) -> Path:
         if path.is_file():
             return path
     raise UserError(
-        f"no ablation {name!r}; expected a YAML file, or one of {', '.join(sorted(p.stem for p in shelf.glob('*.yaml')))}"
+        f"no ablation {name!r}; expected a YAML file, or one of "
+        f"{', '.join(sorted(p.stem for p in shelf.glob('*.yaml')))}"
     )
 
 

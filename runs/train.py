@@ -30,7 +30,9 @@ def resume_run(name: str, overrides: list[str]) -> tuple[dict[str, Any], Path]:
     if overrides:
         raise UserError(f"--resume goes on with the run's own config and takes no -s, got -s {overrides[0]}")
     if run.result is not None:
-        raise UserError(f"run {run.name} has ended at epoch {run.config['train']['epochs']}; there is nothing to resume")
+        raise UserError(
+            f"run {run.name} has ended at epoch {run.config['train']['epochs']}; there is nothing to resume"
+        )
     config = recorded_config(run)
     return train_in(run.path, lambda: _train(config, run.path, resume=True)), run.path
 
@@ -72,4 +74,7 @@ def print_result(run: RunFolder, result: dict[str, Any]) -> None:
             f"{result['search_forwards']:,} image forwards and {result['search_seconds']:.0f} s of it for the search"
         )
     print(f"run folder {run.path}")
-    print(f"see ./run report {run.name}" + (f", ./run curves {run.name}, ./run patterns {run.name}" if result["search_forwards"] else ""))
+    print(
+        f"see ./run report {run.name}"
+        + (f", ./run curves {run.name}, ./run patterns {run.name}" if result["search_forwards"] else "")
+    )

@@ -118,7 +118,14 @@ def test_a_run_without_search_and_an_unfinished_one_have_reports(run):
 def trials():
     return pd.DataFrame(
         [
-            {"variant": variant, "seed": seed, "last_accuracy": value, "median10_accuracy": value, "image_forwards": 100, "seconds": 3.0}
+            {
+                "variant": variant,
+                "seed": seed,
+                "last_accuracy": value,
+                "median10_accuracy": value,
+                "image_forwards": 100,
+                "seconds": 3.0,
+            }
             for variant, values in {"plain": (60.0, 62.0, 64.0), "mixed": (62.0, 64.5, 65.5)}.items()
             for seed, value in enumerate(values)
         ]

@@ -13,14 +13,16 @@ from evo.bank import BankError, PatternBank
 
 
 def filled(grid=3, classes=4, rows=50, seed=0):
-    bank = PatternBank(grid, classes, [f"class {k} \"é\"" for k in range(classes)])
+    bank = PatternBank(grid, classes, [f'class {k} "é"' for k in range(classes)])
     rng = np.random.default_rng(seed)
     bank.collect(rng.random((rows, grid, grid)) < 0.3, rng.integers(0, classes, rows), rng.integers(0, classes, rows))
     return bank
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(1, 6), st.integers(1, 7), st.integers(0, 60), st.integers(0, 2**31), st.sampled_from(["json", "npz"]))
+@given(
+    st.integers(1, 6), st.integers(1, 7), st.integers(0, 60), st.integers(0, 2**31), st.sampled_from(["json", "npz"])
+)
 def test_files_come_back_the_same(tmp_path_factory, grid, classes, rows, seed, ending):
     path = tmp_path_factory.mktemp("bank") / f"bank.{ending}"
     bank = filled(grid, classes, rows, seed)

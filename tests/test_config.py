@@ -22,7 +22,9 @@ def test_every_recipe_is_sound_and_says_what_to_expect(path):
 
 
 def test_overrides_arrive_with_their_types(tmp_path):
-    config = load_config("digits", ["train.lr=1e-3", "run.name=no", "data.subset=5", "search.budget=8", "data.download=false"])
+    config = load_config(
+        "digits", ["train.lr=1e-3", "run.name=no", "data.subset=5", "search.budget=8", "data.download=false"]
+    )
     assert config.train.lr == 0.001 and config.run.name == "no" and config.data.download is False
     assert config.data.subset == 5 and config.search.budget == 8.0
     assert make_config({}, ["data.subset=null"]).data.subset is None

@@ -61,9 +61,7 @@ def test_augmented_pixels_are_shifted_and_mirrored_ones(count, height, width, cr
     assert torch.equal(images, given_images) and result.shape == images.shape
     for image, changed in zip(images, result, strict=True):
         padded = torch.nn.functional.pad(image.float(), (crop,) * 4, mode="reflect").long() if crop else image
-        views = [
-            padded[:, y : y + height, x : x + width] for y in range(2 * crop + 1) for x in range(2 * crop + 1)
-        ]
+        views = [padded[:, y : y + height, x : x + width] for y in range(2 * crop + 1) for x in range(2 * crop + 1)]
         views += [view.flip(2) for view in views] if flip else []
         assert any(torch.equal(changed, view) for view in views)
 

@@ -54,7 +54,7 @@ def test_mixes_keep_their_contract(name, tmp_path):
     assert len(mixed) == mix.span and mix([]) == []
     for item, (images, _), before in zip(mixed, given, kept, strict=True):
         assert torch.equal(images, before)
-        assert item.images.shape == images.shape and 0 <= item.images.min() and item.images.max() <= 255
+        assert item.images.shape == images.shape and item.images.min() >= 0 and item.images.max() <= 255
         torch.testing.assert_close(item.targets.sum(1), torch.ones(6))
         assert (item.cell_targets is not None) == mix.cells
         if item.cell_targets is not None:  # shares of labels among cells are the soft target

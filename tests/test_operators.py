@@ -136,7 +136,9 @@ def test_pairing_mutations(name, size, rate):
 
 def test_swap_moves_the_stated_share():
     pairings = np.tile(np.arange(100, dtype=np.int32), (300, 1))
-    assert (PAIRING_MUTATIONS["swap"](pairings, np.random.default_rng(0), rate=0.1) != pairings).mean() == pytest.approx(0.1, rel=0.1)
+    assert (
+        PAIRING_MUTATIONS["swap"](pairings, np.random.default_rng(0), rate=0.1) != pairings
+    ).mean() == pytest.approx(0.1, rel=0.1)
 
 
 @pytest.mark.parametrize("name", CROSSOVERS)

@@ -58,7 +58,9 @@ def test_losses_are_those_of_each_row_alone(setting):
         np.testing.assert_allclose(cells[r], expected.numpy(), rtol=1e-4, atol=1e-5)
         share = float(mask.float().mean())
         log = image_logits[0].log_softmax(-1)
-        np.testing.assert_allclose(wholes[r], -(share * log[labels[own]] + (1 - share) * log[labels[partner]]), rtol=1e-4)
+        np.testing.assert_allclose(
+            wholes[r], -(share * log[labels[own]] + (1 - share) * log[labels[partner]]), rtol=1e-4
+        )
 
 
 def test_the_model_is_left_as_it_was(setting):

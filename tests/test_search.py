@@ -43,7 +43,9 @@ def test_carried_losses_are_those_of_a_full_evaluation(crossover, sampler):
     search = run(20, table, crossover=crossover, sampler=sampler)
     population = search.population
     i, j = np.indices((G, G))
-    full = table.losses[np.arange(B)[None, :, None, None], population.pairings[:, :, None, None], i, j, population.masks.astype(int)]
+    full = table.losses[
+        np.arange(B)[None, :, None, None], population.pairings[:, :, None, None], i, j, population.masks.astype(int)
+    ]
     np.testing.assert_array_equal(population.cell_losses, full)
     np.testing.assert_allclose(population.values[:, 0], full.mean((1, 2, 3)), rtol=1e-6)
     assert search.forwards == table.asked < 20 * 10 * B
@@ -118,7 +120,9 @@ def test_forget_makes_every_row_new_again():
     search.tell(other(proposal.rows))
     i, j = np.indices((G, G))
     population = search.population
-    full = other.losses[np.arange(B)[None, :, None, None], population.pairings[:, :, None, None], i, j, population.masks.astype(int)]
+    full = other.losses[
+        np.arange(B)[None, :, None, None], population.pairings[:, :, None, None], i, j, population.masks.astype(int)
+    ]
     np.testing.assert_array_equal(population.cell_losses, full)
 
 
@@ -207,6 +211,12 @@ def test_objectives_keep_their_contract(name):
     assert scores.shape == (5, B) and np.isfinite(scores).all()
     shuffled = rng.permutation(B)
     again = OBJECTIVES[name](
-        RowLosses(losses[:, shuffled], rows.image_losses[:, shuffled], masks[:, shuffled], labels[shuffled], rows.partner_labels[:, shuffled])
+        RowLosses(
+            losses[:, shuffled],
+            rows.image_losses[:, shuffled],
+            masks[:, shuffled],
+            labels[shuffled],
+            rows.partner_labels[:, shuffled],
+        )
     )
     np.testing.assert_allclose(again, scores[:, shuffled], rtol=1e-5)  # a row's score is its own

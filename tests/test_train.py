@@ -48,7 +48,10 @@ def test_a_run_folder_is_as_the_design_says(trained):
 
 
 def test_it_learns(tmp_path):
-    result = train(load_config("digits", ["mix.name=patchmix", "model.width=16", "train.epochs=4", "run.threads=1"]), tmp_path / "run")
+    result = train(
+        load_config("digits", ["mix.name=patchmix", "model.width=16", "train.epochs=4", "run.threads=1"]),
+        tmp_path / "run",
+    )
     assert result["last_accuracy"] > 80
 
 
@@ -119,7 +122,9 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, mix):
             np.testing.assert_array_equal(one.arrays[name], two.arrays[name])
     if mix == "evolved":
         assert lines(whole, "generations.jsonl") == lines(cut, "generations.jsonl")
-        assert sorted(p.name for p in (whole / "elites").iterdir()) == sorted(p.name for p in (cut / "elites").iterdir())
+        assert sorted(p.name for p in (whole / "elites").iterdir()) == sorted(
+            p.name for p in (cut / "elites").iterdir()
+        )
 
 
 def test_a_torn_log_line_does_not_stop_a_resume(tmp_path):
@@ -199,7 +204,13 @@ def test_snapshots_cover_the_run():
 @pytest.mark.parametrize("mix", [name for name in MIXES if name != "bank"])
 def test_every_mix_trains_in_both_precisions(tmp_path, mix, precision):
     result = train(
-        tiny(f"mix.name={mix}", f"train.precision={precision}", "train.epochs=1", "mix.probability=1.0", "train.label_smoothing=0.1"),
+        tiny(
+            f"mix.name={mix}",
+            f"train.precision={precision}",
+            "train.epochs=1",
+            "mix.probability=1.0",
+            "train.label_smoothing=0.1",
+        ),
         tmp_path / "run",
     )
     assert result["steps"] == 10 and np.isfinite(result["last_accuracy"])

@@ -67,7 +67,9 @@ def load_checkpoint(folder: Path, name: str) -> Checkpoint:
         for kind in ("tensors", "arrays"):
             path = folder / Path(files[kind]).name
             if not path.is_file() or _sha256(path) != sums[kind]:
-                raise UserError(f"{path} is missing or altered (its sha256 is not the recorded one); the run cannot go on from it")
+                raise UserError(
+                    f"{path} is missing or altered (its sha256 is not the recorded one); the run cannot go on from it"
+                )
         tensors = load_file(str(folder / Path(files["tensors"]).name))
         with np.load(folder / Path(files["arrays"]).name, allow_pickle=False) as data:
             arrays = dict(data)

@@ -44,6 +44,19 @@ def _one_of(shelf: Iterable[str]) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _folder_name(name: str) -> str:
+    parts = name.split("/")
+    if not all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=+-]*", part) for part in parts):
+        raise ValueError(f"expected a name of letters, digits and . _ - = + (parts joined by /), got {name!r:.60}")
+    return name
+
+
+def _device(name: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
+        raise ValueError(f"expected auto, cpu, mps, cuda or cuda:N, got {name!r:.60}")
+    return name
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
 
@@ -113,10 +126,10 @@ class TrainOptions(_Section):
 
 class RunOptions(_Section):
     seed: int = Field(0, ge=0, lt=2**32)
-    name: Annotated[str, AfterValidator(lambda name: _folder_name(name))] | None = Field(
+    name: Annotated[str, AfterValidator(_folder_name)] | None = Field(
         None, description="folder under runs/out; else recipe, mix and a number"
     )
-    device: Annotated[str, AfterValidator(lambda name: _device(name))] = Field(
+    device: Annotated[str, AfterValidator(_device)] = Field(
         "auto", description="auto (CUDA where there is one), cpu, mps, cuda, cuda:1, ..."
     )
     threads: Annotated[int, Field(ge=1, le=1024)] | None = Field(None, description="CPU threads of torch")
@@ -185,7 +198,7 @@ class _Loader(yaml.SafeLoader):
     """YAML as people expect it: 1e-3 is a number, `no` is a word, a key that stands twice is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for key in keys:
             if keys.count(key) > 1:
                 raise UserError(f"line {node.start_mark.line + 1}: the key {key!r} stands twice")
@@ -270,16 +283,3 @@ def _check_training(config: Config, source: str) -> None:
         raise UserError(
             f"{source}: mix.name=bank needs mix.bank, a pattern file (`./run patterns RUN` writes one), got none"
         )
-
-
-def _folder_name(name: str) -> str:
-    parts = name.split("/")
-    if not all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=+-]*", part) for part in parts):
-        raise ValueError(f"expected a name of letters, digits and . _ - = + (parts joined by /), got {name!r:.60}")
-    return name
-
-
-def _device(name: str) -> str:
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
-        raise ValueError(f"expected auto, cpu, mps, cuda or cuda:N, got {name!r:.60}")
-    return name

@@ -37,7 +37,13 @@ def search_batch(
     count = config.search.batch or config.train.batch
     if count > len(training_set):
         raise UserError(f"search.batch={count} is larger than the training set of {len(training_set)} images")
-    model, prepare = load_trained(trained_config, trained, training_set.shape, len(names), device)
+    source = load_trained(trained_config, trained, device)
+    model = source.model
+    if (source.image_shape, source.class_names) != (training_set.shape, names):
+        raise UserError(
+            f"data.name={config.data.name} has images {training_set.shape} of {len(names)} classes, the run was trained "
+            f"on {source.image_shape} of {len(source.class_names)} classes, or other ones; search on the run's own data"
+        )
     if config.model.grid not in (None, model.grid):
         raise UserError(f"model.grid={config.model.grid}, but the run was trained with {model.grid}; leave it out")
 
@@ -62,7 +68,9 @@ def search_batch(
         evolved.bank.save(folder / "patterns" / "bank.npz")
 
     evolved = Evolved(
-        MixContext(config, model, names, prepare, autocast_type(config, device), streams, on_generation, on_search)
+        MixContext(
+            config, model, names, source.prepare, autocast_type(config, device), streams, on_generation, on_search
+        )
     )
     images, labels = training_set.batch(torch.randperm(len(training_set), generator=streams.torch("order"))[:count])
     log.begin(config, device, command_line())

@@ -111,7 +111,9 @@ class RunLog:
     def cut(self, lengths: Mapping[str, int]) -> None:
         """Drop the lines written after a checkpoint; the resumed run writes them again."""
         for name in LOGS:
-            os.truncate(self.folder / name, lengths[name])
+            path = self.folder / name
+            if path.stat().st_size > lengths[name]:
+                os.truncate(path, lengths[name])
 
     def close(self) -> None:
         for file in self._files.values():
@@ -125,7 +127,7 @@ class RunLog:
 
     def _open(self, name: str) -> TextIO:
         if name not in self._files:
-            self._files[name] = open(self.folder / name, "a", encoding="utf-8")
+            self._files[name] = open(self.folder / name, "a", encoding="utf-8")  # noqa: SIM115 (close() closes it)
         return self._files[name]
 
 

@@ -1,7 +1,7 @@
 """The training loop: data, model, mix, optimiser, one loop, evaluation, log. Start here.
 
-    images (B,C,H,W), labels (B,) -> mix -> model -> image logits (B,K), cell logits (B,G,G,K)
-    loss = image loss + patch_weight x mean cell loss
+images (B,C,H,W), labels (B,) -> mix -> model -> image logits (B,K), cell logits (B,G,G,K)
+loss = image loss + patch_weight x mean cell loss
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def train(config: Config, folder: Path, *, resume: bool = False, progress: Progr
         )
     torch.manual_seed(streams.number("weights"))
     model = build_model(config.model, training_set.shape, len(training_set.class_names)).to(device)
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(memory_format=torch.channels_last)
     prepare = Prepare(*training_set.statistics(), device)
     autocast = autocast_type(config, device)
     optimiser = torch.optim.SGD(
@@ -79,12 +79,11 @@ def train(config: Config, folder: Path, *, resume: bool = False, progress: Progr
             log.search(record, training_set.class_names)
             snapshots.remove(log.epoch)
 
-    context = MixContext(
-        config, model, training_set.class_names, prepare, autocast, streams, log.generation, on_search
-    )
+    context = MixContext(config, model, training_set.class_names, prepare, autocast, streams, log.generation, on_search)
     mix: Mix = open_entry(MIXES, config.mix.name, "mix")(context)
     torch.manual_seed(streams.number("global"))  # torchvision's mixes draw from it
-    run = RunState(streams, model, optimiser, mix, prepare)
+    unmixed_grid = model.grid if mix.cells else None
+    run = RunState(streams, model, optimiser, mix, prepare, training_set.shape, training_set.class_names)
     if resume:
         log.cut(run.restore(load_checkpoint(folder / "checkpoint", "latest")))
         log.event("resume", epoch=run.epoch)
@@ -112,7 +111,7 @@ def train(config: Config, folder: Path, *, resume: bool = False, progress: Progr
         for group in mixed_groups(batches, config.mix.probability, mix.span, run.choice):
             composed = iter(mix([batch for batch, mixes in group if mixes]))
             for batch, mixes in group:
-                item = next(composed) if mixes else unmixed(batch, context.num_classes, model.grid if mix.cells else None)
+                item = next(composed) if mixes else unmixed(batch, context.num_classes, unmixed_grid)
                 set_learning_rate(optimiser, learning_rate(run.step, total_steps, steps_per_epoch, config))
                 sums += training_step(model, optimiser, item, prepare, autocast, config)
                 run.step += 1
@@ -164,6 +163,8 @@ class RunState:
     optimiser: torch.optim.Optimizer
     mix: Mix
     prepare: Prepare
+    image_shape: tuple[int, int, int]
+    class_names: list[str]
 
     def __post_init__(self) -> None:
         self.order = self.streams.torch("order")
@@ -214,6 +215,8 @@ class RunState:
             "seconds": self.seconds,
             "accuracies": self.accuracies,
             "log_lengths": log_lengths,
+            "image_shape": list(self.image_shape),
+            "class_names": self.class_names,
         }
         return Checkpoint(tensors, arrays, meta)
 

@@ -7,14 +7,16 @@ a fifth of the training images (Kornblith et al., Do Better ImageNet Models Tran
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from training.config import Config
 from training.data.image_set import AnyImageSet
-from training.models.patch_model import PatchModel
-from training.models.trained import Prepare
+from training.models.patch_model import PatchModel, build_model
+from training.models.trained import Prepare, load_trained
 
 WEIGHT_DECAYS = tuple(10.0**power for power in range(-6, 1))
 ITERATIONS = 200
@@ -26,6 +28,24 @@ class ProbeResult:
 
     accuracy: float
     weight_decay: float
+
+
+def transfer(
+    config: Config, folder: Path, data: tuple[AnyImageSet, AnyImageSet], device: torch.device
+) -> dict[str, ProbeResult]:
+    """Probe a run's backbone on (training, test) images, and beside it the same network untrained.
+
+    config: the run's. Returns results by "trained" and "untrained". Raises UserError where the run has no
+    sound checkpoint.
+    """
+    source = load_trained(config, folder, device)
+    torch.manual_seed(config.run.seed)
+    untrained = build_model(config.model, source.image_shape, len(source.class_names)).to(device)
+    results = {}
+    for name, model in (("trained", source.model), ("untrained", untrained)):
+        training, test = (backbone_features(model, source.prepare, part, source.image_shape) for part in data)
+        results[name] = linear_probe(training, test, len(data[0].class_names))
+    return results
 
 
 @torch.no_grad()

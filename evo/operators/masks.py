@@ -38,9 +38,7 @@ def uniform_cells(first: Array, second: Array, rng: np.random.Generator) -> Arra
     return np.where(rng.integers(0, 2, size=first.shape, dtype=np.uint8).view(bool), first, second)
 
 
-def flip_cells(
-    masks: Array, rng: np.random.Generator, *, row_rate: float = 0.15, cells: float = 1.5
-) -> Array:
+def flip_cells(masks: Array, rng: np.random.Generator, *, row_rate: float = 0.15, cells: float = 1.5) -> Array:
     """Flip about `cells` cells in a share `row_rate` of the rows of masks (N,B,G,G).
 
     Touching few rows keeps most carried losses true, so a child costs few image forwards. With

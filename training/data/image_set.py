@@ -79,7 +79,7 @@ class FileSet:
     decode: Callable[[Path], Tensor]
     crop: int = 0
     flip: bool = False
-    device: torch.device = torch.device("cpu")
+    device: torch.device | str = "cpu"
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -26,7 +26,8 @@ def load(options: DataOptions, root: Path) -> tuple[AnyImageSet, AnyImageSet]:
     if not (tree / "train").is_dir() or not annotations.is_file():
         raise UserError(
             f"data.name=tiny-imagenet: looked for {tree}/train and {annotations} and did not find both; "
-            f"get {URL}, unpack it in {root}, or set -s data.download=true; data.root or EVOMIX_DATA names another folder"
+            f"get {URL}, unpack it in {root}, or set -s data.download=true; data.root or EVOMIX_DATA names another "
+            "folder"
         )
     class_names = sorted(entry.name for entry in (tree / "train").iterdir() if entry.is_dir())
     labels = {name: label for label, name in enumerate(class_names)}

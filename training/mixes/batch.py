@@ -78,9 +78,7 @@ def unmixed(batch: Batch, num_classes: int, grid: int | None) -> Mixed:
     return Mixed(images, F.one_hot(labels, num_classes).float(), cells)
 
 
-def composed(
-    batch: Batch, masks: Tensor, pairing: Tensor, num_classes: int, rows: Tensor | None = None
-) -> Mixed:
+def composed(batch: Batch, masks: Tensor, pairing: Tensor, num_classes: int, rows: Tensor | None = None) -> Mixed:
     """The batch under a composition: masks (R,G,G), pairing (R,) and, for a part of it, own images `rows`."""
     images, labels = batch
     masks, pairing = masks.to(images.device), pairing.to(images.device)

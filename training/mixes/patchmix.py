@@ -74,7 +74,8 @@ class PatchMix:
     def _check(self, images: Tensor, labels: Tensor) -> int:
         if images.ndim != 4 or len(images) != len(labels) or labels.ndim not in (1, 2):
             raise ValueError(
-                f"expected images (B,C,H,W) with labels (B,) or (B,K), got {tuple(images.shape)} and {tuple(labels.shape)}"
+                "expected images (B,C,H,W) with labels (B,) or (B,K), "
+                f"got {tuple(images.shape)} and {tuple(labels.shape)}"
             )
         if labels.ndim == 2:
             if self.bank is not None:
@@ -87,10 +88,12 @@ class PatchMix:
         if labels.is_floating_point():
             raise ValueError(f"labels (B,) must be integers, got {labels.dtype}")
         # On another device this look would wait for it; there torch's own index check speaks.
-        if labels.device.type == "cpu" and len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
-            raise ValueError(
-                f"labels must be 0..{self.num_classes - 1}, got {int(labels.min())}..{int(labels.max())}"
-            )
+        if (
+            labels.device.type == "cpu"
+            and len(labels)
+            and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes
+        ):
+            raise ValueError(f"labels must be 0..{self.num_classes - 1}, got {int(labels.min())}..{int(labels.max())}")
         return self.num_classes
 
 

@@ -34,7 +34,7 @@ class PatchModel(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """The mean of the last feature map, (B,D): what a transfer to other data starts from."""
-        return self.backbone(images).mean((2, 3))  # type: ignore[no-any-return]
+        return self.backbone(images).mean((2, 3))
 
 
 def build_model(options: ModelOptions, shape: tuple[int, int, int], num_classes: int) -> PatchModel:

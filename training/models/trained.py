@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -28,19 +29,29 @@ class Prepare:
         return (images.float() * self.scale).add_(self.shift).contiguous(memory_format=torch.channels_last)
 
 
-def load_trained(
-    config: Config, folder: Path, shape: tuple[int, int, int], num_classes: int, device: torch.device
-) -> tuple[PatchModel, Prepare]:
-    """The model of a run folder's latest checkpoint and its scaling.
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model with what it was trained on: its input's scaling, image shape (C,H,W) and classes."""
 
-    config: the run's; shape, num_classes: of the data it was trained on. Raises UserError where there is
-    no sound checkpoint of that model.
+    model: PatchModel
+    prepare: Prepare
+    image_shape: tuple[int, int, int]
+    class_names: list[str]
+
+
+def load_trained(config: Config, folder: Path, device: torch.device) -> TrainedModel:
+    """The model of a run folder's latest checkpoint, in evaluation mode; config is the run's.
+
+    Raises UserError where there is no sound checkpoint of that model.
     """
     saved = load_checkpoint(folder / "checkpoint", "latest")
-    model = build_model(config.model, shape, num_classes)
+    channels, height, width = saved.meta["image_shape"]
+    names = saved.meta["class_names"]
+    model = build_model(config.model, (channels, height, width), len(names))
     load_weights(model, saved)
     model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    return model, Prepare(saved.tensors["input.mean"], saved.tensors["input.std"], device)
+    prepare = Prepare(saved.tensors["input.mean"], saved.tensors["input.std"], device)
+    return TrainedModel(model, prepare, (channels, height, width), names)
 
 
 def load_weights(model: nn.Module, saved: Checkpoint) -> None:
