@@ -42,8 +42,14 @@ def train(
     recipe: Annotated[str | None, typer.Argument(metavar="RECIPE", help="A name in runs/recipes, or a path.")] = None,
     overrides: Set = None,
     resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with a run that was cut off.")] = None,
+    options: Annotated[bool, typer.Option("--options", help="List every option a recipe or -s may set.")] = False,
 ) -> None:
     """Train a model as a recipe says."""
+    if options:
+        from training.config import describe_options
+
+        print(describe_options())
+        return
     from runs.train import run_train
 
     run_train(recipe, overrides or [], resume)

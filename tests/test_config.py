@@ -2,7 +2,7 @@
 
 import pytest
 
-from training.config import RECIPES, Config, UserError, load_config, make_config, read_yaml
+from training.config import RECIPES, Config, UserError, describe_options, load_config, make_config, read_yaml
 
 
 def refused(*overrides, sections=None):
@@ -102,3 +102,10 @@ def test_files_that_are_no_recipes(tmp_path, text, words):
 def test_unknown_recipes_name_the_known():
     with pytest.raises(UserError, match=r"no recipe 'digts'; did you mean 'digits'\? \(recipes: .*cifar10-small"):
         load_config("digts")
+
+
+def test_every_option_is_described():
+    lines = describe_options().splitlines()
+    assert len(lines) == sum(len(section) for section in Config().model_dump().values())
+    assert any(line.startswith("train.lr ") and "0.1" in line and "> 0, <= 100" in line for line in lines)
+    assert any("mix.name" in line and "plain | mixup | cutmix | patchmix | evolved | bank" in line for line in lines)

@@ -7,6 +7,7 @@ types and numbers out of bounds are refused before anything is loaded. Nothing h
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from evo.objectives import OBJECTIVES
 from evo.operators import CROSSOVERS, MASK_SAMPLERS
@@ -31,7 +32,8 @@ class UserError(ValueError):
     """A mistake of the user's, told in one line: what was expected, what came, what to do."""
 
 
-def _one_of(shelf: Iterable[str]) -> AfterValidator:
+def _one_of(shelf: Iterable[str]) -> tuple[AfterValidator, WithJsonSchema]:
+    """A name on a shelf: checked with a suggestion, and listed where options are described."""
     names = list(shelf)
 
     def check(name: str) -> str:
@@ -41,7 +43,7 @@ def _one_of(shelf: Iterable[str]) -> AfterValidator:
             raise ValueError(f"there is no {name!r}{hint} (choose from {', '.join(names)})")
         return name
 
-    return AfterValidator(check)
+    return AfterValidator(check), WithJsonSchema({"type": "string", "enum": names})
 
 
 def _folder_name(name: str) -> str:
@@ -62,7 +64,7 @@ class _Section(BaseModel):
 
 
 class DataOptions(_Section):
-    name: Annotated[str, _one_of(DATASETS)] = Field("digits", description="data set")
+    name: Annotated[str, *_one_of(DATASETS)] = Field("digits", description="data set")
     root: str | None = Field(None, description="where its files are; else $EVOMIX_DATA, else data/")
     download: bool = Field(True, description="fetch the files if they are missing")
     image_size: Annotated[int, Field(ge=4, le=1024)] | None = Field(
@@ -76,7 +78,7 @@ class DataOptions(_Section):
 
 
 class ModelOptions(_Section):
-    name: Annotated[str, _one_of(MODELS)] = Field("resnet-small", description="backbone")
+    name: Annotated[str, *_one_of(MODELS)] = Field("resnet-small", description="backbone")
     width: Annotated[int, Field(ge=4, le=1024)] | None = Field(
         None, description="channels of the first stage, where the backbone lets one choose"
     )
@@ -86,10 +88,10 @@ class ModelOptions(_Section):
 
 
 class MixOptions(_Section):
-    name: Annotated[str, _one_of(MIXES)] = Field("evolved", description="how batches are mixed")
+    name: Annotated[str, *_one_of(MIXES)] = Field("evolved", description="how batches are mixed")
     probability: float = Field(0.5, ge=0, le=1, description="share of training steps that are mixed")
     patch_weight: float = Field(1.0, ge=0, le=100, description="weight of the mean cell loss")
-    sampler: Annotated[str, _one_of(MASK_SAMPLERS)] = Field(
+    sampler: Annotated[str, *_one_of(MASK_SAMPLERS)] = Field(
         "bernoulli", description="what random PatchMix and the search's first generation draw from"
     )
     bank: str | None = Field(None, description="pattern file for the mix `bank`")
@@ -102,21 +104,21 @@ class SearchOptions(_Section):
     batch: Annotated[int, Field(ge=2)] | None = Field(
         None, description="images per search batch; else train.batch x generations x elites"
     )
-    objective: Annotated[str, _one_of(OBJECTIVES)] = Field("hard", description="what the search prefers")
-    crossover: Annotated[str, _one_of(CROSSOVERS)] = Field("rows", description="how parents are combined")
+    objective: Annotated[str, *_one_of(OBJECTIVES)] = Field("hard", description="what the search prefers")
+    crossover: Annotated[str, *_one_of(CROSSOVERS)] = Field("rows", description="how parents are combined")
     budget: Annotated[float, Field(ge=1)] | None = Field(
         None, description="image forwards per image of the search batch, at most"
     )
 
 
 class TrainOptions(_Section):
-    epochs: int = Field(20, ge=1, le=100_000)
+    epochs: int = Field(20, ge=1, le=100_000, description="passes over the training set")
     batch: int = Field(64, ge=1, description="images per optimiser step")
     lr: float = Field(0.1, gt=0, le=100, description="peak learning rate of SGD")
     momentum: float = Field(0.9, ge=0, lt=1, description="Nesterov momentum")
-    weight_decay: float = Field(5e-4, ge=0, le=1)
+    weight_decay: float = Field(5e-4, ge=0, le=1, description="of every parameter")
     warmup: float = Field(1.0, ge=0, description="epochs of linear warm-up before the cosine")
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="of image and cell targets")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: bfloat16 autocast on CUDA, float32 elsewhere"
     )
@@ -125,7 +127,7 @@ class TrainOptions(_Section):
 
 
 class RunOptions(_Section):
-    seed: int = Field(0, ge=0, lt=2**32)
+    seed: int = Field(0, ge=0, lt=2**32, description="of every random stream")
     name: Annotated[str, AfterValidator(_folder_name)] | None = Field(
         None, description="folder under runs/out; else recipe, mix and a number"
     )
@@ -175,6 +177,38 @@ def make_config(
     if trains:
         _check_training(config, source)
     return config
+
+
+def describe_options() -> str:
+    """Every option, one a line: key, type and bounds, default, meaning."""
+    schema = Config.model_json_schema()
+    lines = []
+    for section, reference in schema["properties"].items():
+        options = schema["$defs"][reference["$ref"].rsplit("/", 1)[1]]["properties"]
+        for name, option in options.items():
+            default = json.dumps(option["default"])
+            lines.append((f"{section}.{name}", _kind(option), default, option["description"]))
+    widths = [max(len(line[column]) for line in lines) for column in (0, 2)]
+    return "\n".join(
+        f"{key:<{widths[0]}}  {default:<{widths[1]}}  {meaning} ({kind})" for key, kind, default, meaning in lines
+    )
+
+
+def _kind(option: Mapping[str, Any]) -> str:
+    """A JSON schema's type in words, e.g. `integer, 1..64, or null`."""
+    if "anyOf" in option:
+        return ", or ".join(_kind(part) for part in option["anyOf"])
+    if "enum" in option:
+        return " | ".join(option["enum"])
+    low = option.get("minimum", option.get("exclusiveMinimum"))
+    high = option.get("maximum", option.get("exclusiveMaximum"))
+    bounds = {
+        "minimum": f">= {low}",
+        "exclusiveMinimum": f"> {low}",
+        "maximum": f"<= {high}",
+        "exclusiveMaximum": f"< {high}",
+    }
+    return ", ".join([option["type"], *(text for key, text in bounds.items() if key in option)])
 
 
 def recipe_path(recipe: str) -> Path:
