@@ -131,6 +131,27 @@ def test_missing_files_say_where_and_how(tmp_path, options, words):
     assert "\n" not in str(caught.value)
 
 
+def write_idx(path, array):
+    """The format of MNIST's files: magic, dimensions, bytes."""
+    head = bytes([0, 0, 8, array.ndim]) + b"".join(size.to_bytes(4, "big") for size in array.shape)
+    path.write_bytes(head + array.tobytes())
+
+
+def test_fashion_mnist_is_read_from_its_files(tmp_path):
+    raw = tmp_path / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (20, 28, 28), dtype=np.uint8)
+    labels = np.arange(20, dtype=np.uint8) % 10
+    for part in ("train", "t10k"):
+        write_idx(raw / f"{part}-images-idx3-ubyte", images)
+        write_idx(raw / f"{part}-labels-idx1-ubyte", labels)
+    training, test = load_data(DataOptions(name="fashion-mnist", root=str(tmp_path), download=False, subset=1))
+    assert training.shape == test.shape == (1, 28, 28) and len(training) == 10 and len(test) == 20
+    assert np.array_equal(test.images[:, 0].numpy(), images) and test.labels.tolist() == labels.tolist()
+    assert training.class_names[0] == "T-shirt/top" and training.flip
+
+
 def test_a_download_that_fails_is_one_line(tmp_path, monkeypatch):
     from torchvision.datasets import CIFAR10
 
@@ -152,9 +173,20 @@ def test_folders_without_images_and_broken_images_are_named(tree):
         load_data(DataOptions(name="folder", root=str(tree)))
 
 
-def test_real_cifar10(cifar10_root):
-    training, test = load_data(DataOptions(name="cifar10", root=str(cifar10_root), download=False, subset=3))
+def test_real_cifar10(data_root):
+    if not (data_root / "cifar-10-batches-py" / "test_batch").is_file():
+        pytest.skip("CIFAR-10 is not here (EVOMIX_DATA or data/)")
+    training, test = load_data(DataOptions(name="cifar10", root=str(data_root), download=False, subset=3))
     assert training.shape == (3, 32, 32) and len(test) == 10_000
     assert torch.bincount(training.labels).tolist() == [3] * 10
     assert training.class_names[:2] == ["airplane", "automobile"]
     assert training.labels[0] == 6 and training.images[0, :, 0, 0].tolist() == [59, 62, 63]  # the first image: a frog
+
+
+def test_real_cifar100(data_root):
+    if not (data_root / "cifar-100-python" / "train").is_file():
+        pytest.skip("CIFAR-100 is not here (EVOMIX_DATA or data/)")
+    training, test = load_data(DataOptions(name="cifar100", root=str(data_root), download=False, subset=2))
+    assert training.shape == (3, 32, 32) and len(test) == 10_000
+    assert torch.bincount(training.labels).tolist() == [2] * 100
+    assert training.class_names[:2] == ["apple", "aquarium_fish"] and training.labels[0] == 19  # cattle

@@ -164,6 +164,11 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path):
         train(tiny("mix.name=plain", "train.lr=100", "train.epochs=6", "train.momentum=0.99"), tmp_path / "run")
 
 
+def test_a_search_without_a_finite_loss_stops_the_same_way(tmp_path):
+    with pytest.raises(UserError, match="no genome has a finite fitness; .* lower the learning rate"):
+        train(tiny("train.lr=100", "train.epochs=6", "train.momentum=0.99"), tmp_path / "run")
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from evo.bank import PatternBank
 from evo.search import Elites, Search
+from training.config import UserError
 from training.mixes.batch import (
     Array,
     Batch,
@@ -106,7 +107,10 @@ class Evolved:
                 chunk=context.config.train.eval_batch,
                 autocast=context.autocast,
             )
-            record = search.tell(*losses)
+            try:
+                record = search.tell(*losses)
+            except FloatingPointError as error:
+                raise UserError(f"search {self.searches}, {error}") from None
             elites.append(search.elites(min(options.elites, len(search))))
             context.on_generation({"search": self.searches, "images": len(labels), **record})
         self.forwards += search.forwards

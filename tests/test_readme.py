@@ -1,0 +1,37 @@
+"""The README's snippets run, and the commands and files it names exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from evo.objectives import OBJECTIVES
+from runs.__main__ import app
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+SNIPPETS = re.findall(r"```python\n(.*?)```", TEXT, re.S)
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS, ids=range(len(SNIPPETS)))
+def test_snippets_run(snippet, monkeypatch):
+    monkeypatch.setattr("evo.objectives.OBJECTIVES", dict(OBJECTIVES))
+    torch.manual_seed(0)
+    exec(compile(snippet, "README.md", "exec"), {})
+
+
+def test_the_loop_with_the_mix_takes_ten_lines():
+    lines = [line for line in SNIPPETS[0].splitlines() if line.strip() and not line.startswith(("import", "from"))]
+    assert len(lines) <= 10
+
+
+def test_commands_exist():
+    commands = {command.name or command.callback.__name__ for command in app.registered_commands}
+    named = set(re.findall(r"\./run ([a-z]+)", TEXT))
+    assert named == commands
+
+
+def test_files_exist():
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", TEXT):
+        assert (ROOT / target).exists(), target
