@@ -123,9 +123,10 @@ def train(config: Config, folder: Path, *, resume: bool = False, progress: Progr
 
         image_loss, cell_loss, hit = (sums[:3] / sums[3]).tolist()
         if not math.isfinite(image_loss + cell_loss):
+            kept = f"; the checkpoint of epoch {epoch - 1} is kept" if epoch > 1 else ""
             raise UserError(
                 f"the loss became {image_loss} in steps {run.step - steps_per_epoch + 1}..{run.step} (epoch {epoch}); "
-                f"lower train.lr={config.train.lr}; the checkpoint of epoch {epoch - 1} is kept"
+                f"lower train.lr={config.train.lr}{kept}"
             )
         tested: dict[str, float] = {}
         if epoch % config.train.evaluate_every == 0 or epoch > config.train.epochs - ALWAYS_EVALUATED:
