@@ -12,9 +12,9 @@ MIXES = {
     "plain": "training.mixes.baselines:build_plain",
     "mixup": "training.mixes.baselines:build_mixup",
     "cutmix": "training.mixes.baselines:build_cutmix",
-    "patchmix": "training.mixes.patchmix:build",
+    "patchmix": "training.mixes.drawn:build_random",
     "evolved": "training.mixes.evolved:build",
-    "bank": "training.mixes.bank:build",
+    "bank": "training.mixes.drawn:build_bank",
 }
 
 

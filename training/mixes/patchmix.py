@@ -1,4 +1,4 @@
-"""Random PatchMix: as a batch transform for anyone's training loop, and as a mix of our trainer."""
+"""PatchMix as a batch transform, for anyone's training loop. It needs nothing of our trainer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from torch import Tensor
 from evo.bank import PatternBank
 from evo.operators import MASK_SAMPLERS
 from training.compose import compose, image_targets
-from training.mixes.batch import Array, Batch, Mix, MixContext, Mixed, composed
 
 
 class PatchMix:
@@ -95,29 +94,3 @@ class PatchMix:
         ):
             raise ValueError(f"labels must be 0..{self.num_classes - 1}, got {int(labels.min())}..{int(labels.max())}")
         return self.num_classes
-
-
-class DrawnCompositions:
-    """The trainer's mix over a PatchMix: it trains the cells as well."""
-
-    span = 1
-    cells = True
-
-    def __init__(self, patchmix: PatchMix, generator: torch.Generator, num_classes: int) -> None:
-        self.patchmix, self.generator, self.num_classes = patchmix, generator, num_classes
-
-    def __call__(self, batches: list[Batch]) -> list[Mixed]:
-        return [composed(batch, *self.patchmix.draw(batch[1]), self.num_classes) for batch in batches]
-
-    def state(self) -> dict[str, Array]:
-        return {"generator": self.generator.get_state().numpy()}
-
-    def restore(self, state: dict[str, Array]) -> None:
-        self.generator.set_state(torch.from_numpy(state["generator"]))
-
-
-def build(context: MixContext) -> Mix:
-    """Random masks and random partners."""
-    generator = context.streams.torch("mix")
-    patchmix = PatchMix(grid=context.model.grid, sampler=context.config.mix.sampler, generator=generator)
-    return DrawnCompositions(patchmix, generator, context.num_classes)
