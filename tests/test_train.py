@@ -12,7 +12,8 @@ from training.checkpoint import load_checkpoint
 from training.config import UserError, load_config
 from training.mixes import MIXES
 from training.progress import Progress
-from training.train import learning_rate, mixed_groups, snapshot_epochs, train
+from training.run import snapshot_epochs
+from training.train import learning_rate, mixed_groups, train
 
 CLOCKS = {"time", "seconds", "search_seconds"}
 

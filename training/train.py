@@ -1,7 +1,9 @@
-"""The training loop: data, model, mix, optimiser, one loop, evaluation, log. Start here.
+"""The training loop. Start here: it reads from top to bottom.
 
-images (B,C,H,W), labels (B,) -> mix -> model -> image logits (B,K), cell logits (B,G,G,K)
-loss = image loss + patch_weight x mean cell loss
+    images (B,C,H,W), labels (B,) -> mix -> model -> image logits (B,K), cell logits (B,G,G,K)
+    loss = image loss + patch_weight x mean cell loss
+
+run.py builds what the loop works with and saves it.
 """
 
 from __future__ import annotations
@@ -9,33 +11,19 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from training.config import Config, UserError
 from training.data.augment import augment
-from training.data.image_set import AnyImageSet
-from training.data.load import load_data
 from training.losses import cell_losses, image_losses
-from training.mixes import MIXES
-from training.mixes.batch import Batch, Mix, MixContext, Mixed, unmixed
-from training.mixes.evolved import Evolved, SearchRecord
-from training.models.patch_model import PatchModel, build_model
-from training.models.trained import Prepare, autocast_type, evaluate, load_weights, pick_device
+from training.mixes.batch import Batch, Mixed, unmixed
+from training.models.trained import evaluate
 from training.progress import Progress
-from training.randomness import Streams
-from training.run_log import RunLog, command_line
-from training.shelf import open_entry
-
-SNAPSHOTS = 10  # searches written whole, over a run
-ALWAYS_EVALUATED = 10  # last epochs, whose median is reported
+from training.run import Run, set_up
 
 
 def train(config: Config, folder: Path, *, resume: bool = False, progress: Progress | None = None) -> dict[str, Any]:
@@ -45,235 +33,85 @@ def train(config: Config, folder: Path, *, resume: bool = False, progress: Progr
     interrupted. Raises UserError for what the user can mend.
     """
     progress = progress or Progress()
-    device = pick_device(config.run)
-    if config.run.threads is not None:
-        torch.set_num_threads(config.run.threads)
-    streams = Streams(config.run.seed)
-
-    training_set, test_set = (part.to(device) for part in load_data(config.data))
-    if config.train.batch > len(training_set):
-        raise UserError(
-            f"train.batch={config.train.batch} is larger than the training set of {len(training_set)} images; "
-            f"set -s train.batch={len(training_set)} or less"
-        )
-    torch.manual_seed(streams.number("weights"))
-    model = build_model(config.model, training_set.shape, len(training_set.class_names)).to(device)
-    model.to(memory_format=torch.channels_last)
-    prepare = Prepare(*training_set.statistics(), device)
-    autocast = autocast_type(config, device)
-    optimiser = torch.optim.SGD(
-        model.parameters(),
-        lr=config.train.lr,
-        momentum=config.train.momentum,
-        weight_decay=config.train.weight_decay,
-        nesterov=config.train.momentum > 0,
-    )
-
-    log = RunLog(folder)
-    steps_per_epoch = len(training_set) // config.train.batch
-    total_steps = steps_per_epoch * config.train.epochs
-    snapshots = snapshot_epochs(config.train.epochs)
-
-    def on_search(record: SearchRecord) -> None:
-        if log.epoch in snapshots:
-            log.search(record, training_set.class_names)
-            snapshots.remove(log.epoch)
-
-    context = MixContext(config, model, training_set.class_names, prepare, autocast, streams, log.generation, on_search)
-    mix: Mix = open_entry(MIXES, config.mix.name, "mix")(context)
-    torch.manual_seed(streams.number("global"))  # torchvision's mixes draw from it
-    unmixed_grid = model.grid if mix.cells else None
-    run = RunState(streams, model, optimiser, mix, prepare, training_set.shape, training_set.class_names)
+    run = set_up(config, folder)
     if resume:
-        log.cut(run.restore(load_checkpoint(folder / "checkpoint", "latest")))
-        log.event("resume", epoch=run.epoch)
-        snapshots = {epoch for epoch in snapshots if epoch > run.epoch}
+        run.resume()
     else:
-        log.begin(config, device, command_line())
-        log.event(
-            "start",
-            epochs=config.train.epochs,
-            steps=total_steps,
-            training_images=len(training_set),
-            test_images=len(test_set),
-            classes=training_set.class_names,
-            grid=model.grid,
-            parameters=sum(parameter.numel() for parameter in model.parameters()),
-        )
-
+        run.begin()
     for epoch in range(run.epoch + 1, config.train.epochs + 1):
-        began = time.perf_counter()
-        log.epoch, log.step = epoch, run.step
-        model.train()
-        sums = torch.zeros(4, device=device)  # image loss, mean cell loss, share of the target hit, steps
-        order = torch.randperm(len(training_set), generator=run.order)
-        batches = epoch_batches(training_set, order, config, run)
-        for group in mixed_groups(batches, config.mix.probability, mix.span, run.choice):
-            composed = iter(mix([batch for batch, mixes in group if mixes]))
-            for batch, mixes in group:
-                item = next(composed) if mixes else unmixed(batch, context.num_classes, unmixed_grid)
-                set_learning_rate(optimiser, learning_rate(run.step, total_steps, steps_per_epoch, config))
-                sums += training_step(model, optimiser, item, prepare, autocast, config)
-                run.step += 1
-                log.step = run.step
-                progress.update(_step_line(config, epoch, run, total_steps, began))
-        run.seconds += time.perf_counter() - began
-        run.epoch = epoch
-        run.forwards += steps_per_epoch * config.train.batch
-
-        image_loss, cell_loss, hit = (sums[:3] / sums[3]).tolist()
-        if not math.isfinite(image_loss + cell_loss):
-            kept = f"; the checkpoint of epoch {epoch - 1} is kept" if epoch > 1 else ""
-            raise UserError(
-                f"the loss became {image_loss} in steps {run.step - steps_per_epoch + 1}..{run.step} (epoch {epoch}); "
-                f"lower train.lr={config.train.lr}{kept}"
-            )
-        tested: dict[str, float] = {}
-        if epoch % config.train.evaluate_every == 0 or epoch > config.train.epochs - ALWAYS_EVALUATED:
-            accuracy, test_loss = evaluate(model, test_set, prepare, autocast, config.train.eval_batch)
-            tested = {"accuracy": accuracy, "test_loss": test_loss}
+        record = {"epoch": epoch, **train_epoch(run, epoch, progress)}
+        tested = run.tests_after(epoch)
+        if tested:
+            accuracy, loss = evaluate(run.model, run.test_set, run.prepare, run.autocast, config.train.eval_batch)
             run.accuracies.append(accuracy)
-        record = {
-            "epoch": epoch,
-            "step": run.step,
-            "image_loss": image_loss,
-            "cell_loss": cell_loss if mix.cells else None,
-            "training_accuracy": 100 * hit,
-            **tested,
-            "image_forwards": run.all_forwards(),
-            "search_forwards": run.search_forwards(),
-            "seconds": round(run.seconds, 3),
-            "search_seconds": round(run.search_seconds(), 3),
-        }
-        log.event("epoch", **record)
-        progress.update(_epoch_line(config, record), final=True)
-        save(folder, run, log, is_best=bool(tested) and tested["accuracy"] >= max(run.accuracies))
-
-    result = run.result(len(test_set))
-    log.event("end", **result)
-    log.close()
-    return result
+            record |= {"accuracy": accuracy, "test_loss": loss}
+        record |= {"step": run.step, **run.cost()}
+        run.log.event("epoch", **record)
+        run.save(best=tested and run.accuracies[-1] == max(run.accuracies))
+        progress.update(epoch_line(run, record), final=True)
+    return run.finish()
 
 
-@dataclass
-class RunState:
-    """All that changes during a run and that a checkpoint must hold."""
+def train_epoch(run: Run, epoch: int, progress: Progress) -> dict[str, float | None]:
+    """Train on every image once; return the epoch's mean losses (nats) and training accuracy (percent)."""
+    began = time.perf_counter()
+    run.log.epoch, run.log.step = epoch, run.step
+    run.model.train()
+    sums = torch.zeros(4, device=run.device)  # read once, after the epoch: reading waits for the device
+    num_classes = len(run.training_set.class_names)
+    unmixed_grid = run.model.grid if run.mix.cells else None
+    for group in mixed_groups(epoch_batches(run), run.config.mix.probability, run.mix.span, run.choice):
+        composed = iter(run.mix([batch for batch, mixes in group if mixes]))
+        for batch, mixes in group:
+            item = next(composed) if mixes else unmixed(batch, num_classes, unmixed_grid)
+            for parameters in run.optimiser.param_groups:
+                parameters["lr"] = learning_rate(run.step, run.total_steps, run.steps_per_epoch, run.config)
+            sums += training_step(run, item)
+            run.step += 1
+            run.log.step = run.step
+            progress.update(step_line(run, epoch, began))
+    run.seconds += time.perf_counter() - began
+    run.epoch = epoch
 
-    streams: Streams
-    model: PatchModel
-    optimiser: torch.optim.Optimizer
-    mix: Mix
-    prepare: Prepare
-    image_shape: tuple[int, int, int]
-    class_names: list[str]
-
-    def __post_init__(self) -> None:
-        self.order = self.streams.torch("order")
-        self.crops = self.streams.torch("crops")
-        self.choice = self.streams.torch("choice")
-        self.epoch = 0
-        self.step = 0
-        self.forwards = 0  # of training steps
-        self.seconds = 0.0  # of training, search included, tests not
-        self.accuracies: list[float] = []
-
-    def search_forwards(self) -> int:
-        return self.mix.forwards if isinstance(self.mix, Evolved) else 0
-
-    def search_seconds(self) -> float:
-        return self.mix.seconds if isinstance(self.mix, Evolved) else 0.0
-
-    def all_forwards(self) -> int:
-        return self.forwards + self.search_forwards()
-
-    def result(self, test_images: int) -> dict[str, Any]:
-        return {
-            "last_accuracy": self.accuracies[-1],
-            "median10_accuracy": median(self.accuracies[-ALWAYS_EVALUATED:]),
-            "best_accuracy": max(self.accuracies),
-            "test_images": test_images,
-            "steps": self.step,
-            "image_forwards": self.all_forwards(),
-            "search_forwards": self.search_forwards(),
-            "seconds": round(self.seconds, 3),
-            "search_seconds": round(self.search_seconds(), 3),
-        }
-
-    def checkpoint(self, log_lengths: dict[str, int]) -> Checkpoint:
-        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        tensors |= {"input.mean": self.prepare.mean, "input.std": self.prepare.std}
-        for index, state in self.optimiser.state_dict()["state"].items():
-            if state.get("momentum_buffer") is not None:
-                tensors[f"momentum.{index}"] = state["momentum_buffer"]
-        arrays = {f"mix.{name}": array for name, array in self.mix.state().items()}
-        for name in ("order", "crops", "choice"):
-            arrays[f"rng.{name}"] = getattr(self, name).get_state().numpy()
-        arrays["rng.torch"] = torch.get_rng_state().numpy()
-        meta = {
-            "epoch": self.epoch,
-            "step": self.step,
-            "forwards": self.forwards,
-            "seconds": self.seconds,
-            "accuracies": self.accuracies,
-            "log_lengths": log_lengths,
-            "image_shape": list(self.image_shape),
-            "class_names": self.class_names,
-        }
-        return Checkpoint(tensors, arrays, meta)
-
-    def restore(self, saved: Checkpoint) -> dict[str, int]:
-        """Take over a checkpoint; return the lengths the logs had."""
-        load_weights(self.model, saved)
-        optimiser = self.optimiser.state_dict()
-        optimiser["state"] = {
-            int(name.removeprefix("momentum.")): {"momentum_buffer": tensor}
-            for name, tensor in saved.tensors.items()
-            if name.startswith("momentum.")
-        }
-        self.optimiser.load_state_dict(optimiser)
-        self.mix.restore(
-            {name.removeprefix("mix."): array for name, array in saved.arrays.items() if name.startswith("mix.")}
+    image_loss, cell_loss, hit = (sums[:3] / sums[3]).tolist()
+    if not math.isfinite(image_loss + cell_loss):
+        kept = f"; the checkpoint of epoch {epoch - 1} is kept" if epoch > 1 else ""
+        raise UserError(
+            f"the loss became {image_loss + cell_loss} in steps {run.step - run.steps_per_epoch + 1}..{run.step} "
+            f"(epoch {epoch}); lower train.lr={run.config.train.lr}{kept}"
         )
-        for name in ("order", "crops", "choice"):
-            getattr(self, name).set_state(torch.from_numpy(saved.arrays[f"rng.{name}"]))
-        torch.set_rng_state(torch.from_numpy(saved.arrays["rng.torch"]))
-        for name in ("epoch", "step", "forwards", "seconds", "accuracies"):
-            setattr(self, name, saved.meta[name])
-        lengths: dict[str, int] = saved.meta["log_lengths"]
-        return lengths
+    return {
+        "image_loss": image_loss,
+        "cell_loss": cell_loss if run.mix.cells else None,
+        "training_accuracy": 100 * hit,
+    }
 
 
-def training_step(
-    model: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    item: Mixed,
-    prepare: Prepare,
-    autocast: torch.dtype | None,
-    config: Config,
-) -> Tensor:
+def training_step(run: Run, item: Mixed) -> Tensor:
     """One optimiser step. Returns (4,): image loss, mean cell loss, share of the target hit, 1."""
-    smoothing = config.train.label_smoothing
-    with torch.autocast(item.images.device.type, autocast, enabled=autocast is not None):
-        image_logits, cell_logits = model(prepare(item.images))
+    smoothing, patch_weight = run.config.train.label_smoothing, run.config.mix.patch_weight
+    with torch.autocast(run.device.type, run.autocast, enabled=run.autocast is not None):
+        image_logits, cell_logits = run.model(run.prepare(item.images))
     image_loss = image_losses(image_logits, item.targets, smoothing).mean()
     cell_loss = torch.zeros_like(image_loss)
-    if item.cell_targets is not None and config.mix.patch_weight > 0:
+    if item.cell_targets is not None and patch_weight > 0:
         cell_loss = cell_losses(cell_logits, item.cell_targets, smoothing).mean()
-    loss = image_loss + config.mix.patch_weight * cell_loss
-    optimiser.zero_grad(set_to_none=True)
+    loss = image_loss + patch_weight * cell_loss
+    run.optimiser.zero_grad(set_to_none=True)
     loss.backward()
-    optimiser.step()
+    run.optimiser.step()
     with torch.no_grad():  # a mixed image hits its targets by their shares, so that accuracy reads as usual
         hit = item.targets.gather(1, image_logits.argmax(1, keepdim=True)).mean()
         return torch.stack([image_loss.detach(), cell_loss.detach(), hit, torch.ones_like(hit)])
 
 
-def epoch_batches(training_set: AnyImageSet, order: Tensor, config: Config, run: RunState) -> Iterator[Batch]:
-    """The epoch's whole batches, augmented: images (B,C,H,W) uint8 and labels (B,)."""
-    size = config.train.batch
+def epoch_batches(run: Run) -> Iterator[Batch]:
+    """The epoch's whole batches, shuffled and augmented: images (B,C,H,W) uint8 and labels (B,)."""
+    images, size = run.training_set, run.config.train.batch
+    order = torch.randperm(len(images), generator=run.order)
     for start in range(0, len(order) - size + 1, size):
-        images, labels = training_set.batch(order[start : start + size])
-        yield augment(images, training_set.crop, training_set.flip, run.crops), labels
+        pixels, labels = images.batch(order[start : start + size])
+        yield augment(pixels, images.crop, images.flip, run.crops), labels
 
 
 def mixed_groups(
@@ -298,41 +136,22 @@ def learning_rate(step: int, total_steps: int, steps_per_epoch: int, config: Con
     return config.train.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total_steps - warmup)))
 
 
-def set_learning_rate(optimiser: torch.optim.Optimizer, value: float) -> None:
-    for group in optimiser.param_groups:
-        group["lr"] = value
-
-
-def snapshot_epochs(epochs: int) -> set[int]:
-    """The epochs whose first search is written whole: about SNAPSHOTS, the first and the last among them."""
-    return {int(epoch) for epoch in np.linspace(1, epochs, min(SNAPSHOTS, epochs)).round()}
-
-
-def save(folder: Path, run: RunState, log: RunLog, is_best: bool) -> None:
-    """Write the latest checkpoint, the best one if this is it, and the bank of patterns trained on so far."""
-    checkpoint = run.checkpoint(log.lengths())
-    save_checkpoint(folder / "checkpoint", "latest", run.step, checkpoint)
-    if is_best:
-        save_checkpoint(folder / "checkpoint", "best", run.step, checkpoint)
-    if isinstance(run.mix, Evolved) and len(run.mix.bank):
-        run.mix.bank.save(folder / "patterns" / "bank.npz")
-
-
-def _step_line(config: Config, epoch: int, run: RunState, total_steps: int, began: float) -> str:
+def step_line(run: Run, epoch: int, began: float) -> str:
+    """Where an epoch stands, for a person."""
     seconds = run.seconds + time.perf_counter() - began
-    left = seconds / run.step * (total_steps - run.step)
-    images = run.step * config.train.batch / seconds
     return (
-        f"{config.mix.name}: epoch {epoch}/{config.train.epochs}  step {run.step}/{total_steps}  "
-        f"{images:,.0f} images/s  {left:.0f} s left"
+        f"{run.config.mix.name}: epoch {epoch}/{run.config.train.epochs}  step {run.step}/{run.total_steps}  "
+        f"{run.step * run.config.train.batch / seconds:,.0f} images/s  "
+        f"{seconds / run.step * (run.total_steps - run.step):.0f} s left"
     )
 
 
-def _epoch_line(config: Config, record: dict[str, Any]) -> str:
+def epoch_line(run: Run, record: dict[str, Any]) -> str:
+    """How an epoch ended, for a person."""
     accuracy = f"  accuracy {record['accuracy']:.2f} %" if "accuracy" in record else ""
-    share = record["search_seconds"] / max(record["seconds"], 1e-9)
-    search = f"  search {100 * share:.0f} % of the time" if record["search_seconds"] else ""
+    share = 100 * record["search_seconds"] / max(record["seconds"], 1e-9)
+    search = f"  search {share:.0f} % of the time" if record["search_seconds"] else ""
     return (
-        f"{config.mix.name}: epoch {record['epoch']}/{config.train.epochs}  loss {record['image_loss']:.3f}"
+        f"{run.config.mix.name}: epoch {record['epoch']}/{run.config.train.epochs}  loss {record['image_loss']:.3f}"
         f"{accuracy}  {record['seconds']:.1f} s{search}"
     )
