@@ -81,9 +81,10 @@ def curves(runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="One
     """Draw the fitness curves of runs."""
     from analysis.curves import draw_curves
     from analysis.run_folder import find_run
+    from runs.folders import shown
 
     found = [find_run(name) for name in runs]
-    print(draw_curves(found, found[0].figures() / "curves.png"))
+    print(shown(draw_curves(found, found[0].figures() / "curves.png")))
 
 
 @app.command()
@@ -91,9 +92,10 @@ def patterns(run: RunName) -> None:
     """Export the patterns a run found, as JSON, npz and a picture."""
     from analysis.patterns import export_patterns
     from analysis.run_folder import find_run
+    from runs.folders import shown
 
     for path in export_patterns(find_run(run)):
-        print(path)
+        print(shown(path))
 
 
 @app.command()
@@ -101,8 +103,9 @@ def report(run: RunName) -> None:
     """Write a run's report: one HTML page that needs nothing else."""
     from analysis.report import write_report
     from analysis.run_folder import find_run
+    from runs.folders import shown
 
-    print(write_report(find_run(run)))
+    print(shown(write_report(find_run(run))))
 
 
 @app.command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from analysis.run_folder import RunFolder
-from runs.folders import numbered
+from runs.folders import numbered, shown
 from runs.train import train_in
 from training.config import load_config
 
@@ -55,11 +55,11 @@ def summary(runs: dict[str, RunFolder]) -> str:
         "",
         f"fitness ({evolved.config['search']['objective']}: mean cell loss, nats): {first:.3f} in the first generation, "
         f"{last:.3f} in the last",
-        f"run folder       {evolved.path}",
-        f"fitness curve    {curve}",
-        f"patterns         {picture}",
-        f"patterns (json)  {json_file}",
-        f"report           {report}",
+        f"run folder       {shown(evolved.path)}",
+        f"fitness curve    {shown(curve)}",
+        f"patterns         {shown(picture)}",
+        f"patterns (json)  {shown(json_file)}",
+        f"report           {shown(report)}",
     ]
     return "\n".join(lines)
 

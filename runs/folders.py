@@ -21,6 +21,12 @@ def numbered(stem: str) -> Path:
     return next(path for n in itertools.count(1) if not (path := out_root() / f"{stem}-{n}").exists())
 
 
+def shown(path: Path) -> str:
+    """A path as a person reads it: relative where it lies below where they stand."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
 def recorded_config(run: RunFolder) -> Config:
     """The config a run was made with."""
     sections = {key: value for key, value in run.config.items() if key != "schema"}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.run_folder import RunFolder, find_run
-from runs.folders import numbered, recorded_config
+from runs.folders import numbered, recorded_config, shown
 from runs.train import train_in
 from training.config import Config, make_config
 
@@ -28,9 +28,9 @@ def run_search(name: str, overrides: list[str]) -> None:
         f"{result['search_forwards']:,} image forwards in {result['seconds']:.1f} s "
         f"(evaluating every row of every generation would have taken {result['full_forwards']:,})"
     )
-    print(f"run folder {folder}")
+    print(f"run folder {shown(folder)}")
     for label, path in figures.items():
-        print(f"{label} {path}")
+        print(f"{label} {shown(path)}")
 
 
 def search_in(folder: Path, config: Config, run: RunFolder, trained: Config) -> dict[str, Any]:

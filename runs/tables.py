@@ -8,6 +8,7 @@ from pathlib import Path
 
 from analysis.run_folder import RunFolder, out_root
 from runs.ablate import Trial, read_ablation, run_trials
+from runs.folders import shown
 from training.config import PROJECT, UserError
 
 
@@ -21,9 +22,9 @@ def run_ablation(name: str, publish: bool) -> None:
         from analysis.ablation import as_text, per_seed, write_tables
 
         print(as_text(write_tables(per_seed(done), folder)))
-        print(f"tables in {folder}: table.md, table.csv, per_seed.csv, figure.png")
+        print(f"tables in {shown(folder)}: table.md, table.csv, per_seed.csv, figure.png")
         if publish:
-            print(f"and in {publish_tables(file, trials, folder)}")
+            print(f"and in {shown(publish_tables(file, trials, folder))}")
     if failed:
         raise UserError("\n".join([f"{len(failed)} of {len(trials)} trials failed", *failed]))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.run_folder import RunFolder, find_run
-from runs.folders import new_run_folder, recorded_config
+from runs.folders import new_run_folder, recorded_config, shown
 from training.config import UserError, load_config, recipe_path
 
 
@@ -73,7 +73,7 @@ def print_result(run: RunFolder, result: dict[str, Any]) -> None:
             f"fitness {first:.3f} in the first generation, {last:.3f} in the last (means over searches); "
             f"{result['search_forwards']:,} image forwards and {result['search_seconds']:.0f} s of it for the search"
         )
-    print(f"run folder {run.path}")
+    print(f"run folder {shown(run.path)}")
     print(
         f"see ./run report {run.name}"
         + (f", ./run curves {run.name}, ./run patterns {run.name}" if result["search_forwards"] else "")

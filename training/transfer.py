@@ -78,7 +78,7 @@ def linear_probe(
         decay: _accuracy(_fit(features[kept], labels[kept], num_classes, decay), features[held], labels[held])
         for decay in WEIGHT_DECAYS
     }
-    chosen = max(scores, key=lambda decay: scores[decay])
+    chosen = max(scores, key=lambda decay: (scores[decay], decay))  # of equals the simplest
     final = _fit(features, labels, num_classes, chosen)
     return ProbeResult(_accuracy(final, test_features, test[1]), chosen)
 

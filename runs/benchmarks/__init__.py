@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from runs.folders import shown
 from training.config import PROJECT, UserError
 from training.shelf import open_entry
 
@@ -41,7 +42,7 @@ def run_benchmark(name: str, quick: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}{'-quick' if quick else ''}.json"
     write_atomically(path, json.dumps(result, indent=1) + "\n")
-    print(f"written to {path}")
+    print(f"written to {shown(path)}")
 
 
 def table(rows: list[dict[str, Any]], ratios: list[dict[str, Any]]) -> str:
