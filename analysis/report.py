@@ -222,7 +222,7 @@ def _how(run: RunFolder) -> str:
     config = {key: value for key, value in run.config.items() if key != "schema"}
     return (
         f"<h2>How it was run</h2>\n<table>\n{rows}\n</table>\n"
-        f"<pre tabindex='0'>{escape(json.dumps(config, indent=1))}</pre>"
+        f"<details><summary>All options</summary><pre tabindex='0'>{escape(json.dumps(config, indent=1))}</pre></details>"
     )
 
 
