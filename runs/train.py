@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ def run_train(recipe: str | None, overrides: list[str], resume: str | None) -> N
         config = load_config(recipe, overrides)
         folder = new_run_folder(config, recipe_path(recipe).stem)
         result = train_in(folder, lambda: _train(config, folder))
-    print_result(RunFolder(folder), result)
+    if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
+        print_result(RunFolder(folder), result)
 
 
 def resume_run(name: str, overrides: list[str]) -> tuple[dict[str, Any], Path]:

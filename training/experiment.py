@@ -12,6 +12,7 @@ import torch
 from evo.search import Elites
 from training.config import Config, UserError
 from training.data.load import load_data
+from training.distributed import World
 from training.mixes.batch import Array, MixContext
 from training.mixes.evolved import Evolved, SearchRecord
 from training.models.trained import autocast_type, load_trained, pick_device
@@ -69,7 +70,15 @@ def search_batch(
 
     evolved = Evolved(
         MixContext(
-            config, model, names, source.prepare, autocast_type(config, device), streams, on_generation, on_search
+            config,
+            model,
+            names,
+            source.prepare,
+            autocast_type(config, device),
+            streams,
+            World(),
+            on_generation,
+            on_search,
         )
     )
     images, labels = training_set.batch(torch.randperm(len(training_set), generator=streams.torch("order"))[:count])

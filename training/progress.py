@@ -14,7 +14,8 @@ TERMINAL_INTERVAL = 0.1
 class Progress:
     """Shows what runs now. `update` may be called at every step: it draws only so often."""
 
-    def __init__(self, stream: TextIO | None = None) -> None:
+    def __init__(self, stream: TextIO | None = None, *, visible: bool = True) -> None:
+        self.visible = visible
         self.stream = sys.stderr if stream is None else stream
         self.terminal = self.stream.isatty()
         self._last = 0.0
@@ -22,6 +23,8 @@ class Progress:
     def update(self, line: str, *, final: bool = False) -> None:
         """Show a line in place of the last one; a final one stays."""
         now = time.monotonic()
+        if not self.visible:
+            return
         if not final and now - self._last < (TERMINAL_INTERVAL if self.terminal else PIPED_INTERVAL):
             return
         self._last = now
@@ -31,9 +34,3 @@ class Progress:
         else:
             self.stream.write(line + "\n")
         self.stream.flush()
-
-    def leave(self) -> None:
-        """Go to a fresh line, after an interruption."""
-        if self.terminal:
-            self.stream.write("\n")
-            self.stream.flush()

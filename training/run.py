@@ -15,6 +15,7 @@ from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from training.config import Config, UserError
 from training.data.image_set import AnyImageSet
 from training.data.load import load_data
+from training.distributed import World, start
 from training.mixes import MIXES
 from training.mixes.batch import Mix, MixContext
 from training.mixes.evolved import Evolved, SearchRecord
@@ -43,6 +44,7 @@ class Run:
     mix: Mix
     log: RunLog
     streams: Streams
+    world: World
 
     def __post_init__(self) -> None:
         self.order, self.crops, self.choice = (self.streams.torch(name) for name in GENERATORS)
@@ -109,6 +111,8 @@ class Run:
 
     def save(self, *, best: bool) -> None:
         """Write the latest checkpoint, the best one if this is it, and the patterns trained on so far."""
+        if not self.world.main:
+            return
         folder, checkpoint = self.log.folder, self._checkpoint()
         save_checkpoint(folder / "checkpoint", "latest", self.step, checkpoint)
         if best:
@@ -163,6 +167,7 @@ def set_up(config: Config, folder: Path) -> Run:
     device = pick_device(config.run)
     if config.run.threads is not None:
         torch.set_num_threads(config.run.threads)
+    world = start(device)
     streams = Streams(config.run.seed)
     training_set, test_set = (part.to(device) for part in load_data(config.data))
     if config.train.batch > len(training_set):
@@ -170,6 +175,8 @@ def set_up(config: Config, folder: Path) -> Run:
             f"train.batch={config.train.batch} is larger than the training set of {len(training_set)} images; "
             f"set -s train.batch={len(training_set)} or less"
         )
+    if config.train.batch < 2 * world.size:  # batch norm needs two rows
+        raise UserError(f"train.batch={config.train.batch} leaves {world.size} processes fewer than 2 images each")
     torch.manual_seed(streams.number("weights"))
     model = build_model(config.model, training_set.shape, len(training_set.class_names)).to(device)
     model.to(memory_format=torch.channels_last)
@@ -181,7 +188,7 @@ def set_up(config: Config, folder: Path) -> Run:
         weight_decay=config.train.weight_decay,
         nesterov=config.train.momentum > 0,
     )
-    log = RunLog(folder)
+    log = RunLog(folder, writes=world.main)
     names, unwritten = training_set.class_names, snapshot_epochs(config.train.epochs)
 
     def on_search(record: SearchRecord) -> None:
@@ -189,10 +196,10 @@ def set_up(config: Config, folder: Path) -> Run:
             log.search(record, names)
             unwritten.remove(log.epoch)
 
-    context = MixContext(config, model, names, prepare, autocast, streams, log.generation, on_search)
+    context = MixContext(config, model, names, prepare, autocast, streams, world, log.generation, on_search)
     mix: Mix = open_entry(MIXES, config.mix.name, "mix")(context)
     torch.manual_seed(streams.number("global"))  # torchvision's mixes draw from it
-    return Run(config, training_set, test_set, model, optimiser, prepare, autocast, mix, log, streams)
+    return Run(config, training_set, test_set, model, optimiser, prepare, autocast, mix, log, streams, world)
 
 
 def snapshot_epochs(epochs: int) -> set[int]:

@@ -38,16 +38,22 @@ PACKAGES = ("torch", "torchvision", "numpy", "deap", "scipy", "pydantic", "safet
 
 
 class RunLog:
-    """Writes into a run folder. `epoch` and `step` are where the trainer stands; generations carry them."""
+    """Writes into a run folder. `epoch` and `step` are where the trainer stands; generations carry them.
 
-    def __init__(self, folder: Path) -> None:
+    writes: False in all but one of several processes that train together; then every call does nothing.
+    """
+
+    def __init__(self, folder: Path, writes: bool = True) -> None:
         self.folder = folder
+        self.writes = writes
         self.epoch = 0
         self.step = 0
         self._files: dict[str, TextIO] = {}
 
     def begin(self, config: Config, device: torch.device, command: str) -> None:
         """Make the folder, with config.json and environment.json. Raises UserError where it is there already."""
+        if not self.writes:
+            return
         try:
             self.folder.mkdir(parents=True)
         except FileExistsError:
@@ -69,6 +75,8 @@ class RunLog:
 
     def search(self, record: SearchRecord, class_names: list[str]) -> None:
         """Write a search's elites, and rows of its fittest genome as images: the best and the worst."""
+        if not self.writes:
+            return
         last = record.elites[-1]
         order = np.argsort(-last.scores[0], kind="stable")
         half = min(GALLERY_ROWS, len(order)) // 2
@@ -110,6 +118,8 @@ class RunLog:
 
     def cut(self, lengths: Mapping[str, int]) -> None:
         """Drop the lines written after a checkpoint; the resumed run writes them again."""
+        if not self.writes:
+            return
         for name in LOGS:
             path = self.folder / name
             if path.stat().st_size > lengths[name]:
@@ -121,6 +131,8 @@ class RunLog:
         self._files.clear()
 
     def _append(self, name: str, record: Mapping[str, Any]) -> None:
+        if not self.writes:
+            return
         file = self._open(name)
         file.write(json.dumps(record, default=float) + "\n")
         file.flush()

@@ -32,8 +32,8 @@ def train(config: Config, folder: Path, *, resume: bool = False, progress: Progr
     With resume, go on from the folder's latest checkpoint: the result is that of a run that was not
     interrupted. Raises UserError for what the user can mend.
     """
-    progress = progress or Progress()
     run = set_up(config, folder)
+    progress = progress or Progress(visible=run.world.main)
     if resume:
         run.resume()
     else:
@@ -73,7 +73,7 @@ def train_epoch(run: Run, epoch: int, progress: Progress) -> dict[str, float | N
     run.seconds += time.perf_counter() - began
     run.epoch = epoch
 
-    image_loss, cell_loss, hit = (sums[:3] / sums[3]).tolist()
+    image_loss, cell_loss, hit = (run.world.sum(sums)[:3] / sums[3]).tolist()
     if not math.isfinite(image_loss + cell_loss):
         kept = f"; the checkpoint of epoch {epoch - 1} is kept" if epoch > 1 else ""
         raise UserError(
@@ -88,7 +88,12 @@ def train_epoch(run: Run, epoch: int, progress: Progress) -> dict[str, float | N
 
 
 def training_step(run: Run, item: Mixed) -> Tensor:
-    """One optimiser step. Returns (4,): image loss, mean cell loss, share of the target hit, 1."""
+    """One optimiser step. Returns (4,): image loss, mean cell loss, share of the target hit, 1; of several
+    processes each returns these times its share of the rows.
+    """
+    mine = run.world.share(len(item.targets))
+    share = (mine.stop - mine.start) / len(item.targets)
+    item = item.part(mine)
     smoothing, patch_weight = run.config.train.label_smoothing, run.config.mix.patch_weight
     with torch.autocast(run.device.type, run.autocast, enabled=run.autocast is not None):
         image_logits, cell_logits = run.model(run.prepare(item.images))
@@ -96,13 +101,15 @@ def training_step(run: Run, item: Mixed) -> Tensor:
     cell_loss = torch.zeros_like(image_loss)
     if item.cell_targets is not None and patch_weight > 0:
         cell_loss = cell_losses(cell_logits, item.cell_targets, smoothing).mean()
-    loss = image_loss + patch_weight * cell_loss
+    loss = share * (image_loss + patch_weight * cell_loss)
     run.optimiser.zero_grad(set_to_none=True)
     loss.backward()
+    run.world.sum_gradients(run.model)
     run.optimiser.step()
+    run.world.average_statistics(run.model)
     with torch.no_grad():  # a mixed image hits its targets by their shares, so that accuracy reads as usual
         hit = item.targets.gather(1, image_logits.argmax(1, keepdim=True)).mean()
-        return torch.stack([image_loss.detach(), cell_loss.detach(), hit, torch.ones_like(hit)])
+        return share * torch.stack([image_loss.detach(), cell_loss.detach(), hit, torch.ones_like(hit)])
 
 
 def epoch_batches(run: Run) -> Iterator[Batch]:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from training.compose import cell_targets, compose, image_targets
 from training.config import Config
+from training.distributed import World
 from training.models.patch_model import PatchModel
 from training.randomness import Streams
 
@@ -32,6 +33,10 @@ class Mixed:
     images: Tensor
     targets: Tensor
     cell_targets: Tensor | None
+
+    def part(self, rows: slice) -> Mixed:
+        cells = None if self.cell_targets is None else self.cell_targets[rows]
+        return Mixed(self.images[rows], self.targets[rows], cells)
 
 
 class Mix(Protocol):
@@ -53,8 +58,8 @@ class Mix(Protocol):
 class MixContext:
     """What a mix may be built from.
 
-    prepare: images of 0..255 -> model input. on_generation: takes the search log's new line. on_search:
-    takes a finished search (see evolved.py).
+    prepare: images of 0..255 -> model input. world: the processes that share the work. on_generation: takes
+    the search log's new line. on_search: takes a finished search (see evolved.py).
     """
 
     config: Config
@@ -63,6 +68,7 @@ class MixContext:
     prepare: Callable[[Tensor], Tensor]
     autocast: torch.dtype | None
     streams: Streams
+    world: World = field(default_factory=World)
     on_generation: Callable[[dict[str, Any]], None] = field(default=lambda record: None)
     on_search: Callable[[Any], None] = field(default=lambda record: None)
 

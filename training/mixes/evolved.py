@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from evo.bank import PatternBank
-from evo.search import Elites, Search
+from evo.search import Elites, Rows, Search
 from training.config import UserError
 from training.mixes.batch import (
     Array,
@@ -98,17 +98,8 @@ class Evolved:
             proposal = search.ask()
             if proposal is None:  # the budget is spent
                 break
-            losses = probe(
-                context.model,
-                images,
-                labels,
-                proposal.rows,
-                prepare=context.prepare,
-                chunk=context.config.train.eval_batch,
-                autocast=context.autocast,
-            )
             try:
-                record = search.tell(*losses)
+                record = search.tell(*self._losses(images, labels, proposal.rows))
             except FloatingPointError as error:
                 raise UserError(f"search {self.searches}, {error}") from None
             elites.append(search.elites(min(options.elites, len(search))))
@@ -116,6 +107,22 @@ class Evolved:
         self.forwards += search.forwards
         context.on_search(SearchRecord(self.searches, images, labels, elites))
         return elites
+
+    def _losses(self, images: Tensor, labels: Tensor, rows: Rows) -> tuple[Array, Array]:
+        """Cell losses (R,G,G) and image losses (R,) of rows; each process forwards its share of them."""
+        context, count = self.context, len(rows.image)
+        mine = context.world.share(count)
+        parts = probe(
+            context.model,
+            images,
+            labels,
+            Rows(*(array[mine] for array in rows)),
+            prepare=context.prepare,
+            chunk=context.config.train.eval_batch,
+            autocast=context.autocast,
+        )
+        cells, wholes = (context.world.gather(torch.from_numpy(part).to(images.device), count) for part in parts)
+        return cells.cpu().numpy(), wholes.cpu().numpy()
 
     def _consume(self, batch: Batch, masks: Array, pairing: Array, rows: Array) -> Mixed:
         labels = batch[1].cpu().numpy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,7 +86,8 @@ def evaluate(
 def pick_device(options: RunOptions) -> torch.device:
     """The device asked for; auto takes CUDA where there is one. Raises UserError where it is absent."""
     if options.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        own = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"  # torchrun numbers the processes of a machine
+        return torch.device(own if torch.cuda.is_available() else "cpu")
     device = torch.device(options.device)
     missing = (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()) or (
         device.type == "mps" and not torch.backends.mps.is_available()
