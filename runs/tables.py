@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 from analysis.run_folder import RunFolder, out_root
 from runs.ablate import Trial, read_ablation, run_trials
 from runs.folders import shown
-from training.config import PROJECT, UserError
+from training.config import PROJECT, UserError, read_yaml, recipe_path
 
 
 def run_ablation(name: str, publish: bool) -> None:
     file = ablation_path(name)
     trials = read_ablation(file)
-    failed = run_trials(trials)
+    try:
+        failed = run_trials(trials)
+    except KeyboardInterrupt:
+        print(f"\nrun: stopped; the same command goes on where it was: ./run ablate {name}", file=sys.stderr)
+        raise SystemExit(130) from None
     folder = out_root() / file.stem
     done = [(trial.variant, trial.seed, RunFolder(trial.folder)) for trial in trials if trial.state() == "done"]
     if done:
@@ -42,12 +47,13 @@ def ablation_path(name: str) -> Path:
 
 
 def publish_tables(file: Path, trials: list[Trial], folder: Path) -> Path:
-    """Copy the tables, the ablation's file and the environment into runs/results/NAME."""
+    """Copy the tables, the ablation's file, its recipe and the environment into runs/results/NAME."""
     results = PROJECT / "runs" / "results" / file.stem
     results.mkdir(parents=True, exist_ok=True)
     for name in ("per_seed.csv", "table.csv", "table.md", "figure.png"):
         shutil.copy(folder / name, results / name)
     shutil.copy(file, results / "ablation.yaml")
+    shutil.copy(recipe_path(str(read_yaml(file)["recipe"])), results / "recipe.yaml")
     environment = RunFolder(trials[0].folder).environment
     environment["command"] = f"./run ablate {file.stem} --publish"
     (results / "environment.json").write_text(json.dumps(environment, indent=1) + "\n", encoding="utf-8")

@@ -253,3 +253,32 @@ def test_the_launcher_needs_a_new_enough_python(tmp_path):
     old.chmod(0o755)
     done = subprocess.run([str(tmp_path / "run"), "demo"], capture_output=True, text=True, env={"PATH": str(tools)})
     assert done.returncode == 2 and "Python 3.11 or later is needed" in done.stderr
+
+
+def test_a_stopped_ablation_says_how_to_go_on(cli, tmp_path, monkeypatch):
+    import training.train
+
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training.train, "train", interrupted)
+    file = tmp_path / "stopped.yaml"
+    file.write_text(json.dumps({"recipe": "digits", "seeds": [0], "variants": {"plain": {"mix.name": "plain"}}}))
+    status, _, error = cli("ablate", str(file))
+    assert status == 130 and f"the same command goes on where it was: ./run ablate {file}" in error
+
+
+def test_published_tables_carry_what_made_them(cli, tmp_path, monkeypatch):
+    import runs.tables as tables
+
+    file = tmp_path / "shown.yaml"
+    common = {key: json.loads(value) for key, value in (o.split("=") for o in TINY)} | {"train.epochs": 1}
+    variants = {"plain": {"mix.name": "plain"}}
+    file.write_text(json.dumps({"recipe": "digits", "seeds": [0], "common": common, "variants": variants}))
+    monkeypatch.setattr(tables, "PROJECT", tmp_path)
+    assert cli("ablate", str(file), "--publish")[0] == 0
+    published = tmp_path / "runs" / "results" / "shown"
+    assert {path.name for path in published.iterdir()} == {
+        "per_seed.csv", "table.csv", "table.md", "figure.png", "ablation.yaml", "recipe.yaml", "environment.json",
+    }  # fmt: skip
+    assert json.loads((published / "environment.json").read_text())["command"] == "./run ablate shown --publish"

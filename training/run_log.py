@@ -59,7 +59,7 @@ class RunLog:
         except FileExistsError:
             raise UserError(
                 f"{self.folder} is there already; choose another run.name, or go on with it: "
-                f"./run train --resume {self.folder.name}"
+                f"./run train --resume {self.folder}"
             ) from None
         (self.folder / "elites").mkdir()
         recorded = {"schema": SCHEMA, **config.model_dump()}
