@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import zipfile
+import zlib
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -148,7 +150,7 @@ def read_snapshot(path: Path) -> dict[str, NDArray[Any]]:
     try:
         with np.load(path, allow_pickle=False) as data:
             return dict(data)
-    except (OSError, ValueError, EOFError, KeyError) as error:
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise RunFolderError(f"{path} cannot be read: {type(error).__name__}: {error}") from None
 
 

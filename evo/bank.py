@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,18 @@ MAX_PATTERNS = 100_000
 MAX_GRID = 64
 MAX_CLASSES = 50_000
 MAX_FILE_BYTES = 256 * 2**20
+# What a file that is not a bank makes its readers raise.
+UNSOUND = (
+    KeyError,
+    TypeError,
+    IndexError,
+    AttributeError,
+    OSError,
+    EOFError,
+    RecursionError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 class BankError(ValueError):
@@ -178,7 +191,17 @@ class PatternBank:
             return cls._from_npz(path) if path.suffix == ".npz" else cls._from_json(path)
         except ValueError as error:
             raise BankError(f"{path} is not a pattern bank: {error}") from None
-        except (KeyError, TypeError, IndexError, AttributeError, OSError, EOFError, zipfile.BadZipFile) as error:
+        except (
+            KeyError,
+            TypeError,
+            IndexError,
+            AttributeError,
+            OSError,
+            EOFError,
+            RecursionError,
+            zipfile.BadZipFile,
+            zlib.error,
+        ) as error:
             raise BankError(f"{path} is not a pattern bank: {type(error).__name__}: {error}") from None
 
     @classmethod

@@ -122,7 +122,7 @@ def transfer(
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="compose or search.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="compose.")],
     quick: Annotated[bool, typer.Option("--quick", help="A small version within a minute.")] = False,
 ) -> None:
     """Run a benchmark; print its table and write it to runs/results/bench/."""
@@ -152,7 +152,7 @@ def user_errors() -> tuple[type[Exception], ...]:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit status, or leave with it where typer does."""
     try:
-        app(arguments)
+        app(arguments, prog_name="./run")
     except Exception as error:
         if not isinstance(error, user_errors()):
             raise

@@ -36,7 +36,7 @@ class Trial:
 
     def state(self) -> str:
         """done, started or new. Raises UserError where the folder is of other settings."""
-        if not (self.folder / "config.json").is_file():
+        if not ((self.folder / "config.json").is_file() and (self.folder / "log.jsonl").is_file()):
             return "new"
         run = RunFolder(self.folder)
         made, wanted = run.config, {"schema": SCHEMA, **self.config.model_dump()}

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from analysis.run_folder import RunFolder, out_root
-from runs.ablate import Trial, read_ablation, run_trials
+from runs.ablate import read_ablation, run_trials
 from runs.folders import shown
 from training.config import PROJECT, UserError, read_yaml, recipe_path
 
@@ -26,10 +26,10 @@ def run_ablation(name: str, publish: bool) -> None:
     if done:
         from analysis.ablation import as_text, per_seed, write_tables
 
-        print(as_text(write_tables(per_seed(done), folder)))
+        print(as_text(write_tables(per_seed(done), folder, [trial.variant for trial in trials])))
         print(f"tables in {shown(folder)}: table.md, table.csv, per_seed.csv, figure.png")
         if publish:
-            print(f"and in {shown(publish_tables(file, trials, folder))}")
+            print(f"and in {shown(publish_tables(file, done[0][2], folder))}")
     if failed:
         raise UserError("\n".join([f"{len(failed)} of {len(trials)} trials failed", *failed]))
 
@@ -46,7 +46,7 @@ def ablation_path(name: str) -> Path:
     )
 
 
-def publish_tables(file: Path, trials: list[Trial], folder: Path) -> Path:
+def publish_tables(file: Path, made: RunFolder, folder: Path) -> Path:
     """Copy the tables, the ablation's file, its recipe and the environment into runs/results/NAME."""
     results = PROJECT / "runs" / "results" / file.stem
     results.mkdir(parents=True, exist_ok=True)
@@ -54,7 +54,7 @@ def publish_tables(file: Path, trials: list[Trial], folder: Path) -> Path:
         shutil.copy(folder / name, results / name)
     shutil.copy(file, results / "ablation.yaml")
     shutil.copy(recipe_path(str(read_yaml(file)["recipe"])), results / "recipe.yaml")
-    environment = RunFolder(trials[0].folder).environment
+    environment = made.environment
     environment["command"] = f"./run ablate {file.stem} --publish"
     (results / "environment.json").write_text(json.dumps(environment, indent=1) + "\n", encoding="utf-8")
     return results

@@ -151,3 +151,12 @@ def test_tables_are_written(tmp_path):
     ]  # fmt: skip
     assert "| mixed | 3 | 64.00 ± 4.48 | +2.00 ± 1.24 |" in as_markdown(table)
     assert "+2.00 ± 1.24" in as_text(table) and is_png(tmp_path / "figure.png")
+
+
+def test_the_first_variant_of_the_file_is_the_one_compared_with():
+    late = trials().iloc[1:].iloc[::-1]  # the first variant's first seed is missing, and rows come in any order
+    table = summarise(late, order=["plain", "mixed"])
+    assert table["variant"].tolist() == ["plain", "mixed"] and table["difference"].iloc[1] == pytest.approx(2.0)
+    without = summarise(trials().iloc[3:], order=["plain", "mixed"])
+    assert without["seeds"].tolist() == [0, 3] and math.isnan(without["difference"].iloc[1])
+    assert "| plain | 0 | - | - | - | - |" in as_markdown(without)

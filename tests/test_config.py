@@ -19,6 +19,7 @@ def test_every_recipe_is_sound_and_says_what_to_expect(path):
     head = path.read_text()
     for word in ("Command:", f"./run train {path.stem}", "Duration:", "Expect:"):
         assert word in head
+    assert "TODO" not in head
 
 
 def test_overrides_arrive_with_their_types(tmp_path):
@@ -52,6 +53,8 @@ def test_overrides_arrive_with_their_types(tmp_path):
         ("data.name=cifar", "choose from digits, cifar10"),
         ("model.name=vit", "there is no 'vit' (choose from resnet-small"),
         ("search.objective=hrad", "did you mean 'hard'?"),
+        ("mix.patch_weight=0", "mix.name=evolved needs mix.patch_weight above 0"),
+        ("data.subset_seed=1180591620717411303424", "data.subset_seed: expected less than"),
         ("mix.name=bank", "mix.name=bank needs mix.bank, a pattern file"),
         ("search.elites=99", "search.elites must be at most search.population, got 99 of 8"),
         ("search.batch=65", "search.batch must be a multiple of train.batch, got 65 and 64"),

@@ -176,7 +176,7 @@ class TestPatchMix:
         made = PatternBank(3, 5, list("abcde"))
         made.collect(np.array([np.eye(3, dtype=bool)]), np.array([0]), np.array([1]))
         made.save(tmp_path / "one.json")
-        mix = PatchMix(num_classes=5, bank=str(tmp_path / "one.json"))
+        mix = PatchMix(bank=tmp_path / "one.json")
         _, _, masks, _ = mix(self.images, self.labels, return_composition=True)
         assert torch.equal(masks, torch.eye(3, dtype=torch.bool).expand(5, 3, 3))
 

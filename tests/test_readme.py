@@ -32,6 +32,10 @@ def test_commands_exist():
     assert named == commands
 
 
+def test_nothing_is_left_to_fill_in():
+    assert not re.search(r"TODO|\b[A-Z]+_(OUTPUT|TABLE)\b", TEXT)
+
+
 def test_files_exist():
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", TEXT):
         assert (ROOT / target).exists(), target

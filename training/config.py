@@ -72,7 +72,7 @@ class DataOptions(_Section):
     )
     subset: Annotated[int, Field(ge=1)] | None = Field(None, description="training images per class")
     subset_start: int = Field(0, ge=0, description="first image of each class, in the training file's order")
-    subset_seed: Annotated[int, Field(ge=0)] | None = Field(
+    subset_seed: Annotated[int, Field(ge=0, lt=2**63)] | None = Field(
         None, description="draw the subset with this seed instead of taking it in order"
     )
 
@@ -123,7 +123,7 @@ class TrainOptions(_Section):
         "auto", description="auto: bfloat16 autocast on CUDA, float32 elsewhere"
     )
     evaluate_every: int = Field(1, ge=1, description="epochs between tests; the last ten are always tested")
-    eval_batch: int = Field(500, ge=1, description="images per forward in tests and in the search's probe")
+    eval_batch: int = Field(500, ge=1, le=10**6, description="images per forward in tests and in the search's probe")
 
 
 class RunOptions(_Section):
@@ -240,7 +240,7 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":float", ":bool"))]
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":float", ":bool", ":timestamp"))]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver(
@@ -312,6 +312,11 @@ def _check_training(config: Config, source: str) -> None:
     if search.batch is not None and search.batch % train.batch:
         raise UserError(
             f"{source}: search.batch must be a multiple of train.batch, got {search.batch} and {train.batch}"
+        )
+    if config.mix.name == "evolved" and config.mix.patch_weight == 0:
+        raise UserError(
+            f"{source}: mix.name=evolved needs mix.patch_weight above 0, got 0: without a patch loss the cells that "
+            "score the search are never trained"
         )
     if config.mix.name == "bank" and not config.mix.bank:
         raise UserError(

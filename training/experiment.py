@@ -45,6 +45,11 @@ def search_batch(
             f"data.name={config.data.name} has images {training_set.shape} of {len(names)} classes, the run was trained "
             f"on {source.image_shape} of {len(source.class_names)} classes, or other ones; search on the run's own data"
         )
+    if trained_config.mix.name in ("plain", "mixup", "cutmix") or trained_config.mix.patch_weight == 0:
+        raise UserError(
+            f"the run was trained with mix {trained_config.mix.name}, patch_weight {trained_config.mix.patch_weight}: its "
+            "cells are untrained and cannot score a search; take a run of patchmix, evolved or bank with a patch loss"
+        )
     if config.model.grid not in (None, model.grid):
         raise UserError(f"model.grid={config.model.grid}, but the run was trained with {model.grid}; leave it out")
 

@@ -114,9 +114,9 @@ class Run:
         if not self.world.main:
             return
         folder, checkpoint = self.log.folder, self._checkpoint()
-        save_checkpoint(folder / "checkpoint", "latest", self.step, checkpoint)
-        if best:
+        if best:  # first: once `latest` counts, this epoch is never run again
             save_checkpoint(folder / "checkpoint", "best", self.step, checkpoint)
+        save_checkpoint(folder / "checkpoint", "latest", self.step, checkpoint)
         if isinstance(self.mix, Evolved) and len(self.mix.bank):
             self.mix.bank.save(folder / "patterns" / "bank.npz")
 
@@ -175,7 +175,7 @@ def set_up(config: Config, folder: Path) -> Run:
             f"train.batch={config.train.batch} is larger than the training set of {len(training_set)} images; "
             f"set -s train.batch={len(training_set)} or less"
         )
-    if config.train.batch < 2 * world.size:  # batch norm needs two rows
+    if world.size > 1 and config.train.batch < 2 * world.size:  # batch norm needs two rows
         raise UserError(f"train.batch={config.train.batch} leaves {world.size} processes fewer than 2 images each")
     torch.manual_seed(streams.number("weights"))
     model = build_model(config.model, training_set.shape, len(training_set.class_names)).to(device)

@@ -58,8 +58,12 @@ class RunLog:
             self.folder.mkdir(parents=True)
         except FileExistsError:
             raise UserError(
-                f"{self.folder} is there already; choose another run.name, or go on with it: "
+                f"{self.folder} is there already; choose another run.name, or go on with it if it was cut off: "
                 f"./run train --resume {self.folder}"
+            ) from None
+        except OSError as error:
+            raise UserError(
+                f"{self.folder} cannot be made: {error.strerror}; choose another run.name or EVOMIX_OUT"
             ) from None
         (self.folder / "elites").mkdir()
         recorded = {"schema": SCHEMA, **config.model_dump()}

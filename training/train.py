@@ -124,11 +124,14 @@ def epoch_batches(run: Run) -> Iterator[Batch]:
 def mixed_groups(
     batches: Iterator[Batch], probability: float, span: int, generator: torch.Generator
 ) -> Iterator[list[tuple[Batch, bool]]]:
-    """Batches in order, each with whether it is to be mixed, in groups of up to `span` that are."""
+    """Batches in order, each with whether it is to be mixed, in groups of up to `span` that are.
+
+    An unmixed batch waits only behind mixed ones, so that few are held at once.
+    """
     group: list[tuple[Batch, bool]] = []
     for batch in batches:
         group.append((batch, bool(torch.rand((), generator=generator) < probability)))
-        if sum(mixes for _, mixes in group) == span:
+        if sum(mixes for _, mixes in group) in (0, span):
             yield group
             group = []
     if group:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.config import Config
+from training.config import Config, UserError
 from training.data.image_set import AnyImageSet
 from training.models.patch_model import PatchModel, build_model
 from training.models.trained import Prepare, load_trained
@@ -73,6 +73,8 @@ def linear_probe(
     mean, std = features.mean(0), features.std(0).clamp(min=1e-6)
     features, test_features = (features - mean) / std, (test[0] - mean) / std
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).to(labels.device)
+    if len(order) < 5:
+        raise UserError(f"a linear probe needs at least 5 training images, got {len(order)}")
     held, kept = order[: len(order) // 5], order[len(order) // 5 :]
     scores = {
         decay: _accuracy(_fit(features[kept], labels[kept], num_classes, decay), features[held], labels[held])

@@ -40,6 +40,8 @@ def build_bank(context: MixContext) -> Mix:
     """Draws from the pattern file `mix.bank`. Raises UserError where it does not fit model or data."""
     path = context.config.mix.bank or ""
     bank = PatternBank.load(path)
+    if not len(bank):
+        raise UserError(f"mix.bank: {path} holds no patterns; export a run's with `./run patterns RUN`")
     if bank.grid != context.model.grid:
         raise UserError(
             f"mix.bank: the patterns of {path} are {bank.grid}x{bank.grid}, the model's grid is "

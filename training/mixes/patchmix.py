@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -14,7 +16,7 @@ from training.compose import compose, image_targets
 class PatchMix:
     """A batch transform: (images, labels) -> (mixed images, soft labels), like torchvision's CutMix.
 
-    num_classes: K, needed where labels are integers. grid: G. probability: that a call mixes; other calls
+    num_classes: K, needed where labels are integers and no bank says it. grid: G. probability: that a call mixes; other calls
     return the images untouched. sampler: a name in MASK_SAMPLERS. bank: a pattern file (or PatternBank) to
     draw masks and pairings from instead; it wants integer labels. generator: a CPU torch.Generator;
     without one, draws follow torch's global generator, so workers and seeds differ as torch's do.
@@ -32,7 +34,7 @@ class PatchMix:
         grid: int = 4,
         probability: float = 1.0,
         sampler: str = "bernoulli",
-        bank: PatternBank | str | None = None,
+        bank: PatternBank | Path | str | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         if grid < 1:
@@ -41,8 +43,10 @@ class PatchMix:
             raise ValueError(f"probability must be 0..1, got {probability}")
         if sampler not in MASK_SAMPLERS:
             raise ValueError(f"unknown sampler {sampler!r}; there are {', '.join(MASK_SAMPLERS)}")
-        self.bank = PatternBank.load(bank) if isinstance(bank, str) else bank
+        self.bank = PatternBank.load(bank) if isinstance(bank, str | Path) else bank
         self.grid = grid if self.bank is None else self.bank.grid
+        if num_classes is None and self.bank is not None:
+            num_classes = self.bank.num_classes
         self.num_classes, self.probability, self.generator = num_classes, probability, generator
         self.sampler = MASK_SAMPLERS[sampler]
 
