@@ -282,3 +282,15 @@ def test_published_tables_carry_what_made_them(cli, tmp_path, monkeypatch):
         "per_seed.csv", "table.csv", "table.md", "figure.png", "ablation.yaml", "recipe.yaml", "environment.json",
     }  # fmt: skip
     assert json.loads((published / "environment.json").read_text())["command"] == "./run ablate shown --publish"
+
+
+def test_demo_ends_with_figures_and_files_that_exist(cli, monkeypatch):
+    import runs.demo as demo
+
+    load = demo.load_config
+    monkeypatch.setattr(demo, "load_config", lambda recipe, overrides: load(recipe, [*TINY, *overrides]))
+    status, text, _ = cli("demo")
+    assert status == 0 and "in the first generation" in text
+    assert [line.split()[0] for line in text.strip().splitlines()[1:4]] == ["plain", "patchmix", "evolved"]
+    paths = [line.split()[-1] for line in text.strip().splitlines()[-5:]]
+    assert all(Path(path).exists() for path in paths)

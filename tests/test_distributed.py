@@ -56,7 +56,7 @@ def work(rank, port, folder, errors):
         world.average_statistics(model)
         assert torch.equal(model[1].running_mean, torch.full((3,), 0.5))
 
-        result = train(load_config("digits", [*TINY, "train.epochs=1"]), folder / "two")
+        result = train(load_config("digits", [*TINY, "train.epochs=1", "mix.probability=1.0"]), folder / "two")
         (folder / f"{rank}.json").write_text(json.dumps(result))
     except BaseException:
         errors.put(f"rank {rank}: {traceback.format_exc()}")
@@ -73,7 +73,7 @@ def free_port():
 
 
 def test_two_processes_train_one_model(tmp_path):
-    train(load_config("digits", [*TINY, "train.epochs=1"]), tmp_path / "one")
+    train(load_config("digits", [*TINY, "train.epochs=1", "mix.probability=1.0"]), tmp_path / "one")
     context = multiprocessing.get_context("fork")
     errors, port = context.SimpleQueue(), free_port()
     processes = [context.Process(target=work, args=(rank, port, tmp_path, errors)) for rank in range(2)]
