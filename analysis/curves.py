@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 def by_generation(run: RunFolder) -> pd.DataFrame:
-    """Means over the run's searches, a row a generation: best, mean, std, first and last quartile of `best`,
-    forwards per image of the search batch.
+    """Means over the run's searches, a row a generation: best, mean, std, forwards
+    per image of the search batch, number of searches.
     """
     table = run.generations
     if table.empty:
@@ -30,8 +30,6 @@ def by_generation(run: RunFolder) -> pd.DataFrame:
         best=("best", "mean"),
         mean=("mean", "mean"),
         std=("std", "mean"),
-        low=("best", lambda values: values.quantile(0.25)),
-        high=("best", lambda values: values.quantile(0.75)),
         per_image=("per_image", "mean"),
         searches=("search", "nunique"),
     )

@@ -191,17 +191,7 @@ class PatternBank:
             return cls._from_npz(path) if path.suffix == ".npz" else cls._from_json(path)
         except ValueError as error:
             raise BankError(f"{path} is not a pattern bank: {error}") from None
-        except (
-            KeyError,
-            TypeError,
-            IndexError,
-            AttributeError,
-            OSError,
-            EOFError,
-            RecursionError,
-            zipfile.BadZipFile,
-            zlib.error,
-        ) as error:
+        except UNSOUND as error:
             raise BankError(f"{path} is not a pattern bank: {type(error).__name__}: {error}") from None
 
     @classmethod

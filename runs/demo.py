@@ -6,7 +6,7 @@ import sys
 
 from analysis.run_folder import RunFolder
 from runs.folders import numbered, shown
-from runs.train import train_in
+from runs.train import call_train, train_in
 from training.config import load_config
 
 MIXES = ("plain", "patchmix", "evolved")
@@ -19,7 +19,7 @@ def run_demo() -> None:
     for mix in MIXES:
         config = load_config("digits", [f"mix.name={mix}"])
         folder = root / mix
-        train_in(folder, lambda config=config, folder=folder: _train(config, folder))
+        train_in(folder, lambda config=config, folder=folder: call_train(config, folder))
         runs[mix] = RunFolder(folder)
     print(summary(runs))
 
@@ -62,9 +62,3 @@ def summary(runs: dict[str, RunFolder]) -> str:
         f"report           {shown(report)}",
     ]
     return "\n".join(lines)
-
-
-def _train(*arguments: object) -> object:
-    from training.train import train  # torch: 5 s
-
-    return train(*arguments)  # type: ignore[arg-type]

@@ -21,7 +21,7 @@ def run_train(recipe: str | None, overrides: list[str], resume: str | None) -> N
         assert recipe is not None
         config = load_config(recipe, overrides)
         folder = new_run_folder(config, recipe_path(recipe).stem)
-        result = train_in(folder, lambda: _train(config, folder))
+        result = train_in(folder, lambda: call_train(config, folder))
     if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
         print_result(RunFolder(folder), result)
 
@@ -36,10 +36,11 @@ def resume_run(name: str, overrides: list[str]) -> tuple[dict[str, Any], Path]:
             f"run {run.name} has ended at epoch {run.config['train']['epochs']}; there is nothing to resume"
         )
     config = recorded_config(run)
-    return train_in(run.path, lambda: _train(config, run.path, resume=True)), run.path
+    return train_in(run.path, lambda: call_train(config, run.path, resume=True)), run.path
 
 
-def _train(*arguments: Any, **options: Any) -> dict[str, Any]:
+def call_train(*arguments: Any, **options: Any) -> dict[str, Any]:
+    """training.train.train, imported only now."""
     from training.train import train  # torch: 5 s
 
     return train(*arguments, **options)

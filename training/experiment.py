@@ -91,6 +91,7 @@ def search_batch(
     log.event("start", training_images=count, classes=names, grid=model.grid, model=str(trained))
     began = time.perf_counter()
     evolved.evolve(images, labels)
+    seconds = round(time.perf_counter() - began, 3)
     result = {
         "first": fitness[0],
         "last": fitness[-1],
@@ -98,8 +99,8 @@ def search_batch(
         "image_forwards": evolved.forwards,
         "search_forwards": evolved.forwards,
         "full_forwards": len(fitness) * config.search.population * count,
-        "seconds": round(time.perf_counter() - began, 3),
-        "search_seconds": round(time.perf_counter() - began, 3),
+        "seconds": seconds,
+        "search_seconds": seconds,
     }
     log.event("end", **result)
     log.close()

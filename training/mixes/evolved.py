@@ -71,11 +71,14 @@ class Evolved:
         # One composition per elite, generation by generation, the fittest of each generation last.
         queue = [(e.masks[i], e.pairings[i]) for e in elites for i in reversed(range(len(e.fitness)))]
         size = len(batches[0][1])
+        classes = labels.cpu().numpy()  # once: on a GPU it waits for the device
         mixed = []
         for step in range(len(batches)):
             masks, pairing = queue[math.ceil((step + 1) * len(queue) / len(batches)) - 1]
             rows = np.arange(step * size, (step + 1) * size)
-            mixed.append(self._consume((images, labels), masks[rows], pairing[rows], rows))
+            masks, pairing = masks[rows], pairing[rows]
+            self.bank.collect(masks, classes[rows], classes[pairing])
+            mixed.append(self._compose((images, labels), masks, pairing, rows))
         return mixed
 
     def evolve(self, images: Tensor, labels: Tensor) -> list[Elites]:
@@ -124,16 +127,13 @@ class Evolved:
         cells, wholes = (context.world.gather(torch.from_numpy(part).to(images.device), count) for part in parts)
         return cells.cpu().numpy(), wholes.cpu().numpy()
 
-    def _consume(self, batch: Batch, masks: Array, pairing: Array, rows: Array) -> Mixed:
-        labels = batch[1].cpu().numpy()
-        self.bank.collect(masks, labels[rows], labels[pairing])
-        device = batch[0].device
+    def _compose(self, batch: Batch, masks: Array, pairing: Array, rows: Array) -> Mixed:
         return composed(
             batch,
             torch.from_numpy(masks),
             torch.from_numpy(pairing.astype(np.int64)),
             self.context.num_classes,
-            rows=torch.from_numpy(rows).to(device),
+            rows=torch.from_numpy(rows).to(batch[0].device),
         )
 
     def state(self) -> dict[str, Array]:
