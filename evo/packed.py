@@ -1,0 +1,91 @@
+"""Masks packed into machine words: one cell is one bit, and a row's whole mask is one integer up to 8x8.
+
+Variation moves eight to sixty-four times fewer bytes than on bool arrays, and two masks are equal where two
+integers are. Bit i of a mask is cell (i // G, i % G); bits beyond G^2 are always 0.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+class Masks:
+    """Packed masks (...,G,G). True (a 1) = the cell keeps the row's own image, False takes the partner's.
+
+    words: (...,W) unsigned integers, little-endian: the smallest type that holds G^2 bits, W = 1; for G above
+    8 it is uint64 and W = ceil(G^2 / 64). grid: G. `shape` is that of the leading axes.
+    """
+
+    __slots__ = ("grid", "words")
+
+    def __init__(self, words: Array, grid: int) -> None:
+        self.words = words
+        self.grid = grid
+
+    @classmethod
+    def pack(cls, cells: Array) -> Masks:
+        """From bool (...,G,G). Raises ValueError for anything else."""
+        if cells.dtype != np.bool_ or cells.ndim < 2 or cells.shape[-1] != cells.shape[-2] or not cells.shape[-1]:
+            raise ValueError(f"masks must be bool (...,G,G), got {cells.dtype} {cells.shape}")
+        grid = cells.shape[-1]
+        dtype, count = word_format(grid)
+        packed = np.packbits(cells.reshape(*cells.shape[:-2], grid * grid), axis=-1, bitorder="little")
+        octets = np.zeros((*cells.shape[:-2], count * dtype.itemsize), np.uint8)
+        octets[..., : packed.shape[-1]] = packed
+        return cls(octets.view(dtype), grid)
+
+    @property
+    def cells(self) -> Array:
+        """bool (...,G,G), unpacked: a fresh copy, so that writing to it changes nothing here."""
+        octets = np.ascontiguousarray(self.words).view(np.uint8)
+        bits = np.unpackbits(octets, axis=-1, count=self.grid * self.grid, bitorder="little")
+        return bits.view(np.bool_).reshape(*self.shape, self.grid, self.grid)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.words.shape[:-1]
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def __getitem__(self, index: Any) -> Masks:
+        """Masks at an index over the leading axes (not `...`)."""
+        return Masks(self.words[index], self.grid)
+
+    def __setitem__(self, index: Any, masks: Masks) -> None:
+        self.words[index] = masks.words
+
+    def same(self, other: Masks) -> Array:
+        """bool (...): where both masks are equal."""
+        if self.words.shape[-1] == 1:
+            return np.asarray(self.words[..., 0] == other.words[..., 0])
+        return np.asarray((self.words == other.words).all(axis=-1))
+
+    def kept(self) -> Array:
+        """(...) int64: how many cells each mask keeps."""
+        return np.bitwise_count(self.words).sum(axis=-1, dtype=np.int64)
+
+    def copy(self) -> Masks:
+        return Masks(self.words.copy(), self.grid)
+
+    def __repr__(self) -> str:
+        return f"Masks(shape={self.shape}, G={self.grid})"
+
+
+def word_format(grid: int) -> tuple[np.dtype[Any], int]:
+    """The words a mask of G = grid is packed into: their type and how many, W."""
+    bits = grid * grid
+    for octets in (1, 2, 4, 8):
+        if bits <= 8 * octets:
+            return np.dtype(f"<u{octets}"), 1
+    return np.dtype("<u8"), -(-bits // 64)
+
+
+def full_words(grid: int) -> Array:
+    """(W,) words of the mask that keeps every cell."""
+    return Masks.pack(np.ones((grid, grid), bool)).words
