@@ -1,21 +1,29 @@
 """Genomes as stacked arrays, and individuals that are views of their rows.
 
-A genome is a composition of one batch: masks (B,G,G) and a pairing (B,). A population holds P of
-them as arrays, so that variation and scoring run over all genomes at once; `population[i]` is what
-DEAP's tools see: an object with a `fitness`, an equality that answers one bool, and a `deepcopy` that
+A genome is a composition of one batch: masks (B,G,G) and a pairing (B,). A population holds P of them as
+arrays, so that variation and scoring run over all genomes at once. To DEAP's tools it is a list of
+individuals: `population[i]` has a `fitness`, an equality that answers one bool, and a `deepcopy` that
 detaches it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+import os
+import weakref
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, MutableSequence, Sequence
+from pathlib import Path
+from typing import Any, overload
 
 import numpy as np
 from deap import base
 from numpy.typing import NDArray
 
+from evo.packed import Masks
+
 Array = NDArray[Any]
+SCHEMA = 1
 
 
 def check_genomes(masks: Array, pairings: Array) -> None:
@@ -24,90 +32,278 @@ def check_genomes(masks: Array, pairings: Array) -> None:
     masks: (P,B,G,G) bool, True = the cell keeps the row's own image. pairings: (P,B) integer, each
     row a permutation of 0..B-1. Raises ValueError that names what was expected and what came.
     """
-    if masks.dtype != np.bool_ or masks.ndim != 4 or masks.shape[2] != masks.shape[3]:
+    if masks.dtype != np.bool_ or masks.ndim != 4 or masks.shape[2] != masks.shape[3] or not masks.shape[2]:
         raise ValueError(f"masks must be bool (P,B,G,G), got {masks.dtype} {masks.shape}")
-    if not np.issubdtype(pairings.dtype, np.integer) or pairings.shape != masks.shape[:2]:
+    _check_pairings(pairings, masks.shape[:2])
+
+
+def _check_pairings(pairings: Array, shape: tuple[int, ...]) -> None:
+    if not np.issubdtype(pairings.dtype, np.integer) or pairings.shape != shape:
         raise ValueError(
-            f"pairings must be integers {masks.shape[:2]} to go with masks {masks.shape}, "
-            f"got {pairings.dtype} {pairings.shape}"
+            f"pairings must be integers (P,B) = {shape} to go with the masks, got {pairings.dtype} {pairings.shape}"
         )
-    rows = np.arange(masks.shape[1])
-    broken = np.flatnonzero((np.sort(pairings, axis=1) != rows).any(axis=1))
+    broken = np.flatnonzero((np.sort(pairings, axis=1) != np.arange(shape[1])).any(axis=1))
     if broken.size:
         raise ValueError(
-            f"each pairing must be a permutation of 0..{masks.shape[1] - 1}; genome {broken[0]} is not: "
+            f"each pairing must be a permutation of 0..{shape[1] - 1}; genome {broken[0]} is not: "
             f"{pairings[broken[0]].tolist()}"
         )
 
 
-class Population:
+class _RowField:
+    """An array (P,B) or (P,B,G,G) of a population that takes memory only once it is used."""
+
+    def __init__(self, dtype: type, empty: Any, cells: bool = False) -> None:
+        self.dtype, self.empty, self.cells = dtype, empty, cells
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, population: Population, owner: type) -> Array:
+        found = population._rows.get(self.name)
+        if found is None:
+            grid = population.packed.grid
+            shape = (*population.pairings.shape, grid, grid) if self.cells else population.pairings.shape
+            found = population._rows[self.name] = np.full(shape, self.empty, self.dtype)
+        return found
+
+    def __set__(self, population: Population, array: Array) -> None:
+        population._rows[self.name] = array
+
+
+class Population(MutableSequence["Individual"]):
     """P genomes over one search batch, as arrays.
 
-    masks        (P,B,G,G) bool     True = the cell keeps the row's own image
+    packed       Masks (P,B)        True = the cell keeps the row's own image; `masks` unpacks them
     pairings     (P,B) int32        row b's partner is image pairings[p, b]
-    cell_losses  (P,B,G,G) float32  nats; meaningful where `known`
-    image_losses (P,B) float32      nats; meaningful where `known`
-    known        (P,B) bool         the row's losses are true for the model's present weights
-    scores       (P,B) float32      the objective's row scores, larger is fitter; NaN before the first
-    values       (P,M) float64      fitness values; meaningful where `valid`
+    values       (P,M) float64      fitness values, larger is fitter; meaningful where `valid`
     valid        (P,) bool
+    ids          (P,) int32         a genome's number in its search's lineage; -1 outside a search
+
+    Of each row (made when first used):
+
+    cell_losses, reference_cell_losses    (P,B,G,G) float32  nats; meaningful where `known`
+    image_losses, reference_image_losses  (P,B) float32      nats; meaningful where `known`
+    known                                 (P,B) bool         losses are carried for the row
+    measured                              (P,B) int32        under which weights: see Search.forget
+    scores                                (P,B) float32      the objective's row scores, larger is fitter; NaN
+                                                             before the first
+
+    `Population(masks, pairings)` takes bool masks (P,B,G,G) or Masks (P,B), and raises ValueError where they
+    are not compositions.
     """
 
-    FIELDS = ("masks", "pairings", "cell_losses", "image_losses", "known", "scores", "values", "valid")
+    cell_losses = _RowField(np.float32, np.nan, cells=True)
+    image_losses = _RowField(np.float32, np.nan)
+    reference_cell_losses = _RowField(np.float32, np.nan, cells=True)
+    reference_image_losses = _RowField(np.float32, np.nan)
+    known = _RowField(np.bool_, False)
+    measured = _RowField(np.int32, 0)
+    scores = _RowField(np.float32, np.nan)
 
-    masks: Array
-    pairings: Array
-    cell_losses: Array
-    image_losses: Array
-    known: Array
-    scores: Array
-    values: Array
-    valid: Array
+    LOSSES = ("cell_losses", "image_losses", "reference_cell_losses", "reference_image_losses")
+    ROW_FIELDS = (*LOSSES, "known", "measured", "scores")
 
-    def __init__(self, masks: Array, pairings: Array, objectives: int = 1) -> None:
-        check_genomes(masks, pairings)
-        genomes, rows = pairings.shape
-        self.masks = masks
-        self.pairings = pairings.astype(np.int32, copy=False)
-        self.cell_losses = np.full(masks.shape, np.nan, np.float32)
-        self.image_losses = np.full((genomes, rows), np.nan, np.float32)
-        self.known = np.zeros((genomes, rows), bool)
-        self.scores = np.full((genomes, rows), np.nan, np.float32)
-        self.values = np.full((genomes, objectives), np.nan)
-        self.valid = np.zeros(genomes, bool)
+    def __init__(self, masks: Array | Masks, pairings: Array, objectives: int = 1) -> None:
+        if isinstance(masks, Masks):
+            _check_pairings(pairings, masks.shape)
+            self.packed = masks
+        else:
+            check_genomes(masks, pairings)
+            self.packed = Masks.pack(masks)
+        self.pairings: Array = pairings.astype(np.int32, copy=False)
+        self.values: Array = np.full((len(pairings), objectives), np.nan)
+        self.valid: Array = np.zeros(len(pairings), bool)
+        self.ids: Array = np.full(len(pairings), -1, np.int32)
+        self._rows: dict[str, Array] = {}
+        self._views: weakref.WeakValueDictionary[int, Individual] = weakref.WeakValueDictionary()
 
     @classmethod
-    def _of(cls, fields: dict[str, Array]) -> Population:
-        """Build without checks from arrays that came out of populations."""
+    def _of(cls, packed: Masks, pairings: Array, values: Array, valid: Array, ids: Array) -> Population:
+        """Build without checks, from arrays that came out of populations."""
         population = cls.__new__(cls)
-        for name in cls.FIELDS:
-            setattr(population, name, fields[name])
+        population.packed, population.pairings = packed, pairings
+        population.values, population.valid, population.ids = values, valid, ids
+        population._rows = {}
+        population._views = weakref.WeakValueDictionary()
         return population
 
-    def take(self, indices: Sequence[int] | Array) -> Population:
-        """A copy of the genomes at `indices`."""
+    @classmethod
+    def gather(cls, individuals: Sequence[Individual]) -> Population:
+        """A copy of individuals of any populations over the same batch and grid, in their order."""
+        if not individuals:
+            raise ValueError("a population needs at least one individual, got none")
+        home = individuals[0].population
+        if all(individual.population is home for individual in individuals):
+            return home.take([individual.index for individual in individuals])
+        return cls._concatenated([individual.population.take([individual.index]) for individual in individuals])
+
+    @classmethod
+    def _concatenated(cls, parts: Sequence[Population]) -> Population:
+        joined = cls._of(
+            Masks(np.concatenate([part.packed.words for part in parts]), parts[0].packed.grid),
+            *(
+                np.concatenate([getattr(part, name) for part in parts])
+                for name in ("pairings", "values", "valid", "ids")
+            ),
+        )
+        for name in {name for part in parts for name in part._rows}:
+            joined._rows[name] = np.concatenate([getattr(part, name) for part in parts])
+        return joined
+
+    def take(self, indices: Sequence[int] | Array, rows: Sequence[str] = ROW_FIELDS) -> Population:
+        """A copy of the genomes at `indices`, with the row fields named."""
         chosen = np.asarray(indices, dtype=np.intp)
-        return self._of({name: getattr(self, name)[chosen] for name in self.FIELDS})
+        taken = self._of(
+            self.packed[chosen], self.pairings[chosen], self.values[chosen], self.valid[chosen], self.ids[chosen]
+        )
+        taken._rows = {name: array[chosen] for name, array in self._rows.items() if name in rows}
+        return taken
 
     def join(self, other: Population) -> Population:
         """A copy of both populations, one after the other."""
-        return self._of({name: np.concatenate([getattr(self, name), getattr(other, name)]) for name in self.FIELDS})
+        return self._concatenated([self, other])
 
-    def forget(self) -> None:
-        """The model's weights have changed: no loss and no fitness holds any more."""
-        self.known[:] = False
-        self.valid[:] = False
+    def copy(self) -> Population:
+        return self.take(np.arange(len(self)))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Population:
+        return self.copy()
+
+    __copy__ = copy  # arrays shared by two populations would be a trap
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _from_arrays, (self.arrays(),)
+
+    @property
+    def masks(self) -> Array:
+        """(P,B,G,G) bool, True = the cell keeps the row's own image: unpacked, read-only.
+
+        To change a genome assign to `population[i].masks`; to change many, to `population.packed`.
+        """
+        cells = self.packed.cells
+        cells.flags.writeable = False
+        return cells
+
+    @property
+    def cases(self) -> list[Individual]:
+        """The individuals with their rows as fitness cases: what tools.selLexicase and its kin select from."""
+        return [Individual(self, index, CaseFitness(self, index)) for index in range(len(self))]
+
+    def arrays(self) -> dict[str, Array]:
+        """All there is, by name: what `save` writes and `from_arrays` reads."""
+        fixed = {name: getattr(self, name) for name in ("pairings", "values", "valid", "ids")}
+        return {"grid": np.array(self.packed.grid), "words": self.packed.words, **fixed, **self._rows}
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, Array]) -> Population:
+        """Undo `arrays`. Raises ValueError where they are not a population's."""
+        try:
+            grid = int(arrays["grid"])
+            words, pairings = arrays["words"], arrays["pairings"]
+            sound = Masks.pack(Masks(words, grid).cells)
+            if sound.words.dtype != words.dtype or not sound.same(Masks(words, grid)).all():
+                raise ValueError(f"the words are not packed masks of G={grid}")
+            population = cls(sound, pairings)
+            for name, dimensions in (("values", 2), ("valid", 1), ("ids", 1)):
+                if arrays[name].ndim != dimensions or len(arrays[name]) != len(pairings):
+                    raise ValueError(f"{name} must be of {len(pairings)} genomes, got {arrays[name].shape}")
+                setattr(population, name, arrays[name])
+            for name in cls.ROW_FIELDS:
+                if name in arrays:
+                    expected = getattr(population, name)
+                    if arrays[name].shape != expected.shape or arrays[name].dtype != expected.dtype:
+                        raise ValueError(f"{name} must be {expected.dtype} {expected.shape}")
+                    population._rows[name] = arrays[name]
+        except (KeyError, TypeError, IndexError) as error:
+            raise ValueError(f"these arrays are not a population: {type(error).__name__}: {error}") from None
+        return population
+
+    def save(self, path: Path | str) -> None:
+        """Write everything to an .npz file, without pickle, atomically."""
+        path = Path(path)
+        unfinished = path.with_name(f".{path.name}.tmp")
+        with open(unfinished, "wb") as file:
+            np.savez(file, schema=np.array(SCHEMA), **self.arrays())
+        os.replace(unfinished, path)
+
+    @classmethod
+    def load(cls, path: Path | str) -> Population:
+        """Read what `save` wrote. Raises ValueError in one line where the file is not sound."""
+        try:
+            with np.load(path, allow_pickle=False) as data:
+                arrays = dict(data)
+            schema = int(arrays.pop("schema"))
+        except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(f"{path} is not a saved population: {type(error).__name__}: {error}") from None
+        if schema != SCHEMA:
+            raise ValueError(f"{path} has schema {schema}, this version reads {SCHEMA}; update Evomix")
+        return cls.from_arrays(arrays)
+
+    # What makes it a list of individuals, as DEAP's tools and algorithms expect one.
 
     def __len__(self) -> int:
         return len(self.pairings)
 
-    def __getitem__(self, index: int) -> Individual:
+    @overload
+    def __getitem__(self, index: int) -> Individual: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Individual]: ...  # type: ignore[override]
+
+    def __getitem__(self, index: int | slice) -> Individual | list[Individual]:  # type: ignore[override]
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
         if not -len(self) <= index < len(self):
             raise IndexError(f"genome {index} of a population of {len(self)}")
-        return Individual(self, index % len(self))
+        index = int(index) % len(self)
+        individual = self._views.get(index)
+        if individual is None:
+            individual = self._views[index] = Individual(self, index)
+        return individual
 
     def __iter__(self) -> Iterator[Individual]:
-        return (Individual(self, index) for index in range(len(self)))
+        return (self[index] for index in range(len(self)))
+
+    def __setitem__(self, index: int | slice, value: Individual | Iterable[Individual]) -> None:  # type: ignore[override]
+        """Put copies of individuals in place. Whoever holds an individual replaced keeps it, detached."""
+        everybody: list[Individual] = list(self)
+        everybody[index] = value  # type: ignore[assignment, index]
+        self._replace(everybody)
+
+    def __delitem__(self, index: int | slice) -> None:
+        everybody = list(self)
+        del everybody[index]
+        self._replace(everybody)
+
+    def insert(self, index: int, value: Individual) -> None:
+        everybody = list(self)
+        everybody.insert(index, value)
+        self._replace(everybody)
+
+    def __add__(self, other: Iterable[Individual]) -> list[Individual]:
+        return [*self, *other]
+
+    def __radd__(self, other: Iterable[Individual]) -> list[Individual]:
+        return [*other, *self]
+
+    def _replace(self, individuals: list[Individual]) -> None:
+        new = self.gather(individuals)
+        placed = {id(individual): index for index, individual in enumerate(individuals)}
+        views = list(self._views.values())
+        for view in views:
+            if id(view) not in placed:
+                view.detach()
+        self.packed, self.pairings = new.packed, new.pairings
+        self.values, self.valid, self.ids, self._rows = new.values, new.valid, new.ids, new._rows
+        self._views.clear()
+        for view in views:
+            if id(view) in placed:
+                view.index = view.fitness._index = placed[id(view)]
+                self._views[view.index] = view
+
+
+def _from_arrays(arrays: dict[str, Array]) -> Population:
+    return Population.from_arrays(arrays)
 
 
 class RowFitness(base.Fitness):
@@ -131,39 +327,88 @@ class RowFitness(base.Fitness):
     def wvalues(self, values: Sequence[float]) -> None:
         self._population.valid[self._index] = len(values) > 0
         if len(values):
-            self._population.values[self._index] = values
+            # NaN would compare greater both ways: it is the worst there is.
+            self._population.values[self._index] = [v if v == v else -np.inf for v in values]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> RowFitness:
         return self._population.take([self._index])[0].fitness
 
 
-class Individual:
-    """One genome: a view of a row of a population, as DEAP's tools expect it."""
+class CaseFitness(RowFitness):
+    """The row scores of a genome as its fitness values: one case a row. Read-only."""
 
+    @property
+    def weights(self) -> tuple[float, ...]:
+        return (1.0,) * self._population.scores.shape[1]
+
+    @property
+    def wvalues(self) -> tuple[float, ...]:
+        return tuple(self._population.scores[self._index].tolist())
+
+
+class Individual:
+    """One genome: a view of a row of a population, as DEAP's tools expect it.
+
+    `masks` and `pairing` are read-only arrays; assign a whole new one to change the genome. Then the losses
+    of rows that changed are no longer known, and the fitness is no longer valid.
+    """
+
+    __slots__ = ("__weakref__", "fitness", "index", "population")
     __hash__ = None  # type: ignore[assignment]  # mutable, like every DEAP individual
 
-    def __init__(self, population: Population, index: int) -> None:
+    def __init__(self, population: Population, index: int, fitness: RowFitness | None = None) -> None:
         self.population = population
         self.index = index
-        self.fitness = RowFitness(population, index)
+        self.fitness = RowFitness(population, index) if fitness is None else fitness
+
+    @property
+    def packed(self) -> Masks:
+        """Masks (B,), a view."""
+        return self.population.packed[self.index]
 
     @property
     def masks(self) -> Array:
-        """(B,G,G) bool, a view: writing to it changes the population."""
-        return self.population.masks[self.index]
+        """(B,G,G) bool, True = the cell keeps the row's own image. Read-only; assign to change."""
+        cells = self.packed.cells
+        cells.flags.writeable = False
+        return cells
+
+    @masks.setter
+    def masks(self, cells: Array | Masks) -> None:
+        new = cells if isinstance(cells, Masks) else Masks.pack(np.asarray(cells))
+        old = self.packed
+        if new.words.shape != old.words.shape or new.grid != old.grid:
+            raise ValueError(f"masks must be {(len(self), old.grid, old.grid)}, got {(*new.shape, new.grid, new.grid)}")
+        self._changed(~old.same(new))
+        self.population.packed.words[self.index] = new.words
 
     @property
     def pairing(self) -> Array:
-        """(B,) int32, a view: writing to it changes the population."""
-        return self.population.pairings[self.index]
+        """(B,) int32. Read-only; assign to change."""
+        view = self.population.pairings[self.index]
+        view.flags.writeable = False
+        return view
+
+    @pairing.setter
+    def pairing(self, pairing: Array) -> None:
+        new = np.asarray(pairing)
+        _check_pairings(new[None], (1, len(self)))
+        self._changed(self.pairing != new)
+        self.population.pairings[self.index] = new
+
+    def detach(self) -> None:
+        """Move into a population of its own, as it is now."""
+        self.population, self.index = self.population.take([self.index]), 0
+        self.fitness._population, self.fitness._index = self.population, 0
+        self.population._views[0] = self
 
     def __len__(self) -> int:
-        return len(self.pairing)
+        return self.population.pairings.shape[1]
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Individual):
             return NotImplemented
-        return np.array_equal(self.pairing, other.pairing) and np.array_equal(self.masks, other.masks)
+        return np.array_equal(self.pairing, other.pairing) and np.array_equal(self.packed.words, other.packed.words)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Individual:
         return self.population.take([self.index])[0]
@@ -173,8 +418,15 @@ class Individual:
         return _only_individual, (self.population.take([self.index]),)
 
     def __repr__(self) -> str:
-        grid = self.masks.shape[-1]
-        return f"Individual(B={len(self)}, G={grid}, fitness={self.fitness.values if self.fitness.valid else None})"
+        values = self.fitness.values if self.fitness.valid else None
+        return f"Individual(B={len(self)}, G={self.population.packed.grid}, fitness={values})"
+
+    def _changed(self, rows: Array) -> None:
+        """Rows (B,) bool get new content: what was known of them no longer holds."""
+        if rows.any():
+            if "known" in self.population._rows:
+                self.population.known[self.index, rows] = False
+            self.population.valid[self.index] = False
 
 
 def _only_individual(population: Population) -> Individual:

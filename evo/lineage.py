@@ -1,0 +1,66 @@
+"""Who came from whom, by which operators, and how long each genome lived: int32 arrays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+class Lineage:
+    """Genomes by number, in the order they were made.
+
+    parents   (N,2) int32  numbers of both parents; -1 where drawn, not bred
+    operators (N,3) int32  crossover, mask mutation, pairing mutation: indices into `names`; -1 where drawn
+    born      (N,) int32   the generation that proposed it, from 1
+    survivors              one (P,) int32 a generation: who was alive after it, the fittest first
+    """
+
+    def __init__(self, names: list[str]) -> None:
+        self.names = names
+        self._parts: dict[str, list[Array]] = {"parents": [], "operators": [], "born": []}
+        self.survivors: list[Array] = []
+        self.count = 0
+
+    def draw(self, count: int, generation: int) -> Array:
+        """Record genomes that were drawn; return their numbers (count,)."""
+        nobody = np.full((count, 3), -1, np.int32)
+        return self.breed(nobody[:, :2], nobody, generation)
+
+    def breed(self, parents: Array, operators: Array, generation: int) -> Array:
+        """Record children of `parents` (N,2), made by `operators` (N,3); return their numbers (N,)."""
+        self._parts["parents"].append(parents.astype(np.int32))
+        self._parts["operators"].append(operators.astype(np.int32))
+        self._parts["born"].append(np.full(len(parents), generation, np.int32))
+        numbers = np.arange(self.count, self.count + len(parents), dtype=np.int32)
+        self.count += len(parents)
+        return numbers
+
+    def forget_after(self, count: int) -> None:
+        """Drop the genomes from number `count` on: they were proposed, but the budget did not reach for them."""
+        for name, parts in self._parts.items():
+            self._parts[name] = [self._joined(name)[:count]] if parts else []
+        self.count = count
+
+    def arrays(self) -> dict[str, Array]:
+        """All of it: parents, operators, born, names, and survivors (T,P) with -1 where fewer were alive."""
+        width = max((len(alive) for alive in self.survivors), default=0)
+        survivors = np.full((len(self.survivors), width), -1, np.int32)
+        for line, alive in zip(survivors, self.survivors, strict=True):
+            line[: len(alive)] = alive
+        found = {name: self._joined(name) for name in self._parts}
+        return {**found, "survivors": survivors, "names": np.array(self.names, dtype=np.str_)}
+
+    def restore(self, arrays: dict[str, Array]) -> None:
+        """Undo `arrays`."""
+        self._parts = {name: [arrays[name]] for name in self._parts}
+        self.survivors = [line[line >= 0] for line in arrays["survivors"]]
+        self.names = [str(name) for name in arrays["names"]]
+        self.count = len(arrays["born"])
+
+    def _joined(self, name: str) -> Array:
+        shape = {"parents": (0, 2), "operators": (0, 3), "born": (0,)}[name]
+        return np.concatenate([np.zeros(shape, np.int32), *self._parts[name]])

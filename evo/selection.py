@@ -1,0 +1,70 @@
+"""Choosing parents. DEAP's own selections work as well; these run on the population's arrays.
+
+Contract: select(population, k, rng=...) -> (k,) indices into the population. In a Search,
+`search.toolbox.register("select", tools.selRoulette)` and the like replace it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from deap import tools
+from numpy.typing import NDArray
+
+from evo.genome import Individual, Population
+
+Array = NDArray[Any]
+
+
+def tournament(population: Population, k: int, *, rng: np.random.Generator, tournsize: int = 3) -> Array:
+    """The fittest of `tournsize` drawn at random, k times. With several objectives: the better front, then the
+    less crowded (Deb et al., NSGA-II, IEEE TEC 2002), in tournaments of two.
+    """
+    if population.values.shape[1] > 1:
+        place, tournsize = crowded_order(population), 2
+    else:
+        place = np.empty(len(population), np.int64)
+        place[np.argsort(-population.values[:, 0], kind="stable")] = np.arange(len(population))
+    drawn = rng.integers(0, len(population), size=(k, tournsize))
+    return drawn[np.arange(k), place[drawn].argmin(axis=1)]
+
+
+def lexicase(population: Population, k: int, *, rng: np.random.Generator) -> Array:
+    """Rows as cases, in random order: whoever is within a case's median deviation of its best goes on.
+
+    Epsilon lexicase with automatic epsilon (La Cava, Spector and Danai, GECCO 2016): DEAP's.
+    """
+    chosen = tools.selAutomaticEpsilonLexicase(population.cases, k)
+    return np.array([individual.index for individual in chosen], dtype=np.int64)
+
+
+def best(population: Population, k: int) -> Array:
+    """Indices of the k fittest, the fittest first; with several objectives NSGA-II's choice."""
+    if population.values.shape[1] > 1:
+        return np.argsort(crowded_order(population), kind="stable")[:k]
+    return np.argsort(-population.values[:, 0], kind="stable")[:k]
+
+
+def crowded_order(population: Population) -> Array:
+    """(P,) int64: each genome's place by front, then by crowding distance; 0 is the best place."""
+    individuals = list(population)
+    rank, distance = np.zeros(len(population)), np.zeros(len(population))
+    for number, front in enumerate(tools.sortNondominated(individuals, len(individuals))):
+        tools.emo.assignCrowdingDist(front)
+        for individual in front:
+            rank[individual.index] = number
+            distance[individual.index] = individual.fitness.crowding_dist
+    place = np.empty(len(population), np.int64)
+    place[np.lexsort((-distance, rank))] = np.arange(len(population))
+    return place
+
+
+def indices(chosen: Array | list[Individual]) -> Array:
+    """What a selection returned, as indices: ours return them, DEAP's return individuals."""
+    if isinstance(chosen, np.ndarray):
+        return chosen
+    return np.array([individual.index for individual in chosen], dtype=np.int64)
+
+
+SELECTIONS = {"tournament": tournament, "lexicase": lexicase}

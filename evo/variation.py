@@ -1,0 +1,159 @@
+"""Which operator makes which child, and how the shares of operators follow what they earn."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from deap import base
+from numpy.typing import NDArray
+
+from evo.genome import Population
+from evo.packed import Masks
+
+Array = NDArray[Any]
+SLOTS = ("mate", "mutate_masks", "mutate_pairings")  # every child passes one operator of each, in this order
+
+
+@dataclass
+class Slot:
+    """Operators that compete for the same place.
+
+    names: K of them; rates: (K,) share of children each one makes, sum 1; credit: (K,) running mean of what its
+    children earned, 0..1.
+    """
+
+    name: str
+    names: list[str]
+    rates: Array
+    credit: Array = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.credit = np.full(len(self.names), 0.5)
+
+    def tool(self, operator: str) -> str:
+        """Its name in the toolbox: the slot's, where it is alone."""
+        return self.name if len(self.names) == 1 else f"{self.name}_{operator}"
+
+
+class Variation:
+    """Makes children with a toolbox's operators.
+
+    slots: one for each of SLOTS. adaptive: let rates follow credit by probability matching (Goldberg, Machine
+    Learning 5, 1990; Thierens, GECCO 2005): an operator's rate is FLOOR / K plus its part of all credit.
+    """
+
+    FLOOR = 0.2  # of all children go to operators whatever they earn, so that none dies out
+    MEMORY = 0.8  # of the credit stays each generation
+
+    def __init__(self, toolbox: base.Toolbox, slots: list[Slot], adaptive: bool) -> None:
+        self.toolbox, self.slots, self.adaptive = toolbox, slots, adaptive
+        self.names = [name for slot in slots for name in slot.names]
+        self.offsets = np.cumsum([0, *(len(slot.names) for slot in slots[:-1])])
+
+    def children(self, first: Population, second: Population, rng: np.random.Generator) -> tuple[Masks, Array, Array]:
+        """N children of N pairs: masks (N,B), pairings (N,B) and who made them, (N,3) indices into `names`."""
+        made_by = np.stack([self._draw(slot, len(first), rng) for slot in self.slots], axis=1)
+        masks, pairings = self._mate(first, second, made_by[:, 0], rng)
+        for operator, tool, rows in self._parts(1, made_by):
+            masks = _placed(masks, rows, as_masks(operator(masks if rows is None else masks[rows], rng), tool))
+        for operator, _, rows in self._parts(2, made_by):
+            varied = operator(pairings if rows is None else pairings[rows], rng)
+            if rows is None:
+                pairings = varied
+            else:
+                pairings = pairings.copy()
+                pairings[rows] = varied
+        return masks, pairings, (made_by + self.offsets).astype(np.int32)
+
+    def reward(self, made_by: Array, gain: Array) -> None:
+        """Credit the operators of children `made_by` (N,3) with what each child earned, gain (N,) >= 0."""
+        largest = gain.max(initial=0.0)
+        if not self.adaptive or largest <= 0:
+            return
+        for place, slot in enumerate(self.slots):
+            used = made_by[:, place] - self.offsets[place]
+            for k in np.unique(used):
+                earned = gain[used == k].mean() / largest
+                slot.credit[k] = self.MEMORY * slot.credit[k] + (1 - self.MEMORY) * earned
+            count = len(slot.names)
+            slot.rates = self.FLOOR / count + (1 - self.FLOOR) * slot.credit / slot.credit.sum()
+
+    def rates(self) -> dict[str, float]:
+        """Each operator's present share of the children, for the log."""
+        return {
+            name: round(float(rate), 4) for slot in self.slots for name, rate in zip(slot.names, slot.rates, strict=True)
+        }
+
+    def arrays(self) -> dict[str, Array]:
+        """What a checkpoint keeps."""
+        return {f"{slot.name}.{part}": getattr(slot, part) for slot in self.slots for part in ("rates", "credit")}
+
+    def restore(self, arrays: dict[str, Array]) -> None:
+        """Undo `arrays`."""
+        for slot in self.slots:
+            slot.rates, slot.credit = arrays[f"{slot.name}.rates"], arrays[f"{slot.name}.credit"]
+
+    def _mate(self, first: Population, second: Population, which: Array, rng: np.random.Generator) -> tuple[Masks, Array]:
+        masks, pairings = first.packed, first.pairings
+        for operator, tool, rows in self._parts(0, which[:, None]):
+            pair = (first, second) if rows is None else (first.take(rows), second.take(rows))
+            crossed, paired = operator(*pair, rng)
+            if rows is None:
+                masks, pairings = as_masks(crossed, tool), paired
+            else:
+                masks, pairings = _placed(masks, rows, as_masks(crossed, tool)), pairings.copy()
+                pairings[rows] = paired
+        return masks, pairings
+
+    def _parts(self, place: int, made_by: Array) -> list[tuple[Any, str, Array | None]]:
+        """A slot's operators with the children each makes; None stands for all of them."""
+        slot = self.slots[place]
+        tools = [slot.tool(name) for name in slot.names]
+        if len(tools) == 1:
+            return [(getattr(self.toolbox, tools[0]), tools[0], None)]
+        parts = ((tool, np.flatnonzero(made_by[:, place] == k)) for k, tool in enumerate(tools))
+        return [(getattr(self.toolbox, tool), tool, rows) for tool, rows in parts if len(rows)]
+
+    def _draw(self, slot: Slot, count: int, rng: np.random.Generator) -> Array:
+        if len(slot.names) == 1:
+            return np.zeros(count, np.int64)
+        # Systematic: shares are met to within one child, which few children would miss by chance.
+        edges = np.cumsum(slot.rates) / slot.rates.sum()
+        drawn = np.searchsorted(edges, (np.arange(count) + rng.random()) / count, side="right")
+        return np.asarray(rng.permutation(np.minimum(drawn, len(edges) - 1)))
+
+
+def as_masks(made: Masks | Array, tool: str) -> Masks:
+    """What an operator returned; bool arrays are welcome as well."""
+    if isinstance(made, Masks):
+        return made
+    if isinstance(made, np.ndarray) and made.dtype == np.bool_:
+        return Masks.pack(made)
+    raise ValueError(f"{tool} must return Masks, or bool cells (N,B,G,G), got {type(made).__name__}")
+
+
+def parse_shares(text: str, shelf: dict[str, Any], kind: str) -> dict[str, float]:
+    """Read `name`, `a+b` (equal shares) or `0.9*a+0.1*b`. Raises ValueError with the names there are."""
+    shares: dict[str, float] = {}
+    for part in text.replace(" ", "").split("+"):
+        match = re.fullmatch(r"(?:(\d+(?:\.\d+)?|\.\d+)\*)?([a-z_]+)", part)
+        name = match[2] if match else part
+        share = float(match[1] or 1) if match else 0.0
+        if name not in shelf or share <= 0:
+            raise ValueError(f"unknown {kind} {name!r}; there are {', '.join(shelf)}, or shares such as 0.9*a+0.1*b")
+        if name in shares:
+            raise ValueError(f"{kind} {name!r} stands twice in {text!r}")
+        shares[name] = share
+    total = sum(shares.values())
+    return {name: share / total for name, share in shares.items()}
+
+
+def _placed(masks: Masks, rows: Array | None, part: Masks) -> Masks:
+    if rows is None:
+        return part
+    result = masks.copy()
+    result[rows] = part
+    return result
