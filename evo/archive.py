@@ -54,10 +54,9 @@ class RowArchive:
         self.image = np.concatenate([self.image, row.astype(np.int32)])
         self.partner = np.concatenate([self.partner, partner])
         self.words = np.concatenate([self.words, words])
-        self.facts = {
-            name: np.concatenate([self.facts[name], array]) if name in self.facts else array
-            for name, array in facts.items()
-        }
+        for name, array in facts.items():
+            unknown = np.full((before, *array.shape[1:]), np.nan if array.dtype.kind == "f" else 0, array.dtype)
+            self.facts[name] = np.concatenate([self.facts.get(name, unknown), array])
         hashes = _hash(row, partner, words)
         place = np.searchsorted(self._sorted, hashes)
         order = np.argsort(hashes, kind="stable")

@@ -164,6 +164,24 @@ class Population(MutableSequence["Individual"]):
         """A copy of both populations, one after the other."""
         return self._concatenated([self, other])
 
+    def inherit(self, parents: Population, which: Array) -> None:
+        """Carry known losses over: rows of genome n that genome which[n] (P,) of `parents` has too."""
+        same = (self.pairings == parents.pairings[which]) & parents.known[which] & ~self.known
+        same &= self.packed.same(parents.packed[which])
+        child, row = np.nonzero(same)
+        for name in (*self.LOSSES, "measured"):
+            if name in parents._rows:
+                getattr(self, name)[child, row] = parents._rows[name][which[child], row]
+        self.known |= same
+
+    def place(self, index: int, source: Population, genome: int) -> None:
+        """Overwrite genome `index` with another population's, with all that is known of it."""
+        self.packed[index] = source.packed[genome]
+        for name in ("pairings", "values", "valid", "ids"):
+            getattr(self, name)[index] = getattr(source, name)[genome]
+        for name in {*self._rows, *source._rows}:
+            getattr(self, name)[index] = getattr(source, name)[genome]
+
     def copy(self) -> Population:
         return self.take(np.arange(len(self)))
 

@@ -1,37 +1,54 @@
 """The genetic search over compositions of one batch: ask, evaluate outside, tell.
 
     search = Search(batch=64, grid=4, labels=labels, seed=0)
-    for _ in range(20):
-        proposal = search.ask()
+    while (proposal := search.ask()) is not None:
         search.tell(*probe(model, images, labels, proposal.rows))
     elites = search.elites(4)
 
 This is the one place that wires DEAP: its Toolbox names the operators (register another to swap it), its
-selection picks parents and survivors, its Statistics, Logbook and HallOfFame keep the record.
+Statistics, Logbook and HallOfFame keep the record, and its selections take the population as it is.
 
 In evaluation mode a row's losses do not depend on the rest of its batch, so they stay true while the
-model's weights hold still. They travel with the row through variation, and only rows whose mask or
-partner is new are asked for. That is exact, not an approximation. After the weights have changed, call
+model's weights hold still. They travel with the row through variation, and only rows never forwarded
+before are asked for, each once. That is exact, not an approximation. After the weights have changed, call
 `forget()`.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from deap import base, tools
 from numpy.typing import NDArray
 
-from evo.genome import Individual, Population
-from evo.objectives import OBJECTIVES, RowLosses
-from evo.operators import CROSSOVERS, MASK_MUTATIONS, MASK_SAMPLERS, PAIRING_MUTATIONS
+from evo import saved
+from evo.archive import RowArchive, first_of_each
+from evo.bank import PatternBank
+from evo.genome import Population
+from evo.lineage import Lineage
+from evo.objectives import Objective, RowLosses, parse_objectives
+from evo.operators import ARCHIVE_CROSSOVERS, CROSSOVERS, MASK_MUTATIONS, MASK_SAMPLERS, PAIRING_MUTATIONS
+from evo.packed import Masks
+from evo.rules import Rules
+from evo.selection import SELECTIONS, best, indices
+from evo.variation import Slot, Variation, as_masks, parse_shares
 
 Array = NDArray[Any]
+Function = Callable[[RowLosses], Array]
+Evaluate = Callable[["Rows"], Sequence[Any]]
+Evaluation = Literal["incremental", "full"]
+Rescore = Literal["all", "survivors", "none"]
+Duplicates = Literal["remove", "redraw", "keep"]
+ALL_CROSSOVERS = {**CROSSOVERS, **ARCHIVE_CROSSOVERS}
+CROSSOVER = "0.85*rows+0.15*assignment"
+MASK_MUTATION = "flip"
+PAIRING_MUTATION = "swap"
 
 
 class Rows(NamedTuple):
@@ -44,17 +61,22 @@ class Rows(NamedTuple):
 
 @dataclass(frozen=True)
 class Proposal:
-    """The genomes one generation chooses from, and which of their rows have no true losses yet."""
+    """The genomes one generation chooses from, and which of their rows are to be evaluated."""
 
-    masks: Array  # (P,B,G,G) bool
+    packed: Masks  # (P,B)
     pairings: Array  # (P,B) int32
-    new: Array  # (P,B) bool
+    new: Array  # (P,B) bool; of rows that are equal the first stands for all
+
+    @property
+    def masks(self) -> Array:
+        """(P,B,G,G) bool, True = the cell keeps the row's own image."""
+        return self.packed.cells
 
     @property
     def rows(self) -> Rows:
-        """The new rows, genome by genome: what `tell` wants losses for, in this order."""
+        """The rows to evaluate, genome by genome: what `tell` wants losses for, in this order."""
         genome, row = np.nonzero(self.new)
-        return Rows(row.astype(np.int32), self.masks[genome, row], self.pairings[genome, row])
+        return Rows(row.astype(np.int32), self.packed[genome, row].cells, self.pairings[genome, row])
 
 
 class Elites(NamedTuple):
@@ -62,22 +84,52 @@ class Elites(NamedTuple):
 
     masks: Array  # (E,B,G,G) bool, True = the cell keeps the row's own image
     pairings: Array  # (E,B) int32
-    fitness: Array  # (E,) float64
+    fitness: Array  # (E,) float64, by the first objective
     cell_losses: Array  # (E,B,G,G) float32, nats
     scores: Array  # (E,B) float32
+    ids: Array  # (E,) int32, numbers in the lineage
+    age: Array  # (E,) int32: changes of weights since its oldest loss was measured
+
+
+@dataclass
+class _Open:
+    """What an ask has proposed and a tell is to answer."""
+
+    pool: Population
+    kept: int  # genomes of the pool that were alive before
+    new: Array  # (P,B) bool, the rows asked for
+    unknown: tuple[Array, Array]  # (U,) genome and row of all rows that wait for losses
+    source: Array  # (U,) which of the rows asked for each is equal to
+    made_by: Array  # (children,3), empty for a first generation
+    parents: Array  # (children,2) indices into the genomes kept
+    before: dict[str, Any]  # random states before the ask, which a checkpoint goes back to
 
 
 class Search:
     """Evolves P genomes over a batch of B images.
 
-    batch: B. grid: G. labels: (B,) int class labels, handed to the objective. objective: a name in
-    OBJECTIVES or a function with its contract. sampler, crossover: names in MASK_SAMPLERS, CROSSOVERS.
-    budget: image forwards this search may spend, None for no limit; at least B. rng: a numpy Generator;
-    without one, `seed` makes it.
+    batch: B. grid: G. labels: (B,) int class labels, handed to objectives and rules. population: P.
+    objective: a name or weighted sum as evo/objectives.py reads it (`hard`, `hard+0.5*contrast`), a function
+    with its contract, or several of them: then NSGA-II keeps the population. sampler: a name in MASK_SAMPLERS.
+    select: a name in SELECTIONS. crossover, mask_mutation, pairing_mutation: names on their shelves, several
+    as `0.9*rows+0.1*assignment`. adaptive: let their shares follow what their children earn.
 
-    `toolbox` holds sample, select, mate, mutate_masks, mutate_pairings and survive; register another
-    function under a name to replace it. `logbook`, `hall_of_fame`, `population`, `generation` and
-    `forwards` (image forwards asked for so far) are there to read.
+    evaluation: `incremental` asks only for rows never forwarded; `full` asks for every row of every new genome,
+    the reference and the way for models whose samples influence each other. rescore: what `forget` does.
+    duplicates: genomes that are copies of another are removed when survivors are chosen, redrawn before they
+    are evaluated, or kept.
+
+    generations, budget (image forwards; at least B), patience (generations without a better genome), target
+    (fitness): where `ask` answers None; `stopped` says why. max_nonfinite: the share of rows without finite
+    losses at which the search stops with FloatingPointError.
+
+    min_cells, self_pairing, same_class, hold: the rules of evo/rules.py. start: a PatternBank, or masks
+    (N,B,G,G) with pairings (N,B) such as an earlier search's elites, that half of the first generation comes
+    from. rng: a numpy Generator; without one, `seed` makes it.
+
+    `toolbox` holds sample, select, mate, mutate_masks, mutate_pairings and survive; register another function
+    under a name to replace it. `logbook`, `hall_of_fame`, `population`, `generation`, `lineage`, `variation`
+    (operator shares) and `forwards` (image forwards asked for so far) are there to read.
     """
 
     def __init__(
@@ -87,50 +139,91 @@ class Search:
         labels: Array | None = None,
         *,
         population: int = 16,
-        objective: str | Callable[[RowLosses], Array] = "hard",
+        objective: str | Function | Sequence[str | Function] = "hard",
         sampler: str = "bernoulli",
-        crossover: str = "rows",
+        select: str = "tournament",
+        crossover: str = CROSSOVER,
+        mask_mutation: str = MASK_MUTATION,
+        pairing_mutation: str = PAIRING_MUTATION,
+        adaptive: bool = False,
+        evaluation: Evaluation = "incremental",
+        rescore: Rescore = "all",
+        duplicates: Duplicates = "remove",
+        generations: int | None = None,
         budget: int | None = None,
+        patience: int | None = None,
+        target: float | None = None,
+        max_nonfinite: float = 0.5,
+        min_cells: int = 0,
+        self_pairing: bool = True,
+        same_class: bool = True,
+        hold: bool = False,
+        start: PatternBank | tuple[Array, Array] | None = None,
         seed: int = 0,
         rng: np.random.Generator | None = None,
     ) -> None:
-        if batch < 1 or grid < 1 or population < 2:
+        if batch < 1 or grid < 1 or population < 1:
             raise ValueError(
-                f"a search needs batch >= 1, grid >= 1 and population >= 2, got {batch}, {grid}, {population}"
+                f"a search needs batch >= 1, grid >= 1 and population >= 1, got {batch}, {grid}, {population}"
             )
         if budget is not None and budget < batch:
             raise ValueError(
                 f"a budget of {budget} image forwards does not cover one genome of {batch} rows; "
                 f"give at least {batch}, or None for no limit"
             )
-        self.batch, self.grid, self.size, self.budget = batch, grid, population, budget
+        for name, value, choices in (
+            ("evaluation", evaluation, get_args(Evaluation)),
+            ("rescore", rescore, get_args(Rescore)),
+            ("duplicates", duplicates, get_args(Duplicates)),
+        ):
+            if value not in choices:
+                raise ValueError(f"unknown {name} {value!r}; there are {', '.join(choices)}")
+        self.batch, self.grid, self.size = batch, grid, population
         self.labels = np.full(batch, -1) if labels is None else np.asarray(labels)
         if self.labels.shape != (batch,):
             raise ValueError(f"labels must be ({batch},) to go with the batch, got {self.labels.shape}")
-        self.objective = _named(OBJECTIVES, objective, "objective") if isinstance(objective, str) else objective
+        self.objectives = _objectives(objective)
+        self.evaluation, self.rescore, self.duplicates = evaluation, rescore, duplicates
+        self.generations, self.budget, self.patience, self.target = generations, budget, patience, target
+        self.max_nonfinite = max_nonfinite
+        self.rules = Rules(
+            self.labels, grid, min_cells=min_cells, self_pairing=self_pairing, same_class=same_class, hold=hold
+        )
+        self.start = start
+        _check_start(start, batch, grid)
         self.rng = np.random.default_rng(seed) if rng is None else rng
-        # DEAP's selection draws from Python's `random`; this state is swapped in only while it does.
+        # DEAP's selections draw from Python's `random`; this state is swapped in only while they do.
         self.random_state = random.Random(int(self.rng.integers(2**63))).getstate()
+        self.archive = RowArchive(batch, grid)
 
         self.toolbox = base.Toolbox()
         self.toolbox.register("sample", _named(MASK_SAMPLERS, sampler, "mask sampler"))
-        self.toolbox.register("select", tools.selTournament, tournsize=3)
-        self.toolbox.register("mate", _named(CROSSOVERS, crossover, "crossover"))
-        self.toolbox.register("mutate_masks", MASK_MUTATIONS["flip"], row_rate=0.15, cells=1.5)
-        self.toolbox.register("mutate_pairings", PAIRING_MUTATIONS["swap"], rate=min(1.0, 2 / batch))
-        self.toolbox.register("survive", tools.selBest)
+        self.toolbox.register("select", _named(SELECTIONS, select, "selection"), rng=self.rng)
+        self.toolbox.register("survive", best)
+        self.variation = self._wire(crossover, mask_mutation, pairing_mutation, adaptive)
 
         self.population: Population | None = None
         self.generation = 0
         self.forwards = 0
         self.nonfinite = 0
-        self.hall_of_fame = tools.HallOfFame(10)
+        self.weights_version = 0
+        self.stopped: str | None = None
+        self.hall_of_fame = tools.HallOfFame(10) if len(self.objectives) == 1 else tools.ParetoFront()
+        self.lineage = Lineage(self.variation.names)
+        self.records: list[dict[str, Any]] = []
         self.logbook = tools.Logbook()
         self.logbook.header = ["generation", "new_rows", "forwards", "best", "mean", "std", "min", "nonfinite"]
         self.statistics = tools.Statistics(key=lambda genome: genome.fitness.values[0])
         for name, function in (("best", np.max), ("mean", np.mean), ("std", np.std), ("min", np.min)):
             self.statistics.register(name, _over_finite, function)
-        self._pool: Population | None = None
+        self._open: _Open | None = None
+        self._stale = False  # the weights have changed since the population was scored
+        self._best, self._best_at = -np.inf, 0
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether an objective compares with the reference's losses."""
+        return any(getattr(objective, "needs_reference", False) for objective in self.objectives.values())
 
     def __len__(self) -> int:
         """Genomes alive: P, or fewer where the budget did not reach for all."""
@@ -139,53 +232,86 @@ class Search:
     def ask(self) -> Proposal | None:
         """Propose the next generation's genomes: the present ones and their children.
 
-        Returns None where the budget does not reach for another genome.
+        Returns None where the search has come to its end; `stopped` says why.
         """
-        if self.population is None:
-            masks = self.toolbox.sample(self.size * self.batch, self.grid, self.rng)
-            pairings = np.argsort(self.rng.random((self.size, self.batch)), axis=1)
-            pool = Population(masks.reshape(self.size, self.batch, self.grid, self.grid), pairings)
-            kept = 0
-        else:
-            pool = self.population.join(self._children(self.population))
-            kept = len(self.population)
-        affordable = self._affordable(pool)
-        if affordable <= kept:
+        if self.stopped or self._at_an_end():
             return None
-        self._pool = pool if affordable == len(pool) else pool.take(np.arange(affordable))
-        return Proposal(self._pool.masks, self._pool.pairings, ~self._pool.known)
+        before = self._random_states()
+        if self._open is not None:  # asked twice: the second proposal takes the place of the first
+            self.lineage.forget_after(self._open.before["born"])
+            before = self._open.before
+        pool, kept, made_by, parents = self._first() if self.population is None else self._next(self.population)
+        open_ = _opened(pool, kept, made_by, parents, before, full=self.evaluation == "full")
+        affordable = self._affordable(open_.new)
+        if affordable <= kept and affordable < len(pool):
+            self.lineage.forget_after(before["born"])
+            self._set_random_states(before)
+            self.stopped = "budget"
+            return None
+        if affordable < len(pool):
+            children = affordable - kept
+            self.lineage.forget_after(before["born"] + children)
+            pool = pool.take(np.arange(affordable))
+            full = self.evaluation == "full"
+            open_ = _opened(pool, kept, made_by[:children], parents[:children], before, full=full)
+        self._open = open_
+        return Proposal(pool.packed, pool.pairings, open_.new)
 
-    def tell(self, cell_losses: Array, image_losses: Array | None = None) -> dict[str, Any]:
+    def tell(
+        self,
+        cell_losses: Array,
+        image_losses: Array | None = None,
+        reference_cell_losses: Array | None = None,
+        reference_image_losses: Array | None = None,
+    ) -> dict[str, Any]:
         """Take the losses of the rows last asked for; select the survivors; return the log's new line.
 
-        cell_losses: (R,G,G) nats, in the order of `Proposal.rows`; image_losses: (R,) nats, optional.
-        A row whose losses are not finite makes its genome the worst there is, and is counted.
+        cell_losses: (R,G,G) nats, in the order of `Proposal.rows`; image_losses: (R,) nats; the same of the
+        reference. Only what the objectives use is needed. A row whose losses are not finite makes its genome the
+        worst there is, and is counted. Raises ValueError where shapes do not fit, FloatingPointError where too
+        many rows are not finite.
         """
-        pool = self._pool
-        if pool is None:
+        if self._open is None:
             raise RuntimeError("tell() answers an ask(), and none is open; call ask() first")
-        self._store(pool, np.asarray(cell_losses), image_losses)
-        self._score(pool)
-
-        new_rows = len(cell_losses)
-        self.forwards += new_rows
-        self.generation += 1
-        distinct = _first_of_each(pool)
-        candidates = [pool[i] for i in (distinct if len(distinct) >= self.size else range(len(pool)))]
-        survivors = self.toolbox.survive(candidates, min(self.size, len(candidates)))
-        self.population = pool.take([genome.index for genome in survivors])
-        self._pool = None
-
-        self.hall_of_fame.update(list(self.population))
-        record = self.statistics.compile(self.population)
-        self.logbook.record(
-            generation=self.generation,
-            new_rows=new_rows,
-            forwards=self.forwards,
-            nonfinite=self.nonfinite,
-            **record,
+        pool, open_ = self._open.pool, self._open
+        given = dict(
+            zip(
+                Population.LOSSES,
+                (cell_losses, image_losses, reference_cell_losses, reference_image_losses),
+                strict=True,
+            )
         )
-        return dict(self.logbook[-1])
+        self._store(open_, {name: np.asarray(array) for name, array in given.items() if array is not None})
+        self._score(pool)
+        self._open = None
+
+        asked = int(open_.new.sum())
+        self.forwards += asked
+        self.generation += 1
+        # In incremental evaluation exactly the rows asked for, as they were asked for because it lacks them.
+        self.archive.add(pool, *self._unseen(pool, open_.new))
+        chosen = self._survivors(pool)
+        self._reward(open_, chosen)
+        self.population = pool.take(chosen)
+        self.lineage.survivors.append(self.population.ids.copy())
+        self._stale = False
+        # Only the fittest can enter; a Pareto front has to see everybody.
+        self.hall_of_fame.update(self.population[: getattr(self.hall_of_fame, "maxsize", self.size)])
+        return self._record(asked)
+
+    def run(self, evaluate: Evaluate, callbacks: Sequence[Callable[[Search, dict[str, Any]], Any]] = ()) -> Search:
+        """Ask, evaluate and tell until the search ends.
+
+        evaluate: Rows -> what `tell` takes, e.g. (cell losses, image losses). callbacks: called in order after
+        every generation with the search and the log's new line; one that returns True ends the search.
+        """
+        if (self.generations, self.budget, self.patience, self.target) == (None,) * 4 and not callbacks:
+            raise ValueError("this search has no end; give it generations, budget, patience, target or a callback")
+        while (proposal := self.ask()) is not None:
+            record = self.tell(*evaluate(proposal.rows))
+            if any([callback(self, record) is True for callback in callbacks]):
+                self.stopped = "callback"
+        return self
 
     def elites(self, count: int) -> Elites:
         """The best `count` genomes of the present generation, the fittest first."""
@@ -193,65 +319,357 @@ class Search:
             raise RuntimeError("there are no elites before the first generation; ask() and tell() first")
         if not 1 <= count <= len(self.population):
             raise ValueError(f"elites must be 1..{len(self.population)}, got {count}")
-        best = tools.selBest(list(self.population), count)
-        kept = self.population.take([genome.index for genome in best])
-        return Elites(kept.masks, kept.pairings, kept.values[:, 0], kept.cell_losses, kept.scores)
+        kept = self.population.take(indices(best(self.population, count)))
+        age = self.weights_version - kept.measured.min(axis=1)
+        return Elites(kept.masks, kept.pairings, kept.values[:, 0], kept.cell_losses, kept.scores, kept.ids, age)
+
+    def settle(self, population: Population, newcomers: Array) -> None:
+        """Let another population of the same batch live on in place of the present one, as migration does.
+
+        newcomers: (P,) bool, genomes from elsewhere; they bring their losses and get numbers of their own.
+        """
+        population.ids[newcomers] = self.lineage.draw(int(newcomers.sum()), self.generation)
+        self.archive.add(population, *self._unseen(population, newcomers[:, None] & population.known))
+        self.population = population.take(indices(best(population, len(population))))
+        self.hall_of_fame.update(self.population[: getattr(self.hall_of_fame, "maxsize", self.size)])
 
     def forget(self) -> None:
-        """The model has changed: every row is new again. Old scores still guide the next crossover."""
-        if self.population is not None:
-            self.population.forget()
+        """The model's weights have changed.
 
-    def _children(self, parents: Population) -> Population:
-        """P children of the present genomes; rows that a parent has too bring its losses along."""
-        if not parents.valid.all():  # forgotten: nobody can be preferred, so everybody has a child
-            chosen = self.rng.permutation(np.arange(2 * self.size) % len(parents))
+        rescore `all`: no loss holds any more; nobody is preferred until everybody is scored anew. `survivors`: no
+        loss holds, but the old fitness still picks the parents, and who is not picked dies unscored. `none`: old
+        losses stand, each with its age, and only rows never forwarded are asked for. Old row scores guide the
+        next crossover in any case.
+        """
+        self.weights_version += 1
+        if self._open is not None:
+            self.lineage.forget_after(self._open.before["born"])
+            self._set_random_states(self._open.before)
+            self._open = None
+        if self.rescore == "none":
+            return
+        self.archive.clear()
+        self.hall_of_fame.clear()
+        self._best, self._best_at = -np.inf, self.generation
+        if self.population is not None:
+            self.population.known[:] = False
+            self._stale = True
+
+    def save(self, path: Path | str, extra: dict[str, Array] | None = None) -> None:
+        """Write the whole state to an .npz file, without pickle, atomically. extra: arrays to keep beside it.
+
+        An open proposal is not part of it: the restored search proposes the same again.
+        """
+        saved.write(path, self.state(), extra or {})
+
+    def restore(self, path: Path | str) -> dict[str, Array]:
+        """Go on from what `save` wrote, in a search made with the same arguments; return the extra arrays.
+
+        Raises ValueError in one line where the file is not sound or is of another search.
+        """
+        state, extra = saved.read(path)
+        self.set_state(state)
+        return extra
+
+    def state(self) -> dict[str, Array]:
+        """All that changes, as named arrays: what a checkpoint keeps."""
+        states = self._random_states() if self._open is None else self._open.before
+        born = states["born"]
+        lineage = Lineage(self.lineage.names)
+        lineage.restore(self.lineage.arrays())
+        lineage.forget_after(born)
+        meta = {
+            "made_with": self._made_with(),
+            "generation": self.generation,
+            "forwards": self.forwards,
+            "nonfinite": self.nonfinite,
+            "weights_version": self.weights_version,
+            "stopped": self.stopped,
+            "stale": self._stale,
+            "best": [self._best, self._best_at],
+            "records": self.records,
+            "random": saved.plain(states),
+            "held": isinstance(self.rules.low, np.ndarray),
+        }
+        groups: dict[str, dict[str, Array]] = {
+            "archive": self.archive.arrays(),
+            "variation": self.variation.arrays(),
+            "lineage": lineage.arrays(),
+        }
+        if self.population is not None:
+            groups["population"] = self.population.arrays()
+        if len(self.hall_of_fame):
+            groups["hall"] = Population.gather(list(self.hall_of_fame)).arrays()
+        if meta["held"]:
+            groups["rules"] = {"kept": np.asarray(self.rules.low), "allowed": self.rules.allowed}
+        return saved.flatten(meta, groups)
+
+    def set_state(self, state: dict[str, Array]) -> None:
+        """Undo `state`. Raises ValueError where it is of a search made otherwise."""
+        meta, groups = saved.unflatten(state)
+        differing = [
+            f"{name}: {meta['made_with'].get(name)} there, {value} here"
+            for name, value in self._made_with().items()
+            if meta["made_with"].get(name) != value
+        ]
+        if differing:
+            raise ValueError(f"this state is of another search ({'; '.join(differing)})")
+        for name in ("generation", "forwards", "nonfinite", "weights_version", "stopped"):
+            setattr(self, name, meta[name])
+        self._stale, (self._best, self._best_at) = meta["stale"], meta["best"]
+        self._set_random_states(meta["random"])
+        self.archive.restore(groups["archive"])
+        self.variation.restore(groups["variation"])
+        self.lineage.restore(groups["lineage"])
+        self.population = Population.from_arrays(groups["population"]) if "population" in groups else None
+        if meta["held"]:
+            self.rules.low = self.rules.high = groups["rules"]["kept"]
+            self.rules.allowed = groups["rules"]["allowed"]
+        self.hall_of_fame.clear()
+        if "hall" in groups:
+            self.hall_of_fame.update(list(Population.from_arrays(groups["hall"])))
+        self.records, self._open = [], None
+        del self.logbook[:]
+        for record in meta["records"]:
+            self._log(record)
+
+    def _wire(self, crossover: str, mask_mutation: str, pairing_mutation: str, adaptive: bool) -> Variation:
+        """Register the operators, with the rates found best, and set their shares."""
+        rates: dict[str, Any] = {"mutate_masks": {"row_rate": 0.15}, "mutate_pairings": {"rate": min(1.0, 2 / self.batch)}}
+        slots = []
+        for name, text, shelf, kind in (
+            ("mate", crossover, ALL_CROSSOVERS, "crossover"),
+            ("mutate_masks", mask_mutation, MASK_MUTATIONS, "mask mutation"),
+            ("mutate_pairings", pairing_mutation, PAIRING_MUTATIONS, "pairing mutation"),
+        ):
+            shares = parse_shares(text, shelf, kind)
+            slot = Slot(name, list(shares), np.array(list(shares.values())))
+            for operator in slot.names:
+                options = {"archive": self.archive} if operator in ARCHIVE_CROSSOVERS else rates.get(name, {})
+                self.toolbox.register(slot.tool(operator), shelf[operator], **options)
+            slots.append(slot)
+        return Variation(self.toolbox, slots, adaptive)
+
+    def _at_an_end(self) -> bool:
+        if self.generations is not None and self.generation >= self.generations:
+            self.stopped = "generations"
+        elif self.target is not None and self._best >= self.target:
+            self.stopped = "target"
+        elif self.patience is not None and self.generation - self._best_at >= self.patience:
+            self.stopped = "patience"
+        return self.stopped is not None
+
+    def _first(self) -> tuple[Population, int, Array, Array]:
+        masks, pairings = self._drawn(self.size)
+        if self.start is not None:
+            self._warm(masks, pairings, self.start)
+        pool = Population(*self.rules.first(masks, pairings, self.rng), objectives=len(self.objectives))
+        pool.ids = self.lineage.draw(self.size, self.generation + 1)
+        return pool, 0, np.zeros((0, 3), np.int32), np.zeros((0, 2), np.int64)
+
+    def _drawn(self, count: int) -> tuple[Masks, Array]:
+        masks = as_masks(self.toolbox.sample(count * self.batch, self.grid, self.rng), "sample")
+        pairings = np.argsort(self.rng.random((count, self.batch)), axis=1).astype(np.int32)
+        return Masks(masks.words.reshape(count, self.batch, -1), self.grid), pairings
+
+    def _warm(self, masks: Masks, pairings: Array, start: PatternBank | tuple[Array, Array]) -> None:
+        """Overwrite the first half of drawn genomes with what is known from before."""
+        half = max(1, self.size // 2)
+        if isinstance(start, PatternBank):
+            labelled = bool((self.labels >= 0).all() and self.labels.max() < start.num_classes)
+            for genome in range(half):
+                cells, pairing = start.draw(self.labels if labelled else np.zeros(self.batch, np.int64), self.rng)
+                masks[genome] = Masks.pack(cells)
+                if labelled:
+                    pairings[genome] = pairing
+            return
+        count = min(half, len(start[0]))
+        masks[np.arange(count)] = Masks.pack(start[0][:count])
+        pairings[:count] = start[1][:count]
+
+    def _next(self, alive: Population) -> tuple[Population, int, Array, Array]:
+        """The pool of a later generation: those alive and P children."""
+        if self._stale and self.rescore == "all":  # nobody can be preferred, so everybody has a child
+            chosen = self.rng.permutation(np.arange(2 * self.size) % len(alive))
         else:
             with self._python_random():
-                picked: list[Individual] = self.toolbox.select(list(parents), 2 * self.size)
-            chosen = np.array([genome.index for genome in picked])
-        first, second = parents.take(chosen[: self.size]), parents.take(chosen[self.size :])
-        masks, pairings = self.toolbox.mate(first, second, self.rng)
-        masks = self.toolbox.mutate_masks(masks, self.rng)
-        pairings = self.toolbox.mutate_pairings(pairings, self.rng)
-        children = Population(masks, pairings)
-        for parent in (second, first):
-            _inherit(children, parent)
-        return children
+                chosen = indices(self.toolbox.select(alive, 2 * self.size))
+        if self._stale and self.rescore == "survivors":
+            picked, chosen = np.unique(chosen, return_inverse=True)
+            alive = alive.take(picked)
+        pair = chosen[: self.size], chosen[self.size :]
+        first, second = (alive.take(parents, rows=("scores",)) for parents in pair)
+        masks, pairings, made_by = self.variation.children(first, second, self.rng)
+        masks, pairings = self.rules.repair(masks, pairings, self.rng)
+        children = Population(masks, pairings, objectives=len(self.objectives))
+        parents = np.stack(pair, axis=1)
+        if self.duplicates == "redraw":
+            made_by, parents = self._redraw(alive, children, made_by, parents)
+        children.ids = self.lineage.breed(
+            np.where(parents >= 0, alive.ids[parents], -1), made_by, self.generation + 1
+        )
+        if self.evaluation == "incremental":
+            for chosen_parents in pair:
+                children.inherit(alive, chosen_parents)
+            self.archive.recall(children)
+        return alive.join(children), len(alive), made_by, parents
 
-    def _affordable(self, pool: Population) -> int:
+    def _redraw(self, alive: Population, children: Population, made_by: Array, parents: Array) -> tuple[Array, Array]:
+        """Replace children that are copies by drawn genomes."""
+        fresh = np.zeros(len(alive) + len(children), bool)
+        fresh[_distinct(alive.join(children))] = True
+        copies = np.flatnonzero(~fresh[len(alive) :])
+        if len(copies):
+            masks, pairings = self.rules.repair(*self._drawn(len(copies)), self.rng)
+            children.packed[copies], children.pairings[copies] = masks, pairings
+            made_by, parents = made_by.copy(), parents.copy()
+            made_by[copies], parents[copies] = -1, -1
+        return made_by, parents
+
+    def _affordable(self, new: Array) -> int:
         """How many genomes, from the front of the pool, the rest of the budget pays for."""
         if self.budget is None:
-            return len(pool)
-        cost = np.cumsum((~pool.known).sum(axis=1))
-        return int(np.searchsorted(cost, self.budget - self.forwards, side="right"))
+            return len(new)
+        return int(np.searchsorted(np.cumsum(new.sum(axis=1)), self.budget - self.forwards, side="right"))
 
-    def _store(self, pool: Population, cell_losses: Array, image_losses: Array | None) -> None:
-        expected = (int((~pool.known).sum()), self.grid, self.grid)
-        if cell_losses.shape != expected:
-            raise ValueError(f"cell losses must be {expected}, one per row asked for, got {cell_losses.shape}")
-        if image_losses is not None and np.shape(image_losses) != expected[:1]:
-            raise ValueError(f"image losses must be {expected[:1]}, got {np.shape(image_losses)}")
-        new = ~pool.known
-        pool.cell_losses[new] = cell_losses
-        pool.image_losses[new] = np.nan if image_losses is None else image_losses
-        self.nonfinite += int((~np.isfinite(cell_losses)).any(axis=(1, 2)).sum())
-        pool.known[:] = True
+    def _store(self, open_: _Open, given: dict[str, Array]) -> None:
+        asked = int(open_.new.sum())
+        for name, array in given.items():
+            expected = (asked, self.grid, self.grid) if name.endswith("cell_losses") else (asked,)
+            if array.shape != expected:
+                words = name.replace("_", " ")
+                raise ValueError(f"{words} must be {expected}, one per row asked for, got {array.shape}")
+        genome, row = open_.unknown
+        for name, array in given.items():
+            getattr(open_.pool, name)[genome, row] = array[open_.source]
+        open_.pool.measured[genome, row] = self.weights_version
+        open_.pool.known[:] = True
 
     def _score(self, pool: Population) -> None:
-        rows = RowLosses(pool.cell_losses, pool.image_losses, pool.masks, self.labels, self.labels[pool.pairings])
-        scores = np.asarray(self.objective(rows))
-        if scores.shape != pool.pairings.shape:
-            raise ValueError(f"the objective must return scores {pool.pairings.shape}, got {scores.shape}")
-        # NaN compares greater both ways in DEAP, so a row without a finite score is made the worst.
-        pool.scores = np.where(np.isfinite(scores), scores, -np.inf).astype(np.float32)
-        pool.values = pool.scores.mean(axis=1, keepdims=True, dtype=np.float64)
+        rows = RowLosses(
+            cell_losses=pool.cell_losses,
+            image_losses=pool.image_losses,
+            packed=pool.packed,
+            own_labels=self.labels,
+            partner_labels=self.labels[pool.pairings],
+            partners=pool.pairings,
+            reference_cell_losses=pool._rows.get("reference_cell_losses"),
+            reference_image_losses=pool._rows.get("reference_image_losses"),
+        )
+        each = []
+        for name, objective in self.objectives.items():
+            scores = np.asarray(objective(rows))
+            if scores.shape != pool.pairings.shape:
+                raise ValueError(f"the objective {name} must return scores {pool.pairings.shape}, got {scores.shape}")
+            # NaN compares greater both ways in DEAP, so a row without a finite score is made the worst.
+            each.append(np.where(np.isfinite(scores), scores, -np.inf).astype(np.float32))
+        self._count_nonfinite(pool, each)
+        pool.values = np.stack([scores.mean(axis=1, dtype=np.float64) for scores in each], axis=1)
         pool.valid[:] = True
-        if not np.isfinite(pool.values).any():
+        pool.scores = each[0] if len(each) == 1 else _combined(each, self.rng)
+
+    def _count_nonfinite(self, pool: Population, each: list[Array]) -> None:
+        """Count rows without a finite score; raise FloatingPointError where they are too many."""
+        assert self._open is not None
+        bad = ~np.isfinite(each[0])
+        for scores in each[1:]:
+            bad |= ~np.isfinite(scores)
+        share = float(bad.mean())
+        if share > self.max_nonfinite or bad.any(axis=1).all():
+            images = np.flatnonzero(bad.any(axis=0))
+            listed = ", ".join(map(str, images[:8])) + (", ..." if len(images) > 8 else "")
             raise FloatingPointError(
-                f"generation {self.generation + 1}: no genome has a finite fitness; "
-                "the model's losses are NaN or infinite (lower the learning rate, or use float32)"
+                f"generation {self.generation + 1}: {100 * share:.0f} % of the rows have losses that are NaN or infinite, "
+                f"in {int(bad.any(axis=1).sum())} of {len(bad)} genomes (rows of images {listed}): "
+                "no genome can be trusted (lower the learning rate, or use float32)"
             )
+        self.nonfinite += int((bad & self._open.new).sum())
+
+    def _unseen(self, population: Population, rows: Array) -> tuple[Array, Array]:
+        """Genome and row of those of `rows` (P,B) bool that the archive does not hold yet, each kind once."""
+        genome, row = np.nonzero(rows)
+        partner, words = population.pairings[genome, row], population.packed.words[genome, row]
+        unseen = np.flatnonzero(self.archive.find(row, partner, words) < 0)
+        unseen = unseen[first_of_each(row[unseen], partner[unseen], words[unseen])[0]]
+        return genome[unseen], row[unseen]
+
+    def _survivors(self, pool: Population) -> Array:
+        """Indices of the genomes that live on, the fittest first."""
+        distinct = np.arange(len(pool)) if self.duplicates == "keep" else _distinct(pool)
+        if len(distinct) < min(self.size, len(pool)):  # too few kinds: copies fill the population after all
+            distinct = np.arange(len(pool))
+        candidates = pool.take(distinct, rows=("scores",))
+        with self._python_random():
+            chosen = distinct[indices(self.toolbox.survive(candidates, min(self.size, len(candidates))))]
+        if len(self.objectives) > 1:
+            return np.asarray(chosen)
+        return np.asarray(chosen[np.argsort(-pool.values[chosen, 0], kind="stable")])
+
+    def _reward(self, open_: _Open, survivors: Array) -> None:
+        """Credit operators with what their children gained over the better parent, per image forwarded."""
+        if not self.variation.adaptive or not len(open_.made_by):
+            return
+        children = np.arange(open_.kept, len(open_.pool))
+        bred = open_.parents[:, 0] >= 0
+        if len(self.objectives) > 1:
+            gain = np.isin(children, survivors).astype(float)
+        else:
+            values = open_.pool.values[:, 0]
+            gain = values[children] - values[np.maximum(open_.parents, 0)].max(axis=1)
+            gain = np.where(np.isfinite(gain), np.maximum(gain, 0.0), 0.0) / (1 + open_.new[children].sum(axis=1))
+        self.variation.reward(open_.made_by[bred], gain[bred])
+
+    def _record(self, asked: int) -> dict[str, Any]:
+        assert self.population is not None
+        values = self.population.values
+        if values[:, 0].max() > self._best:
+            self._best, self._best_at = float(values[:, 0].max()), self.generation
+        record = {
+            "generation": self.generation,
+            "new_rows": asked,
+            "forwards": self.forwards,
+            "nonfinite": self.nonfinite,
+            **self.statistics.compile(self.population),
+        }
+        for number, name in list(enumerate(self.objectives))[1:]:
+            record |= {f"{name} best": float(values[:, number].max()), f"{name} mean": float(values[:, number].mean())}
+        if self.weights_version:
+            record["age"] = round(float((self.weights_version - self.population.measured).mean()), 4)
+        if self.variation.adaptive:
+            record["rates"] = self.variation.rates()
+        if self.rules.unmet:
+            record["unmet"] = self.rules.unmet
+        self._log(record)
+        return dict(record)
+
+    def _log(self, record: dict[str, Any]) -> None:
+        self.records.append(dict(record))
+        # A Logbook takes a dict for a chapter, which is not meant here.
+        self.logbook.append({key: value for key, value in record.items() if not isinstance(value, dict)})
+
+    def _random_states(self) -> dict[str, Any]:
+        return {
+            "numpy": self.rng.bit_generator.state,
+            "python": self.random_state,
+            "born": self.lineage.count,
+        }
+
+    def _set_random_states(self, states: dict[str, Any]) -> None:
+        self.rng.bit_generator.state = states["numpy"]
+        version, internal, gauss = states["python"]
+        self.random_state = (version, tuple(internal), gauss)
+
+    def _made_with(self) -> dict[str, Any]:
+        """What a saved state must agree on."""
+        return {
+            "batch": self.batch,
+            "grid": self.grid,
+            "population": self.size,
+            "labels": self.labels.tolist(),
+            "objectives": list(self.objectives),
+            "operators": self.variation.names,
+            "evaluation": self.evaluation,
+        }
 
     @contextmanager
     def _python_random(self) -> Iterator[None]:
@@ -264,20 +682,67 @@ class Search:
             random.setstate(outside)
 
 
-def _inherit(children: Population, parents: Population) -> None:
-    """Carry the known losses of rows whose mask and partner a child has unchanged from its parent."""
-    same = (children.pairings == parents.pairings) & parents.known
-    same &= (children.masks == parents.masks).all(axis=(2, 3))
-    for name in ("cell_losses", "image_losses"):
-        getattr(children, name)[same] = getattr(parents, name)[same]
-    children.known |= same
+def _opened(
+    pool: Population, kept: int, made_by: Array, parents: Array, before: dict[str, Any], *, full: bool
+) -> _Open:
+    """Find the rows to ask for: those not known, each kind once; in full evaluation all of genomes without value."""
+    if full:
+        new = np.repeat(~pool.known.all(axis=1, keepdims=True), pool.pairings.shape[1], axis=1)
+        unknown = np.nonzero(new)
+        return _Open(pool, kept, new, unknown, np.arange(len(unknown[0])), made_by, parents, before)
+    unknown = np.nonzero(~pool.known)
+    genome, row = unknown
+    first, source = first_of_each(row, pool.pairings[unknown], pool.packed.words[unknown])
+    new = np.zeros(pool.pairings.shape, bool)
+    new[genome[first], row[first]] = True
+    return _Open(pool, kept, new, unknown, source, made_by, parents, before)
 
 
-def _first_of_each(pool: Population) -> Array:
+def _distinct(pool: Population) -> Array:
     """Indices of genomes that are not copies of an earlier one: copies would fill a population."""
-    packed = np.packbits(pool.masks.reshape(len(pool), -1), axis=1)
-    genes = np.concatenate([packed, pool.pairings.view(np.uint8).reshape(len(pool), -1)], axis=1)
-    return np.sort(np.unique(genes, axis=0, return_index=True)[1])
+    words = np.ascontiguousarray(pool.packed.words).view(np.uint8).reshape(len(pool), -1)
+    partners = np.ascontiguousarray(pool.pairings).view(np.uint8).reshape(len(pool), -1)
+    genes = np.concatenate([words, partners], axis=1)
+    whole = genes.view(np.dtype((np.void, genes.shape[1]))).ravel()
+    return np.sort(np.unique(whole, return_index=True)[1])
+
+
+def _combined(each: list[Array], rng: np.random.Generator) -> Array:
+    """Row scores of several objectives as one, for crossovers that compare rows: standardised, and weighed at
+    random anew each generation, so that children spread over the front.
+    """
+    total = np.zeros_like(each[0])
+    for scores, weight in zip(each, rng.dirichlet(np.ones(len(each))), strict=True):
+        finite = scores[np.isfinite(scores)]
+        total += np.float32(weight) * (scores - finite.mean()) / (finite.std() + 1e-9)
+    return np.where(np.isfinite(total), total, -np.inf).astype(np.float32)
+
+
+def _objectives(objective: str | Function | Sequence[str | Function]) -> dict[str, Function]:
+    """By name, in order."""
+    wanted = [objective] if isinstance(objective, str) or callable(objective) else list(objective)
+    found: dict[str, Function] = {}
+    for one in wanted:
+        parts: list[Objective] = parse_objectives(one) if isinstance(one, str) else []
+        found |= {part.name: part for part in parts} if parts else {getattr(one, "__name__", "objective"): one}  # type: ignore[dict-item]
+    if not found:
+        raise ValueError("a search needs at least one objective, got none")
+    return found
+
+
+def _check_start(start: PatternBank | tuple[Array, Array] | None, batch: int, grid: int) -> None:
+    if isinstance(start, PatternBank):
+        if start.grid != grid or not len(start):
+            raise ValueError(
+                f"a search of grid {grid} starts from a bank of patterns of that grid, got {len(start)} patterns of "
+                f"{start.grid}x{start.grid}"
+            )
+    elif start is not None:
+        Population(*start)  # are they compositions?
+        if start[0].shape[1:] != (batch, grid, grid):
+            raise ValueError(
+                f"this search starts from masks (N,{batch},{grid},{grid}) with pairings, got {start[0].shape}"
+            )
 
 
 def _over_finite(function: Callable[[Array], Any], values: Any) -> float:

@@ -1,0 +1,144 @@
+"""Several searches over one batch that breed apart and now and then send each other their best."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from deap import tools
+from numpy.typing import NDArray
+
+from evo.genome import Population
+from evo.search import Elites, Evaluate, Rows, Search
+
+Array = NDArray[Any]
+
+
+class IslandRows:
+    """What all islands propose, to be evaluated in one call."""
+
+    def __init__(self, parts: list[Rows]) -> None:
+        self.sizes = [len(part.image) for part in parts]
+        self.rows = Rows(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+
+
+class Islands:
+    """Searches in a ring: after every `every` generations each sends its `migrants` fittest to the next.
+
+    searches: over the same batch and grid, with seeds of their own. Migration is DEAP's `migRing`: migrants
+    take the places of the receiver's least fit, with their losses. It has a Search's ask, tell, elites, run
+    and forget; `forwards` and `generation` are of all islands together.
+    """
+
+    def __init__(self, searches: Sequence[Search], *, every: int = 5, migrants: int = 1) -> None:
+        shapes = {(search.batch, search.grid, len(search.objectives)) for search in searches}
+        if len(searches) < 2 or len(shapes) != 1:
+            raise ValueError(f"islands need two or more searches of one batch, grid and objectives, got {sorted(shapes)}")
+        if every < 1 or not 1 <= migrants < min(search.size for search in searches):
+            raise ValueError(f"islands need every >= 1 and migrants below the population, got {every} and {migrants}")
+        self.searches, self.every, self.migrants = list(searches), every, migrants
+        self.generation = 0
+        self._asked: list[tuple[Search, int]] = []
+
+    @property
+    def forwards(self) -> int:
+        return sum(search.forwards for search in self.searches)
+
+    @property
+    def stopped(self) -> str | None:
+        reasons = [search.stopped for search in self.searches]
+        return ", ".join(dict.fromkeys(map(str, reasons))) if all(reasons) else None
+
+    def __len__(self) -> int:
+        return sum(len(search) for search in self.searches)
+
+    def ask(self) -> IslandRows | None:
+        """Every island's proposal as one; None where all have come to their end."""
+        asked = [(search, search.ask()) for search in self.searches]
+        parts = [(search, proposal.rows) for search, proposal in asked if proposal is not None]
+        if not parts:
+            return None
+        self._asked = [(search, len(rows.image)) for search, rows in parts]
+        return IslandRows([rows for _, rows in parts])
+
+    def tell(self, *losses: Array | None) -> dict[str, Any]:
+        """Hand every island its part of the losses (see Search.tell); migrate; return the fittest island's line."""
+        if not self._asked:
+            raise RuntimeError("tell() answers an ask(), and none is open; call ask() first")
+        expected, start, records = sum(count for _, count in self._asked), 0, []
+        for array in losses:
+            if array is not None and len(array) != expected:
+                raise ValueError(f"losses must be of the {expected} rows asked for, got {len(array)}")
+        for search, count in self._asked:
+            part = [None if array is None else np.asarray(array)[start : start + count] for array in losses]
+            records.append(search.tell(*part))  # type: ignore[arg-type]
+            start += count
+        self._asked = []
+        self.generation += 1
+        if self.generation % self.every == 0:
+            self.migrate()
+        fittest = max(records, key=lambda record: record["best"])
+        return {
+            **fittest,
+            "generation": self.generation,
+            "new_rows": expected,
+            "forwards": self.forwards,
+            "islands": [round(float(record["best"]), 5) for record in records],
+        }
+
+    def migrate(self) -> None:
+        """Send each island's fittest to the next in the ring."""
+        homes = [search.population for search in self.searches]
+        alive = [home for home in homes if home is not None]
+        if len(alive) == len(homes):
+            # migRing changes lists in place; `tools.selBest` and `selWorst` are DEAP's.
+            lists = [list(home) for home in alive]
+            tools.migRing(lists, self.migrants, tools.selBest, replacement=tools.selWorst)
+            for search, home, individuals in zip(self.searches, alive, lists, strict=True):
+                newcomers = np.array([individual.population is not home for individual in individuals])
+                search.settle(Population.gather(individuals), newcomers)
+
+    def elites(self, count: int) -> Elites:
+        """The best `count` genomes of all islands, each kind once, the fittest first."""
+        each = [search.elites(min(count, len(search))) for search in self.searches if len(search)]
+        if not each:
+            raise RuntimeError("there are no elites before the first generation; ask() and tell() first")
+        joined = Elites(*(np.concatenate(arrays) for arrays in zip(*each, strict=True)))
+        order = np.argsort(-joined.fitness, kind="stable")
+        seen: set[bytes] = set()
+        chosen = [
+            i
+            for i in order
+            if (gene := joined.masks[i].tobytes() + joined.pairings[i].tobytes()) not in seen and not seen.add(gene)  # type: ignore[func-returns-value]
+        ]
+        if not 1 <= count <= len(chosen):
+            raise ValueError(f"elites must be 1..{len(chosen)}, got {count}")
+        return Elites(*(array[chosen[:count]] for array in joined))
+
+    def run(self, evaluate: Evaluate, callbacks: Sequence[Callable[[Islands, dict[str, Any]], Any]] = ()) -> Islands:
+        """As Search.run, for all islands at once."""
+        while (proposal := self.ask()) is not None:
+            record = self.tell(*evaluate(proposal.rows))
+            if any([callback(self, record) is True for callback in callbacks]):
+                for search in self.searches:
+                    search.stopped = "callback"
+        return self
+
+    def forget(self) -> None:
+        """The model's weights have changed: see Search.forget."""
+        for search in self.searches:
+            search.forget()
+        self._asked = []
+
+    def state(self) -> dict[str, Array]:
+        """All that changes, as named arrays."""
+        named = {f"{i}:{name}": array for i, search in enumerate(self.searches) for name, array in search.state().items()}
+        return {"generation": np.array(self.generation), **named}
+
+    def set_state(self, state: dict[str, Array]) -> None:
+        """Undo `state`."""
+        self.generation, self._asked = int(state["generation"]), []
+        for i, search in enumerate(self.searches):
+            prefix = f"{i}:"
+            search.set_state({key.removeprefix(prefix): array for key, array in state.items() if key.startswith(prefix)})

@@ -1,0 +1,78 @@
+"""The file a search is saved in: one .npz of arrays, with a JSON text for the rest. Never pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+SCHEMA = 1
+
+
+def flatten(meta: dict[str, Any], groups: dict[str, dict[str, Array]]) -> dict[str, Array]:
+    """One dict of arrays `group/name`, and the JSON of `meta` under `meta`."""
+    arrays = {f"{group}/{name}": array for group, named in groups.items() for name, array in named.items()}
+    return {"meta": np.array(json.dumps({"schema": SCHEMA, **meta})), **arrays}
+
+
+def unflatten(arrays: dict[str, Array]) -> tuple[dict[str, Any], dict[str, dict[str, Array]]]:
+    """Undo `flatten`. Raises ValueError for another schema or what is no saved search."""
+    try:
+        meta = json.loads(str(arrays["meta"]))
+        schema = meta["schema"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"these arrays are not a saved search: {type(error).__name__}: {error}") from None
+    if schema != SCHEMA:
+        raise ValueError(f"a saved search of schema {schema!r}, this version reads {SCHEMA}; update Evomix")
+    groups: dict[str, dict[str, Array]] = {}
+    for key, array in arrays.items():
+        group, slash, name = key.partition("/")
+        if slash:
+            groups.setdefault(group, {})[name] = array
+    return meta, groups
+
+
+def write(path: Path | str, state: dict[str, Array], extra: dict[str, Array]) -> None:
+    """Replace a file so that a reader sees the old or the new one, whole."""
+    path = Path(path)
+    unfinished = path.with_name(f".{path.name}.tmp")
+    named = {f"state/{name}": array for name, array in state.items()}
+    named |= {f"extra/{name}": array for name, array in extra.items()}
+    with open(unfinished, "wb") as file:
+        np.savez(file, **named)  # type: ignore[arg-type]
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(unfinished, path)
+
+
+def read(path: Path | str) -> tuple[dict[str, Array], dict[str, Array]]:
+    """The state and the extra arrays `write` was given. Raises ValueError in one line."""
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            found = dict(data)
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path} is not a saved search: {type(error).__name__}: {error}") from None
+    parts: dict[str, dict[str, Array]] = {"state": {}, "extra": {}}
+    for key, array in found.items():
+        part, _, name = key.partition("/")
+        if part in parts:
+            parts[part][name] = array
+    return parts["state"], parts["extra"]
+
+
+def plain(value: Any) -> Any:
+    """Nested dicts, tuples and arrays as what JSON can hold."""
+    if isinstance(value, dict):
+        return {key: plain(part) for key, part in value.items()}
+    if isinstance(value, tuple | list):
+        return [plain(part) for part in value]
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return value.item() if isinstance(value, np.generic) else value
