@@ -1,22 +1,38 @@
 """Variation over whole populations. One function and one entry in a dict per operator.
 
-Contracts (rng is a numpy Generator; nothing given is changed; N genomes at once):
+Contracts (rng is a numpy Generator; nothing given is changed; N genomes at once; the same rng state gives the
+same result; keywords have defaults):
 
     MASK_SAMPLERS       sampler(count, grid, rng) -> masks (count,G,G) bool
-    MASK_CROSSOVERS     cross(first, second, rng) -> masks, each (N,B,G,G) bool
-    MASK_MUTATIONS      mutate(masks, rng, **rates) -> masks (N,B,G,G) bool
+    MASK_CROSSOVERS     cross(first, second, rng) -> Masks, each (N,B)
+    MASK_MUTATIONS      mutate(masks, rng, *, row_rate) -> Masks (N,B); rows not touched stay as they are
     PAIRING_CROSSOVERS  cross(first, second, rng) -> pairings, each (N,B) int32 permutations
-    PAIRING_MUTATIONS   mutate(pairings, rng, **rates) -> pairings (N,B) int32 permutations
-    CROSSOVERS          cross(first: Population, second: Population, rng) -> (masks, pairings)
+    PAIRING_MUTATIONS   mutate(pairings, rng, *, rate) -> pairings (N,B) int32 permutations
+    CROSSOVERS          cross(first: Population, second: Population, rng) -> (Masks, pairings), both (N,B)
+    ARCHIVE_CROSSOVERS  cross(first, second, rng, *, archive) -> the same, with what archive.best_pairs() knows
 """
 
-from evo.operators.masks import flip_cells, sample_bernoulli, sample_box, uniform_cells
-from evo.operators.pairings import pmx, swap
-from evo.operators.rows import row_crossover, uniform_pmx
+from evo.operators.masks import (
+    block_cells,
+    complement,
+    flip_block,
+    flip_cells,
+    kpoint_cells,
+    sample_bernoulli,
+    sample_box,
+    sample_connected,
+    shift,
+    trade,
+    uniform_cells,
+    uniform_rows,
+)
+from evo.operators.pairings import cx, inversion, ox, pmx, scramble, swap
+from evo.operators.rows import assignment, local_search, row_crossover, uniform_pmx
 
-MASK_SAMPLERS = {"bernoulli": sample_bernoulli, "box": sample_box}
-MASK_CROSSOVERS = {"uniform": uniform_cells}
-MASK_MUTATIONS = {"flip": flip_cells}
-PAIRING_CROSSOVERS = {"pmx": pmx}
-PAIRING_MUTATIONS = {"swap": swap}
-CROSSOVERS = {"rows": row_crossover, "uniform": uniform_pmx}
+MASK_SAMPLERS = {"bernoulli": sample_bernoulli, "box": sample_box, "connected": sample_connected}
+MASK_CROSSOVERS = {"uniform": uniform_cells, "rows": uniform_rows, "block": block_cells, "kpoint": kpoint_cells}
+MASK_MUTATIONS = {"flip": flip_cells, "block": flip_block, "shift": shift, "complement": complement, "trade": trade}
+PAIRING_CROSSOVERS = {"pmx": pmx, "ox": ox, "cx": cx}
+PAIRING_MUTATIONS = {"swap": swap, "inversion": inversion, "scramble": scramble}
+CROSSOVERS = {"rows": row_crossover, "uniform": uniform_pmx, "local": local_search}
+ARCHIVE_CROSSOVERS = {"assignment": assignment}

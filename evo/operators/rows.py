@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evo.genome import Population
-from evo.operators.masks import uniform_cells
+from evo.operators.masks import flip_cells, uniform_cells
 from evo.operators.pairings import pmx
+from evo.packed import Masks
 
 Array = NDArray[Any]
 
 
-def uniform_pmx(first: Population, second: Population, rng: np.random.Generator) -> tuple[Array, Array]:
-    """The textbook pair: uniform crossover of the masks, PMX of the pairings."""
-    return uniform_cells(first.masks, second.masks, rng), pmx(first.pairings, second.pairings, rng)
+class BestPairs(Protocol):
+    """The archive that an archive crossover reads."""
+
+    def best_pairs(self) -> tuple[Array, Masks]:
+        """For image b with partner j: the best row score known, (B,B) float32 with -inf where there is none,
+        and the mask that had it, Masks (B,B).
+        """
 
 
-def row_crossover(first: Population, second: Population, rng: np.random.Generator) -> tuple[Array, Array]:
+def uniform_pmx(first: Population, second: Population, rng: np.random.Generator) -> tuple[Masks, Array]:
+    """The textbook pair: uniform crossover of the masks, PMX of the pairings.
+
+    Syswerda, ICGA 1989; Goldberg and Lingle, ICGA 1985.
+    """
+    return uniform_cells(first.packed, second.packed, rng), pmx(first.pairings, second.pairings, rng)
+
+
+def row_crossover(first: Population, second: Population, rng: np.random.Generator) -> tuple[Masks, Array]:
     """Each row comes whole from the parent that scores better on it; the pairing stays a permutation.
 
     Rows are scored apart, so a child may collect the better row of its parents everywhere. Where two rows
@@ -27,32 +40,90 @@ def row_crossover(first: Population, second: Population, rng: np.random.Generato
     kept mask and partner keep their losses too: such a child costs few image forwards. Rows whose scores
     are equal or not known yet come from either parent with equal chance. Our own operator.
     """
-    tie = rng.random(first.pairings.shape) < 0.5
-    score_first = np.nan_to_num(first.scores, nan=-np.inf)
-    score_second = np.nan_to_num(second.scores, nan=-np.inf)
+    tie = rng.random(first.pairings.shape, dtype=np.float32) < 0.5
+    score_first, score_second = _known_scores(first), _known_scores(second)
     from_first = np.where(score_first == score_second, tie, score_first > score_second)
 
-    masks = np.where(from_first[:, :, None, None], first.masks, second.masks)
+    words = np.where(from_first[:, :, None], first.packed.words, second.packed.words)
     wanted = np.where(from_first, first.pairings, second.pairings)
-    return masks, repair(wanted, np.where(from_first, score_first, score_second), rng)
+    priority = np.maximum(score_first, score_second)
+    return Masks(words, first.packed.grid), repair(wanted, priority, rng)
+
+
+def local_search(
+    first: Population, second: Population, rng: np.random.Generator, *, share: float = 0.1, cells: float = 1.5
+) -> tuple[Masks, Array]:
+    """The first parent, of which the worst rows are tried anew; the second is not used.
+
+    A `share` of the rows, at least two, those of the lowest scores: each gets the partner of another of them,
+    and about `cells` of its cells are flipped. Rows whose scores are not known count as worst. Mutation aimed
+    at the worst component: Boettcher and Percus, Extremal optimization, GECCO 1999.
+    """
+    genomes, rows = first.pairings.shape
+    count = min(rows, max(2, round(share * rows)))
+    unknown = -1e30 * (1 + rng.random((genomes, rows), dtype=np.float32))  # below all scores, in random order
+    scores = np.where(np.isfinite(first.scores), first.scores, unknown)
+    worst = rng.permuted(np.argpartition(scores, count - 1, axis=1)[:, :count], axis=1)
+
+    genome = np.arange(genomes)[:, None]
+    masks, pairings = first.packed.copy(), first.pairings.copy()
+    masks[genome, worst] = flip_cells(masks[genome, worst], rng, row_rate=1, cells=cells)
+    pairings[genome, worst] = first.pairings[genome, np.roll(worst, 1, axis=1)]
+    return masks, pairings
+
+
+def assignment(
+    first: Population, second: Population, rng: np.random.Generator, *, archive: BestPairs, seen: float = 0.7
+) -> tuple[Masks, Array]:
+    """The best pairing there is for the row scores in the archive, each row with the best mask known for it.
+
+    Solves the linear assignment problem (Kuhn, Naval Research Logistics Quarterly 2, 1955; scipy's solver is
+    Crouse's, IEEE Transactions on Aerospace and Electronic Systems 52, 2016), once for each child, in O(B^3) at worst. The
+    first child sees all of the archive, every other one a random share `seen` of its pairs. Pairs not seen
+    count less than the worst that is known, by chance more or less so; a row that gets a pair never scored
+    keeps the first parent's mask. The second parent is not used. Our own operator.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    scores, best = archive.best_pairs()
+    known = np.isfinite(scores)
+    lowest, highest = (scores[known].min(), scores[known].max()) if known.any() else (0.0, 0.0)
+    span = max(float(highest) - float(lowest), 1e-3)
+
+    row = np.arange(len(scores))
+    masks, pairings = first.packed.copy(), np.empty_like(first.pairings)
+    for child in range(len(pairings)):
+        visible = known if child == 0 else known & (rng.random(known.shape, dtype=np.float32) < seen)
+        unseen = float(lowest) - span * (1 + rng.random(known.shape))
+        pairings[child] = linear_sum_assignment(np.where(visible, scores, unseen), maximize=True)[1]
+        scored = known[row, pairings[child]]
+        masks[child, scored] = best[row[scored], pairings[child, scored]]
+    return masks, pairings
 
 
 def repair(wanted: Array, priority: Array, rng: np.random.Generator) -> Array:
     """Make permutations of wanted partners (N,B) with the fewest changes.
 
-    Of the rows that want the same partner the one of highest priority (N,B) keeps it; the others get the
+    Of the rows that want the same partner one of the highest priority (N,B) keeps it; the others get the
     partners nobody wants, at random.
     """
     genomes, rows = wanted.shape
-    ascending = np.argsort(priority, axis=1, kind="stable")
-    owner = np.full((genomes, rows), -1, np.int64)  # owner[n, v]: the row that keeps partner v
-    for rank in range(rows):  # later writes win, and they are of higher priority
-        row = ascending[:, rank]
-        owner[np.arange(genomes), wanted[np.arange(genomes), row]] = row
+    partner = (wanted + np.arange(0, genomes * rows, rows)[:, None]).reshape(-1)  # numbered over all genomes
+    rank = priority.reshape(-1)
+    row = np.arange(genomes * rows)
+    owner = np.full(genomes * rows, -1)
+    claims = row
+    while claims.size:  # as often as rows want the same partner: twice where two parents meet
+        owner[partner[claims]] = claims
+        claims = row[rank > rank[owner[partner]]]
 
-    loses = np.take_along_axis(owner, wanted, axis=1) != np.arange(rows)
-    unused_first = np.argsort(rng.random((genomes, rows)) + (owner >= 0), axis=1)
-    spare = np.arange(rows) < loses.sum(axis=1, keepdims=True)
-    child = wanted.astype(np.int32, copy=True)
-    child[loses] = unused_first[spare]  # both run genome by genome and hold the same number in each
+    child = wanted.astype(np.int32)
+    losers = np.flatnonzero(owner[partner] != row)
+    unused = np.flatnonzero(owner < 0)
+    order = np.argsort(unused // rows + rng.random(len(unused)))  # at random within each genome
+    child.reshape(-1)[losers] = unused[order] % rows  # genome by genome, as many in both
     return child
+
+
+def _known_scores(population: Population) -> Array:
+    return np.where(np.isnan(population.scores), -np.inf, population.scores).astype(np.float32, copy=False)
