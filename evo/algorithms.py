@@ -1,0 +1,203 @@
+"""DEAP's algorithms on whole populations: the same keywords, the same Logbook, one call per operator and generation.
+
+DEAP's own eaSimple and eaMuPlusLambda run on a Population too, one individual at a time; these are the fast
+path. The toolbox is DEAP's, its operators take arrays:
+
+    select(population, k) -> (k,) indices, or a list of individuals as DEAP's selections return
+    mate(first: Population, second: Population) -> Masks (N,B), pairings (N,B): one child of each pair
+    mutate(masks, pairings) -> Masks (N,B), pairings (N,B)
+    evaluate(population) -> values (N,) or (N,M), larger is fitter; called once per generation
+
+    toolbox = base.Toolbox()
+    toolbox.register("select", tournament, rng=rng)
+    toolbox.register("mate", CROSSOVERS["uniform"], rng=rng)
+
+Fitness values that are NaN count as -inf. `evaluate` may set the population's row scores as well, for operators
+that ask for them. The given population is not changed.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+from deap import base, tools
+from numpy.typing import NDArray
+
+from evo.genome import Individual, Population
+from evo.selection import tournament
+
+Array = NDArray[Any]
+
+__all__ = ["eaMuPlusLambda", "eaSimple", "first_value", "tournament"]
+
+
+def first_value(individual: Individual) -> float:
+    """An individual's first fitness value: a key for tools.Statistics that costs nothing here, because the
+    algorithms of this file hand the values over as one array.
+    """
+    value: float = individual.fitness.values[0]
+    return value
+
+
+def eaSimple(
+    population: Population,
+    toolbox: base.Toolbox,
+    cxpb: float,
+    mutpb: float,
+    ngen: int,
+    stats: tools.Statistics | tools.MultiStatistics | None = None,
+    halloffame: tools.HallOfFame | None = None,
+    verbose: bool = False,
+    *,
+    rng: np.random.Generator | None = None,
+) -> tuple[Population, tools.Logbook]:
+    """The simple genetic algorithm: children replace their parents.
+
+    Each generation `len(population)` parents are selected; neighbours mate with probability cxpb and leave two
+    children, and each child mutates with probability mutpb. rng makes these two draws; without one, Python's
+    `random` seeds it, which DEAP's algorithms draw from.
+
+    Returns the last population, and a Logbook with gen, nevals and the statistics' fields. After Baeck, Fogel
+    and Michalewicz, Evolutionary computation 1, chapter 7, 2000.
+    """
+    rng = np.random.default_rng(random.getrandbits(64)) if rng is None else rng
+    population = population.copy()
+    logbook = _started(population, toolbox, stats, halloffame, verbose)
+    for generation in range(1, ngen + 1):
+        parents = _chosen(population, toolbox.select(population, len(population)))
+        pairs = 2 * np.flatnonzero(rng.random(len(parents) // 2) < cxpb)
+        mates = parents.take(np.concatenate([pairs + 1, pairs]))
+        mutated = np.flatnonzero(rng.random(len(parents)) < mutpb)
+        population = _varied(parents, toolbox, np.concatenate([pairs, pairs + 1]), mates, mutated)
+        evaluated = _evaluate(population, toolbox)
+        _enter(halloffame, population)
+        _record(logbook, generation, evaluated, population, stats, verbose)
+    return population, logbook
+
+
+def eaMuPlusLambda(
+    population: Population,
+    toolbox: base.Toolbox,
+    mu: int,
+    lambda_: int,
+    cxpb: float,
+    mutpb: float,
+    ngen: int,
+    stats: tools.Statistics | tools.MultiStatistics | None = None,
+    halloffame: tools.HallOfFame | None = None,
+    verbose: bool = False,
+    *,
+    rng: np.random.Generator | None = None,
+) -> tuple[Population, tools.Logbook]:
+    """The (mu + lambda) algorithm: `select` picks mu survivors from the parents and lambda_ children.
+
+    Each child comes from a crossover of two random parents (probability cxpb), a mutation of one (mutpb), or is
+    a copy of one. rng and what is returned are as in `eaSimple`. Raises ValueError where cxpb + mutpb > 1.
+    After Beyer and Schwefel, Evolution strategies, Natural Computing 1, 2002.
+    """
+    if cxpb + mutpb > 1:
+        raise ValueError(f"cxpb + mutpb must be at most 1, got {cxpb} + {mutpb}")
+    rng = np.random.default_rng(random.getrandbits(64)) if rng is None else rng
+    population = population.copy()
+    logbook = _started(population, toolbox, stats, halloffame, verbose)
+    for generation in range(1, ngen + 1):
+        choice = rng.random(lambda_)
+        mated = np.flatnonzero(choice < cxpb)
+        mutated = np.flatnonzero((choice >= cxpb) & (choice < cxpb + mutpb))
+        parent = rng.integers(0, len(population), size=lambda_)
+        step = rng.integers(1, max(2, len(population)), size=len(mated))  # to another one, where there is one
+        mates = population.take((parent[mated] + step) % len(population))
+        offspring = _varied(population.take(parent), toolbox, mated, mates, mutated)
+        evaluated = _evaluate(offspring, toolbox)
+        _enter(halloffame, offspring)
+        pool = population.join(offspring)
+        population = _chosen(pool, toolbox.select(pool, mu))
+        _record(logbook, generation, evaluated, population, stats, verbose)
+    return population, logbook
+
+
+def _varied(parents: Population, toolbox: base.Toolbox, mated: Array, mates: Population, mutated: Array) -> Population:
+    """Children of all parents: those at `mated` (R,) cross with `mates` (R genomes), then those at `mutated`
+    mutate. The others stay what they are, and keep their fitness.
+    """
+    packed, pairings = parents.packed.copy(), parents.pairings.copy()
+    if len(mated):
+        packed[mated], pairings[mated] = toolbox.mate(parents.take(mated), mates)
+    if len(mutated) == len(parents):
+        packed, pairings = toolbox.mutate(packed, pairings)
+    elif len(mutated):
+        packed[mutated], pairings[mutated] = toolbox.mutate(packed[mutated], pairings[mutated])
+    children = Population(packed, pairings, parents.values.shape[1])
+    same = np.ones(len(parents), bool)
+    same[mated] = same[mutated] = False
+    if same.any():
+        for name in ("values", "valid", "scores"):
+            getattr(children, name)[same] = getattr(parents, name)[same]
+    return children
+
+
+def _evaluate(population: Population, toolbox: base.Toolbox) -> int:
+    """Give every genome a fitness that has none; return how many had none."""
+    new = np.flatnonzero(~population.valid)
+    if not len(new):
+        return 0
+    asked = population if len(new) == len(population) else population.take(new)
+    values = np.asarray(toolbox.evaluate(asked), np.float64)
+    expected = (len(new), population.values.shape[1])
+    if values.shape != expected and (values.shape != expected[:1] or expected[1] > 1):
+        raise ValueError(f"evaluate must return values (N,M) = {expected} for these genomes, got {values.shape}")
+    population.values[new] = np.where(np.isnan(values), -np.inf, values).reshape(expected)
+    population.valid[:] = True
+    if asked is not population:
+        population.scores[new] = asked.scores
+    return len(new)
+
+
+def _enter(halloffame: tools.HallOfFame | None, population: Population) -> None:
+    """Update the hall of fame with the few that can enter it, the fittest first."""
+    if halloffame is None:
+        return
+    if halloffame.maxsize is None:  # a Pareto front takes any number
+        halloffame.update(population)
+        return
+    for index in np.lexsort(-population.values.T[::-1]):
+        individual = population[index]
+        if len(halloffame) >= halloffame.maxsize and not individual.fitness > halloffame[-1].fitness:
+            break
+        halloffame.update([individual])
+
+
+def _compiled(stats: tools.Statistics | tools.MultiStatistics, population: Population) -> dict[str, Any]:
+    if isinstance(stats, tools.MultiStatistics):
+        return {name: _compiled(part, population) for name, part in stats.items()}
+    if stats.key is first_value:
+        return {name: function(population.values[:, 0]) for name, function in stats.functions.items()}
+    compiled: dict[str, Any] = stats.compile(population)
+    return compiled
+
+
+def _record(
+    logbook: tools.Logbook, generation: int, evaluated: int, population: Population, stats: Any, verbose: bool
+) -> None:
+    logbook.record(gen=generation, nevals=evaluated, **(_compiled(stats, population) if stats else {}))
+    if verbose:
+        print(logbook.stream)
+
+
+def _started(
+    population: Population, toolbox: base.Toolbox, stats: Any, halloffame: tools.HallOfFame | None, verbose: bool
+) -> tools.Logbook:
+    """Generation 0: evaluate what has no fitness yet, and open the Logbook."""
+    logbook = tools.Logbook()
+    logbook.header = ["gen", "nevals", *(stats.fields if stats else [])]
+    evaluated = _evaluate(population, toolbox)
+    _enter(halloffame, population)
+    _record(logbook, 0, evaluated, population, stats, verbose)
+    return logbook
+
+
+def _chosen(population: Population, chosen: Array | list[Individual]) -> Population:
+    """A copy of the genomes selected."""
+    return population.take(chosen) if isinstance(chosen, np.ndarray) else Population.gather(chosen)
