@@ -116,6 +116,7 @@ class Population(MutableSequence["Individual"]):
         self.valid: Array = np.zeros(len(pairings), bool)
         self.ids: Array = np.full(len(pairings), -1, np.int32)
         self._rows: dict[str, Array] = {}
+        self._crowding: Array | None = None  # (P,) what tools.selNSGA2 hands out
         self._views: weakref.WeakValueDictionary[int, Individual] = weakref.WeakValueDictionary()
 
     @classmethod
@@ -124,7 +125,7 @@ class Population(MutableSequence["Individual"]):
         population = cls.__new__(cls)
         population.packed, population.pairings = packed, pairings
         population.values, population.valid, population.ids = values, valid, ids
-        population._rows = {}
+        population._rows, population._crowding = {}, None
         population._views = weakref.WeakValueDictionary()
         return population
 
@@ -242,7 +243,7 @@ class Population(MutableSequence["Individual"]):
         path = Path(path)
         unfinished = path.with_name(f".{path.name}.tmp")
         with open(unfinished, "wb") as file:
-            np.savez(file, schema=np.array(SCHEMA), **self.arrays())
+            np.savez(file, schema=np.array(SCHEMA), **self.arrays())  # type: ignore[arg-type]
         os.replace(unfinished, path)
 
     @classmethod
@@ -266,9 +267,9 @@ class Population(MutableSequence["Individual"]):
     @overload
     def __getitem__(self, index: int) -> Individual: ...
     @overload
-    def __getitem__(self, index: slice) -> list[Individual]: ...  # type: ignore[override]
+    def __getitem__(self, index: slice) -> list[Individual]: ...
 
-    def __getitem__(self, index: int | slice) -> Individual | list[Individual]:  # type: ignore[override]
+    def __getitem__(self, index: int | slice) -> Individual | list[Individual]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         if not -len(self) <= index < len(self):
@@ -282,7 +283,7 @@ class Population(MutableSequence["Individual"]):
     def __iter__(self) -> Iterator[Individual]:
         return (self[index] for index in range(len(self)))
 
-    def __setitem__(self, index: int | slice, value: Individual | Iterable[Individual]) -> None:  # type: ignore[override]
+    def __setitem__(self, index: int | slice, value: Individual | Iterable[Individual]) -> None:
         """Put copies of individuals in place. Whoever holds an individual replaced keeps it, detached."""
         everybody: list[Individual] = list(self)
         everybody[index] = value  # type: ignore[assignment, index]
@@ -313,6 +314,7 @@ class Population(MutableSequence["Individual"]):
                 view.detach()
         self.packed, self.pairings = new.packed, new.pairings
         self.values, self.valid, self.ids, self._rows = new.values, new.valid, new.ids, new._rows
+        self._crowding = None
         self._views.clear()
         for view in views:
             if id(view) in placed:
@@ -348,18 +350,31 @@ class RowFitness(base.Fitness):
             # NaN would compare greater both ways: it is the worst there is.
             self._population.values[self._index] = [v if v == v else -np.inf for v in values]
 
+    @property
+    def crowding_dist(self) -> float:
+        """Kept in the population, as an individual lives only while somebody holds it."""
+        if self._population._crowding is None:
+            raise AttributeError("no crowding distance yet; tools.selNSGA2 or tools.emo.assignCrowdingDist sets it")
+        return float(self._population._crowding[self._index])
+
+    @crowding_dist.setter
+    def crowding_dist(self, distance: float) -> None:
+        if self._population._crowding is None:
+            self._population._crowding = np.zeros(len(self._population))
+        self._population._crowding[self._index] = distance
+
     def __deepcopy__(self, memo: dict[int, Any]) -> RowFitness:
         return self._population.take([self._index])[0].fitness
 
 
 class CaseFitness(RowFitness):
-    """The row scores of a genome as its fitness values: one case a row. Read-only."""
+    """The row scores of a genome as its fitness values: one case a row. For reading."""
 
     @property
     def weights(self) -> tuple[float, ...]:
         return (1.0,) * self._population.scores.shape[1]
 
-    @property
+    @property  # type: ignore[misc]
     def wvalues(self) -> tuple[float, ...]:
         return tuple(self._population.scores[self._index].tolist())
 

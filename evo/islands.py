@@ -34,7 +34,9 @@ class Islands:
     def __init__(self, searches: Sequence[Search], *, every: int = 5, migrants: int = 1) -> None:
         shapes = {(search.batch, search.grid, len(search.objectives)) for search in searches}
         if len(searches) < 2 or len(shapes) != 1:
-            raise ValueError(f"islands need two or more searches of one batch, grid and objectives, got {sorted(shapes)}")
+            raise ValueError(
+                f"islands need two or more searches of one batch, grid and objectives, got {sorted(shapes)}"
+            )
         if every < 1 or not 1 <= migrants < min(search.size for search in searches):
             raise ValueError(f"islands need every >= 1 and migrants below the population, got {every} and {migrants}")
         self.searches, self.every, self.migrants = list(searches), every, migrants
@@ -120,7 +122,8 @@ class Islands:
         """As Search.run, for all islands at once."""
         while (proposal := self.ask()) is not None:
             record = self.tell(*evaluate(proposal.rows))
-            if any([callback(self, record) is True for callback in callbacks]):
+            answers = [callback(self, record) for callback in callbacks]  # all are called
+            if True in answers:
                 for search in self.searches:
                     search.stopped = "callback"
         return self
@@ -133,7 +136,9 @@ class Islands:
 
     def state(self) -> dict[str, Array]:
         """All that changes, as named arrays."""
-        named = {f"{i}:{name}": array for i, search in enumerate(self.searches) for name, array in search.state().items()}
+        named = {
+            f"{i}:{name}": array for i, search in enumerate(self.searches) for name, array in search.state().items()
+        }
         return {"generation": np.array(self.generation), **named}
 
     def set_state(self, state: dict[str, Array]) -> None:
@@ -141,4 +146,6 @@ class Islands:
         self.generation, self._asked = int(state["generation"]), []
         for i, search in enumerate(self.searches):
             prefix = f"{i}:"
-            search.set_state({key.removeprefix(prefix): array for key, array in state.items() if key.startswith(prefix)})
+            search.set_state(
+                {key.removeprefix(prefix): array for key, array in state.items() if key.startswith(prefix)}
+            )

@@ -288,10 +288,11 @@ class Search:
         asked = int(open_.new.sum())
         self.forwards += asked
         self.generation += 1
-        # In incremental evaluation exactly the rows asked for, as they were asked for because it lacks them.
-        self.archive.add(pool, *self._unseen(pool, open_.new))
+        # In incremental evaluation these are exactly the rows asked for; full evaluation is to take the same course.
+        genome, row = self._unseen(pool, open_.new)
+        self.archive.add(pool, genome, row)
         chosen = self._survivors(pool)
-        self._reward(open_, chosen)
+        self._reward(open_, chosen, np.bincount(genome, minlength=len(pool)))
         self.population = pool.take(chosen)
         self.lineage.survivors.append(self.population.ids.copy())
         self._stale = False
@@ -309,7 +310,8 @@ class Search:
             raise ValueError("this search has no end; give it generations, budget, patience, target or a callback")
         while (proposal := self.ask()) is not None:
             record = self.tell(*evaluate(proposal.rows))
-            if any([callback(self, record) is True for callback in callbacks]):
+            answers = [callback(self, record) for callback in callbacks]  # all are called
+            if True in answers:
                 self.stopped = "callback"
         return self
 
@@ -435,7 +437,10 @@ class Search:
 
     def _wire(self, crossover: str, mask_mutation: str, pairing_mutation: str, adaptive: bool) -> Variation:
         """Register the operators, with the rates found best, and set their shares."""
-        rates: dict[str, Any] = {"mutate_masks": {"row_rate": 0.15}, "mutate_pairings": {"rate": min(1.0, 2 / self.batch)}}
+        rates: dict[str, Any] = {
+            "mutate_masks": {"row_rate": 0.15},
+            "mutate_pairings": {"rate": min(1.0, 2 / self.batch)},
+        }
         slots = []
         for name, text, shelf, kind in (
             ("mate", crossover, ALL_CROSSOVERS, "crossover"),
@@ -505,9 +510,7 @@ class Search:
         parents = np.stack(pair, axis=1)
         if self.duplicates == "redraw":
             made_by, parents = self._redraw(alive, children, made_by, parents)
-        children.ids = self.lineage.breed(
-            np.where(parents >= 0, alive.ids[parents], -1), made_by, self.generation + 1
-        )
+        children.ids = self.lineage.breed(np.where(parents >= 0, alive.ids[parents], -1), made_by, self.generation + 1)
         if self.evaluation == "incremental":
             for chosen_parents in pair:
                 children.inherit(alive, chosen_parents)
@@ -605,8 +608,8 @@ class Search:
             return np.asarray(chosen)
         return np.asarray(chosen[np.argsort(-pool.values[chosen, 0], kind="stable")])
 
-    def _reward(self, open_: _Open, survivors: Array) -> None:
-        """Credit operators with what their children gained over the better parent, per image forwarded."""
+    def _reward(self, open_: _Open, survivors: Array, cost: Array) -> None:
+        """Credit operators with what their children gained over the better parent, per image of cost (P,)."""
         if not self.variation.adaptive or not len(open_.made_by):
             return
         children = np.arange(open_.kept, len(open_.pool))
@@ -616,7 +619,7 @@ class Search:
         else:
             values = open_.pool.values[:, 0]
             gain = values[children] - values[np.maximum(open_.parents, 0)].max(axis=1)
-            gain = np.where(np.isfinite(gain), np.maximum(gain, 0.0), 0.0) / (1 + open_.new[children].sum(axis=1))
+            gain = np.where(np.isfinite(gain), np.maximum(gain, 0.0), 0.0) / (1 + cost[children])
         self.variation.reward(open_.made_by[bred], gain[bred])
 
     def _record(self, asked: int) -> dict[str, Any]:
@@ -688,14 +691,13 @@ def _opened(
     """Find the rows to ask for: those not known, each kind once; in full evaluation all of genomes without value."""
     if full:
         new = np.repeat(~pool.known.all(axis=1, keepdims=True), pool.pairings.shape[1], axis=1)
-        unknown = np.nonzero(new)
-        return _Open(pool, kept, new, unknown, np.arange(len(unknown[0])), made_by, parents, before)
-    unknown = np.nonzero(~pool.known)
-    genome, row = unknown
-    first, source = first_of_each(row, pool.pairings[unknown], pool.packed.words[unknown])
+        genome, row = np.nonzero(new)
+        return _Open(pool, kept, new, (genome, row), np.arange(len(genome)), made_by, parents, before)
+    genome, row = np.nonzero(~pool.known)
+    first, source = first_of_each(row, pool.pairings[genome, row], pool.packed.words[genome, row])
     new = np.zeros(pool.pairings.shape, bool)
     new[genome[first], row[first]] = True
-    return _Open(pool, kept, new, unknown, source, made_by, parents, before)
+    return _Open(pool, kept, new, (genome, row), source, made_by, parents, before)
 
 
 def _distinct(pool: Population) -> Array:

@@ -4,10 +4,12 @@ import random
 
 import numpy as np
 import pytest
+from deap import tools
 
-from evo.objectives import OBJECTIVES, RowLosses
-from evo.operators import CROSSOVERS, MASK_SAMPLERS
-from evo.search import Search
+from evo.bank import PatternBank
+from evo.operators import MASK_MUTATIONS, MASK_SAMPLERS, PAIRING_MUTATIONS
+from evo.search import ALL_CROSSOVERS, Search
+from evo.selection import SELECTIONS
 
 B, G = 12, 3
 
@@ -24,6 +26,12 @@ class Table:
         i, j = np.indices((G, G))
         return self.losses[rows.image[:, None, None], rows.partner[:, None, None], i, j, rows.masks.astype(int)]
 
+    def full(self, population):
+        """(P,B,G,G): every row looked up anew."""
+        i, j = np.indices((G, G))
+        image = np.arange(B)[None, :, None, None]
+        return self.losses[image, population.pairings[:, :, None, None], i, j, population.masks.astype(int)]
+
 
 def run(generations=10, table=None, **options):
     table = table or Table()
@@ -36,16 +44,12 @@ def run(generations=10, table=None, **options):
     return search
 
 
-@pytest.mark.parametrize("crossover", CROSSOVERS)
+@pytest.mark.parametrize("crossover", ALL_CROSSOVERS)
 @pytest.mark.parametrize("sampler", MASK_SAMPLERS)
 def test_carried_losses_are_those_of_a_full_evaluation(crossover, sampler):
     table = Table()
     search = run(20, table, crossover=crossover, sampler=sampler)
-    population = search.population
-    i, j = np.indices((G, G))
-    full = table.losses[
-        np.arange(B)[None, :, None, None], population.pairings[:, :, None, None], i, j, population.masks.astype(int)
-    ]
+    population, full = search.population, table.full(search.population)
     np.testing.assert_array_equal(population.cell_losses, full)
     np.testing.assert_allclose(population.values[:, 0], full.mean((1, 2, 3)), rtol=1e-6)
     assert search.forwards == table.asked < 20 * 10 * B
@@ -111,19 +115,44 @@ def test_the_best_never_gets_worse_and_no_two_genomes_are_the_same():
     assert len(genes) == len(search.population) == 10
 
 
-def test_forget_makes_every_row_new_again():
-    search = run(5)
+@pytest.mark.parametrize("rescore", ["all", "survivors"])
+def test_after_forget_no_old_loss_is_left(rescore):
+    search = run(5, rescore=rescore)
+    alive = len(search.population)
     search.forget()
+    assert len(search.hall_of_fame) == 0
     proposal = search.ask()
-    assert proposal.new[:10].all()
+    if rescore == "all":
+        assert np.array_equal(proposal.pairings[:alive], search.population.pairings)
     other = Table(seed=7)
     search.tell(other(proposal.rows))
-    i, j = np.indices((G, G))
     population = search.population
-    full = other.losses[
-        np.arange(B)[None, :, None, None], population.pairings[:, :, None, None], i, j, population.masks.astype(int)
-    ]
-    np.testing.assert_array_equal(population.cell_losses, full)
+    np.testing.assert_array_equal(population.cell_losses, other.full(population))
+    assert (population.measured == 1).all() and search.logbook[-1]["age"] == 0
+    assert (search.elites(3).age == 0).all()
+
+
+def test_who_was_not_picked_as_a_parent_dies_unscored():
+    search = run(5, rescore="survivors", population=20)
+    search.forget()
+    proposal = search.ask()
+    assert 20 < len(proposal.pairings) < 40
+
+
+def test_without_rescoring_old_losses_stand_with_their_age():
+    table, other = Table(), Table(seed=7)
+    search = run(5, table, rescore="none")
+    for _ in range(3):
+        search.forget()
+        search.tell(other(search.ask().rows))
+    population = search.population
+    age = search.weights_version - population.measured
+    assert set(np.unique(age)) <= {0, 1, 2, 3} and age.max() == 3 > age.min() == 0
+    np.testing.assert_array_equal(
+        population.cell_losses, np.where((age == 3)[:, :, None, None], table.full(population), other.full(population))
+    )
+    assert search.logbook[-1]["age"] == pytest.approx(age.mean(), abs=1e-4)
+    assert (search.elites(2).age == 3).any()
 
 
 @pytest.mark.parametrize("budget", [B, 5 * B, 10 * B, 15 * B + 3])
@@ -150,9 +179,23 @@ def test_losses_that_are_not_finite_are_worst_and_counted():
     assert record["nonfinite"] == B + 1
     assert np.isfinite(record["best"]) and np.isfinite(record["mean"])
     assert np.isfinite(search.elites(4).fitness).all()
-    with pytest.raises(FloatingPointError, match="no genome has a finite fitness"):
+    with pytest.raises(FloatingPointError, match=r"generation 2: 100 % of the rows .* \(rows of images 0, 1, 2,"):
         search.forget()
         search.tell(np.full((search.ask().new.sum(), G, G), np.nan))
+
+
+def test_too_large_a_share_of_losses_that_are_not_finite_ends_the_search():
+    search = Search(B, G, population=6, seed=0, max_nonfinite=0.1)
+    losses = Table()(search.ask().rows)
+    losses[: B // 2] = np.nan
+    search.tell(losses)  # 6 of 72 rows
+    search = Search(B, G, population=6, seed=0, max_nonfinite=0.1)
+    search.ask()
+    losses[:B] = np.nan
+    with pytest.raises(
+        FloatingPointError, match="17 % of the rows have losses that are NaN or infinite, in 1 of 6 genomes"
+    ):
+        search.tell(losses)
 
 
 def test_answers_of_the_wrong_shape_are_refused():
@@ -166,15 +209,20 @@ def test_answers_of_the_wrong_shape_are_refused():
         search.tell(np.zeros((48, G, G)), np.zeros(3))
     wrong = Search(B, G, population=4, objective=lambda rows: np.zeros(3))
     proposal = wrong.ask()
-    with pytest.raises(ValueError, match=r"the objective must return scores \(4, 12\), got \(3,\)"):
+    with pytest.raises(ValueError, match=r"the objective <lambda> must return scores \(4, 12\), got \(3,\)"):
         wrong.tell(np.zeros((proposal.new.sum(), G, G)))
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"population": 1}, "population >= 2"),
-        ({"objective": "hrad"}, "unknown objective 'hrad'; there are hard, easy"),
+        ({"population": 0}, "population >= 1"),
+        ({"evaluation": "fast"}, "unknown evaluation 'fast'; there are incremental, full"),
+        ({"min_cells": 5}, r"min_cells must be 0\.\.4, half of the grid's 9 cells, got 5"),
+        ({"mask_mutation": "flip+flip"}, "stands twice"),
+        ({"crossover": "0*rows"}, "shares such as"),
+        ({"start": (np.zeros((1, 4, G, G), bool), np.arange(4)[None])}, r"starts from masks \(N,12,3,3\)"),
+        ({"objective": "hrad"}, "hrad"),
         ({"crossover": "none"}, "unknown crossover"),
         ({"sampler": "none"}, "unknown mask sampler"),
         ({"labels": np.zeros(3)}, r"labels must be \(12,\)"),
@@ -195,28 +243,268 @@ def test_one_image_and_one_label_are_defined():
 
 def test_users_may_swap_operators_by_name():
     search = Search(B, G, population=8, seed=0)
-    search.toolbox.register("mutate_masks", lambda masks, rng: np.ones_like(masks))
+    search.toolbox.register("mutate_masks", lambda masks, rng: np.ones_like(masks.cells))
     search.tell(Table()(search.ask().rows))
     assert search.ask().masks[8:].all()
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_objectives_keep_their_contract(name):
-    rng = np.random.default_rng(0)
-    losses = rng.random((5, B, G, G)).astype(np.float32)
-    masks = rng.random((5, B, G, G)) < 0.5
-    labels = rng.integers(0, 3, B)
-    rows = RowLosses(losses, losses.mean((2, 3)), masks, labels, labels[np.argsort(rng.random((5, B)), 1)])
-    scores = OBJECTIVES[name](rows)
-    assert scores.shape == (5, B) and np.isfinite(scores).all()
-    shuffled = rng.permutation(B)
-    again = OBJECTIVES[name](
-        RowLosses(
-            losses[:, shuffled],
-            rows.image_losses[:, shuffled],
-            masks[:, shuffled],
-            labels[shuffled],
-            rows.partner_labels[:, shuffled],
-        )
+EVERYTHING = {
+    "crossover": "+".join(ALL_CROSSOVERS),
+    "mask_mutation": "+".join(MASK_MUTATIONS),
+    "pairing_mutation": "+".join(PAIRING_MUTATIONS),
+    "adaptive": True,
+}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        EVERYTHING,
+        {"objective": "hard,diversity"},
+        {"select": "lexicase"},
+        {"duplicates": "redraw"},
+        {"hold": True, "min_cells": 1},
+    ],
+    ids=["default", "all operators", "two objectives", "lexicase", "redraw", "hold"],
+)
+def test_full_evaluation_finds_the_same(options):
+    """The reference: every row of every new genome is asked for, and the search takes the same course."""
+    quick, slow = Table(), Table()
+    incremental = run(15, quick, **options)
+    full = run(15, slow, evaluation="full", **options)
+    for field in ("masks", "pairings", "values", "cell_losses", "ids"):
+        np.testing.assert_array_equal(getattr(incremental.population, field), getattr(full.population, field))
+    ours, reference = incremental.elites(3), full.elites(3)
+    assert np.array_equal(ours.masks, reference.masks) and np.array_equal(ours.pairings, reference.pairings)
+    assert slow.asked == 15 * 10 * B > 1.5 * quick.asked
+    assert incremental.logbook.select("best") == full.logbook.select("best")
+
+
+def test_equal_rows_are_asked_for_once_and_never_again():
+    asked = set()
+    search = Search(4, 1, population=12, seed=0)
+    for _ in range(30):
+        rows = search.ask().rows
+        kinds = [(int(i), m.tobytes(), int(p)) for i, m, p in zip(*rows, strict=True)]
+        assert len(set(kinds)) == len(kinds) and not asked & set(kinds)
+        asked |= set(kinds)
+        search.tell(rows.masks * 1.0 + rows.partner[:, None, None])
+    assert search.forwards == len(asked) <= 4 * 4 * 2  # there are no more kinds
+
+
+@pytest.mark.parametrize("select", SELECTIONS)
+@pytest.mark.parametrize("objective", ["hard", "hard,diversity"])
+def test_selections_and_several_objectives(select, objective):
+    search = run(20, select=select, objective=objective)
+    assert search.population.values.shape == (10, 1 + objective.count(","))
+    assert search.logbook.select("best")[-1] > search.logbook.select("best")[0]
+    if "," in objective:
+        front = [genome.fitness.values for genome in search.hall_of_fame]
+        assert len(front) >= 1 and "diversity best" in search.logbook[-1]
+        assert not any(a != b and all(x >= y for x, y in zip(a, b, strict=True)) for a in front for b in front)
+
+
+def test_deaps_own_selections_may_be_registered():
+    search = Search(B, G, population=12, seed=0, objective="hard,diversity", generations=6)
+    search.toolbox.register("select", tools.selTournament, tournsize=2)
+    search.toolbox.register("survive", tools.selNSGA2)
+    first = search.run(lambda rows: (Table()(rows),)).logbook
+    again = Search(B, G, population=12, seed=0, objective="hard,diversity", generations=6)
+    again.toolbox.register("select", tools.selTournament, tournsize=2)
+    again.toolbox.register("survive", tools.selNSGA2)
+    random.seed(7)
+    assert again.run(lambda rows: (Table()(rows),)).logbook == first
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"generations": 4}, "generations"),
+        ({"budget": 30 * B}, "budget"),
+        ({"patience": 3, "objective": lambda rows: rows.cell_losses.mean((2, 3)) * 0}, "patience"),
+        ({"target": 0.5}, "target"),
+    ],
+)
+def test_where_a_search_ends(options, reason):
+    search = Search(B, G, population=10, seed=0, **options).run(lambda rows: (Table()(rows),))
+    assert search.stopped == reason and search.ask() is None
+    if reason == "generations":
+        assert search.generation == 4
+    if reason == "target":
+        assert search.logbook[-1]["best"] >= 0.5
+    if reason == "patience":
+        assert search.generation == 4  # the first is the best, and three bring nothing better
+
+
+def test_callbacks_see_every_generation_and_may_end_it():
+    seen = []
+    search = Search(B, G, population=6, seed=0)
+    search.run(
+        lambda rows: (Table()(rows),), [lambda s, r: seen.append(r["generation"]), lambda s, r: s.generation == 3]
     )
-    np.testing.assert_allclose(again, scores[:, shuffled], rtol=1e-5)  # a row's score is its own
+    assert seen == [1, 2, 3] and search.stopped == "callback"
+    with pytest.raises(ValueError, match="has no end"):
+        Search(B, G, population=6).run(lambda rows: (Table()(rows),))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, EVERYTHING, {"objective": "hard,diversity"}, {"hold": True}, {"rescore": "none"}],
+    ids=["default", "all operators", "two objectives", "hold", "stale"],
+)
+@pytest.mark.parametrize("at", [1, 4, 9])
+def test_resumed_is_as_if_never_interrupted(tmp_path, options, at):
+    def forgetful(search, record):
+        if search.rescore == "none" and search.generation % 3 == 0:
+            search.forget()
+
+    def made():
+        search = Search(B, G, np.arange(B) % 3, population=8, seed=5, generations=12, **options)
+        search.toolbox.register("select", tools.selTournament, tournsize=3)  # Python's random takes part
+        return search
+
+    def evaluate(rows):
+        return (Table()(rows),)
+
+    whole = made().run(evaluate, [forgetful])
+    cut = made()
+    cut.run(evaluate, [forgetful, lambda s, r: s.generation == at])
+    cut.stopped = None
+    cut.ask()  # interrupted with a proposal open
+    cut.save(tmp_path / "search.npz", {"torch": np.arange(3)})
+    resumed = made()
+    assert resumed.restore(tmp_path / "search.npz")["torch"].tolist() == [0, 1, 2]
+    resumed.run(evaluate, [forgetful])
+
+    ours, expected = resumed.state(), whole.state()
+    assert ours.keys() == expected.keys()
+    for name in ours:
+        np.testing.assert_array_equal(ours[name], expected[name], err_msg=name)
+    assert resumed.logbook == whole.logbook
+    assert [g.fitness.values for g in resumed.hall_of_fame] == [g.fitness.values for g in whole.hall_of_fame]
+
+
+def test_a_state_of_another_search_or_a_damaged_file_is_refused(tmp_path):
+    path = tmp_path / "search.npz"
+    run(3).save(path)
+    with pytest.raises(ValueError, match=r"of another search \(population: 10 there, 6 here\)"):
+        Search(B, G, np.arange(B) % 3, population=6).restore(path)
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(ValueError, match="is not a saved search"):
+        run(1).restore(path)
+
+
+def test_a_saved_search_holds_no_pickle(tmp_path):
+    run(3).save(tmp_path / "search.npz")
+    with np.load(tmp_path / "search.npz", allow_pickle=False) as data:
+        assert all(data[name].dtype != object for name in data.files)
+
+
+def test_lineage_tells_who_came_from_whom():
+    search = run(8, crossover="rows", mask_mutation="flip+trade", adaptive=True)
+    found = search.lineage.arrays()
+    born, parents, operators = found["born"], found["parents"], found["operators"]
+    assert all(found[name].dtype == np.int32 for name in ("parents", "operators", "born", "survivors"))
+    assert len(born) == 8 * 10 and born.tolist() == sorted(born)
+    bred = born > 1
+    assert (parents[~bred] == -1).all() and (operators[~bred] == -1).all()
+    assert (born[parents[bred]] < born[bred, None]).all()  # parents are older than their child
+    names = found["names"][operators[bred]]
+    assert set(names[:, 0]) == {"rows"} and set(names[:, 1]) == {"flip", "trade"} and set(names[:, 2]) == {"swap"}
+    assert found["survivors"].shape == (8, 10)
+    assert (born[found["survivors"]] <= np.arange(1, 9)[:, None]).all()
+    assert found["survivors"][-1].tolist() == search.population.ids.tolist()
+    assert search.elites(2).ids.tolist() == search.population.ids[:2].tolist()
+
+
+def test_a_generation_the_budget_cuts_leaves_no_ghosts_in_the_lineage():
+    search = run(50, budget=15 * B + 3)
+    assert search.lineage.count == len(search.lineage.arrays()["born"])
+    assert search.population.ids.max() < search.lineage.count
+
+
+def test_shares_of_operators_follow_what_they_earn():
+    """Where only the pairing matters, crossovers of pairings earn; the log shows the shares."""
+    search = Search(B, G, population=20, seed=0, crossover="rows+uniform", adaptive=True)
+    for _ in range(25):
+        rows = search.ask().rows
+        good = (rows.partner == (rows.image + 1) % B).astype(np.float32)
+        record = search.tell(np.broadcast_to(good[:, None, None], (len(good), G, G)))
+    assert record["rates"]["rows"] + record["rates"]["uniform"] == pytest.approx(1, abs=1e-3)
+    assert record["rates"]["rows"] > 0.6 > 0.4 > record["rates"]["uniform"] >= 0.1
+    fixed = run(5, crossover="0.9*rows+0.1*uniform")
+    assert "rates" not in fixed.logbook[-1]
+
+
+@pytest.mark.parametrize("duplicates", ["redraw", "keep"])
+def test_niche_rules(duplicates):
+    search = run(25, duplicates=duplicates, population=6)
+    kinds = {(g.masks.tobytes(), g.pairing.tobytes()) for g in search.population}
+    assert len(kinds) == 6 or duplicates == "keep"
+    drawn = (search.lineage.arrays()["parents"] == -1).all(1).sum()
+    assert (drawn > 6) == (duplicates == "redraw")
+
+
+def test_a_population_of_one_climbs():
+    search = run(60, population=1)
+    best = search.logbook.select("best")
+    assert best == sorted(best) and best[-1] > best[0] + 0.05
+
+
+def test_rules_hold_in_every_generation():
+    labels = np.arange(B) % 3
+    search = Search(B, G, labels, population=8, seed=0, min_cells=2, self_pairing=False, same_class=False)
+    for _ in range(10):
+        proposal = search.ask()
+        kept = proposal.masks.sum((2, 3))
+        assert kept.min() >= 2 and kept.max() <= 7
+        assert (labels[proposal.pairings] != labels).all()
+        search.tell(Table()(proposal.rows))
+
+
+def test_shares_and_class_relations_can_be_held():
+    labels = np.arange(B) % 3
+    free, held = (run(25, objective="easy", hold=hold) for hold in (False, True))
+    first = Search(B, G, labels, population=10, seed=1, objective="easy", hold=True).ask()
+    shares, relation = first.masks[0].sum((1, 2)), labels[first.pairings[0]] == labels
+    assert (first.masks.sum((2, 3)) == shares).all() and ((labels[first.pairings] == labels) == relation).all()
+    assert (held.population.masks.sum((2, 3)) == shares).all()
+    assert ((labels[held.population.pairings] == labels) == relation).all()
+    assert not (free.population.masks.sum((2, 3)) == shares).all()
+
+
+def test_all_labels_equal_is_defined():
+    search = Search(B, G, np.zeros(B, int), population=4, seed=0, same_class=False)
+    search.tell(Table()(search.ask().rows))
+    assert search.rules.unmet == 0  # every image is its own partner: the only pairs that are not of one class
+    strict = Search(B, G, np.zeros(B, int), population=4, seed=0, same_class=False, self_pairing=False)
+    record = strict.tell(Table()(strict.ask().rows))
+    assert record["unmet"] == 4 * B
+
+
+def test_it_starts_from_a_bank_or_from_elites():
+    bank = PatternBank(G, 3)
+    mask = np.eye(G, dtype=bool)
+    bank.collect(mask[None], np.array([0]), np.array([1]))
+    proposal = Search(B, G, np.arange(B) % 3, population=8, start=bank, seed=0).ask()
+    assert (proposal.masks[:4] == mask).all() and not (proposal.masks[4:] == mask).all((1, 2, 3)).any()
+    before = run(10)
+    elites = before.elites(3)
+    again = Search(B, G, np.arange(B) % 3, population=10, start=(elites.masks, elites.pairings), seed=9)
+    record = again.tell(Table()(again.ask().rows))
+    assert record["best"] == pytest.approx(elites.fitness[0])
+    with pytest.raises(ValueError, match="starts from a bank of patterns of that grid, got 0 patterns"):
+        Search(B, G, start=PatternBank(G, 3))
+
+
+def test_an_objective_that_compares_needs_the_reference():
+    search = Search(B, G, population=4, objective="reducible", seed=0)
+    assert search.needs_reference and not Search(B, G).needs_reference
+    losses = Table()(search.ask().rows)
+    with pytest.raises(ValueError, match="reference"):
+        search.tell(losses)
+    search = Search(B, G, population=4, objective="reducible", seed=0)
+    search.ask()
+    record = search.tell(losses, None, losses - 1)
+    assert record["best"] == pytest.approx(1, abs=1e-5)
