@@ -122,7 +122,7 @@ def transfer(
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="compose.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="compose, operators, search or scaling.")],
     quick: Annotated[bool, typer.Option("--quick", help="A small version within a minute.")] = False,
 ) -> None:
     """Run a benchmark; print its table and write it to runs/results/bench/."""
