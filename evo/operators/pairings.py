@@ -34,11 +34,11 @@ def pmx(first: Array, second: Array, rng: np.random.Generator) -> Array:
     link, end = copied, wanted[inside]
     instead[link] = end
     for _ in range(rows.bit_length()):  # each round the chains are followed twice as far
-        further = instead[end]
-        moved = further != end
-        link, end = link[moved], further[moved]
-        if not link.size:  # else there are cycles within the segment, which nobody outside leads into
+        further = instead.take(end)
+        moved = (further != end).nonzero()[0]
+        if not len(moved):  # else there may be cycles within the segment; no row outside it leads into one
             break
+        link, end = link.take(moved), further.take(moved)
         instead[link] = end
 
     child = instead.take(wanted)
