@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 Array = NDArray[Any]
 
@@ -129,6 +128,8 @@ class PatternBank:
         The pairing is the permutation of largest total of log affinity plus Gumbel noise
         (perturb-and-maximise, Papandreou and Yuille, ICCV 2011): uniform where affinities are equal.
         """
+        from scipy.optimize import linear_sum_assignment  # half a second
+
         if not len(self):
             raise ValueError("this pattern bank is empty; collect elites before drawing")
         if labels.size and (labels.min() < 0 or labels.max() >= self.num_classes):

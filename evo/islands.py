@@ -10,6 +10,7 @@ from deap import tools
 from numpy.typing import NDArray
 
 from evo.genome import Population
+from evo.lineage import Lineage, interleaved
 from evo.search import Elites, Evaluate, Rows, Search
 
 Array = NDArray[Any]
@@ -46,6 +47,11 @@ class Islands:
     @property
     def forwards(self) -> int:
         return sum(search.forwards for search in self.searches)
+
+    @property
+    def lineage(self) -> Lineage:
+        """All islands' lineages as one: genome n of island i of I has number n I + i, as in `elites`."""
+        return interleaved([search.lineage for search in self.searches])
 
     @property
     def stopped(self) -> str | None:
@@ -103,9 +109,15 @@ class Islands:
 
     def elites(self, count: int) -> Elites:
         """The best `count` genomes of all islands, each kind once, the fittest first."""
-        each = [search.elites(min(count, len(search))) for search in self.searches if len(search)]
-        if not each:
+        if not len(self):
             raise RuntimeError("there are no elites before the first generation; ask() and tell() first")
+        if not 1 <= count <= len(self):
+            raise ValueError(f"elites must be 1..{len(self)}, got {count}")
+        each = []
+        for island, search in enumerate(self.searches):
+            if len(search):
+                found = search.elites(min(count, len(search)))
+                each.append(found._replace(ids=found.ids * len(self.searches) + island))
         joined = Elites(*(np.concatenate(arrays) for arrays in zip(*each, strict=True)))
         order = np.argsort(-joined.fitness, kind="stable")
         seen: set[bytes] = set()
@@ -114,8 +126,8 @@ class Islands:
             for i in order
             if (gene := joined.masks[i].tobytes() + joined.pairings[i].tobytes()) not in seen and not seen.add(gene)  # type: ignore[func-returns-value]
         ]
-        if not 1 <= count <= len(chosen):
-            raise ValueError(f"elites must be 1..{len(chosen)}, got {count}")
+        if len(chosen) < count:  # too few kinds: copies after all
+            chosen = list(order)
         return Elites(*(array[chosen[:count]] for array in joined))
 
     def run(self, evaluate: Evaluate, callbacks: Sequence[Callable[[Islands, dict[str, Any]], Any]] = ()) -> Islands:

@@ -64,3 +64,31 @@ class Lineage:
     def _joined(self, name: str) -> Array:
         shape = {"parents": (0, 2), "operators": (0, 3), "born": (0,)}[name]
         return np.concatenate([np.zeros(shape, np.int32), *self._parts[name]])
+
+
+def interleaved(lineages: list[Lineage]) -> Lineage:
+    """Several lineages as one: genome n of lineage i of I gets number n I + i. Where one has fewer genomes the
+    numbers left over are drawn genomes of generation 0, which nobody lived in.
+    """
+    count, every = len(lineages), [lineage.arrays() for lineage in lineages]
+    names = list(dict.fromkeys(name for lineage in lineages for name in lineage.names))
+    size = count * max(lineage.count for lineage in lineages)
+    parents, operators = np.full((size, 2), -1, np.int32), np.full((size, 3), -1, np.int32)
+    born = np.zeros(size, np.int32)
+    for island, (lineage, found) in enumerate(zip(lineages, every, strict=True)):
+        own = slice(island, island + count * lineage.count, count)
+        parents[own] = np.where(found["parents"] >= 0, found["parents"] * count + island, -1)
+        place = np.array([names.index(name) for name in lineage.names], np.int32)
+        operators[own] = np.where(found["operators"] >= 0, place[found["operators"]], -1)
+        born[own] = found["born"]
+    merged = Lineage(names)
+    merged._parts = {"parents": [parents], "operators": [operators], "born": [born]}
+    merged.count = size
+    for generation in range(max(len(lineage.survivors) for lineage in lineages)):
+        alive = [
+            lineage.survivors[generation] * count + island
+            for island, lineage in enumerate(lineages)
+            if generation < len(lineage.survivors)
+        ]
+        merged.survivors.append(np.concatenate(alive))
+    return merged

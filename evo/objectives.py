@@ -1,16 +1,27 @@
 """What makes a row worth training on: losses of rows -> row scores, larger is fitter.
 
 Contract: objective(rows: RowLosses) -> scores (P,B) float32. A genome's fitness is the mean of its rows'
-scores. A new objective is a function and an entry in OBJECTIVES.
+scores. A new objective is a function and an entry in OBJECTIVES, and in NEEDS_REFERENCE or NEEDS_IMAGES
+where it reads such losses. `parse_objectives` reads weighted sums of them, and several at once.
+
+Scores are in nats, but for `diversity`, which is a fraction. `learnable` and `diversity` score a row against
+the population it is in, so a row that has not changed may score otherwise in the next generation.
 """
 
 from __future__ import annotations
 
+import difflib
+import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
+
+from evo.packed import Masks
 
 Array = NDArray[Any]
 
@@ -21,26 +32,229 @@ class RowLosses:
 
     cell_losses    (P,B,G,G) float32, nats: each cell's cross-entropy against the label it came from
     image_losses   (P,B) float32, nats: cross-entropy against the soft target; NaN where not measured
-    masks          (P,B,G,G) bool, True = the cell keeps the row's own image
+    packed         (P,B) masks, True = the cell keeps the row's own image
     own_labels     (B,) int; -1 where labels are not given
     partner_labels (P,B) int
+    partners       (P,B) int32: row b is mixed with image partners[p, b]
+    reference_cell_losses, reference_image_losses: the same rows under the reference, or None
     """
 
     cell_losses: Array
     image_losses: Array
-    masks: Array
+    packed: Masks
     own_labels: Array
     partner_labels: Array
+    partners: Array
+    reference_cell_losses: Array | None = None
+    reference_image_losses: Array | None = None
+
+    @cached_property
+    def masks(self) -> Array:
+        """(P,B,G,G) bool, True = the cell keeps the row's own image."""
+        return self.packed.cells
+
+    @property
+    def share(self) -> Array:
+        """(P,B) float32: the fraction of cells kept."""
+        return (self.packed.kept() / self.packed.grid**2).astype(np.float32)
+
+    @property
+    def unmixed(self) -> Array:
+        """(P,B) bool: rows whose partner is the row's own image, so that their mask changes nothing."""
+        return np.asarray(self.partners == np.arange(self.partners.shape[1]))
 
 
 def hard(rows: RowLosses) -> Array:
-    """Mean cell loss (nats): prefers compositions the model gets wrong."""
+    """Mean cell loss: prefers compositions the model gets wrong."""
     return rows.cell_losses.mean(axis=(2, 3))
 
 
 def easy(rows: RowLosses) -> Array:
-    """Negative mean cell loss (nats): prefers compositions the model gets right."""
+    """Negative mean cell loss: prefers compositions the model gets right."""
     return -hard(rows)
 
 
-OBJECTIVES: dict[str, Callable[[RowLosses], Array]] = {"hard": hard, "easy": easy}
+def learnable(rows: RowLosses, *, quantiles: tuple[float, float] = (0.5, 0.9), target: float | None = None) -> Array:
+    """Cell losses in a band: the mean over cells of minus a loss's distance to it.
+
+    The band lies between two quantiles of all the population's cell losses, or is the one value `target`
+    (nats). By default it leaves out the lower half, which is learned already or nearly (the gradient of a
+    cross-entropy l with respect to its logits is about 1 - exp(-l)), and the top tenth, where cells are that
+    show nothing of their image's class or carry a wrong label. A quantile moves with the model; a fixed
+    target would be out of reach early in a training and behind it late.
+    """
+    cells = rows.cell_losses
+    finite = cells[np.isfinite(cells)]
+    if target is not None:
+        low = high = target
+    elif finite.size:
+        low, high = (float(bound) for bound in np.quantile(finite, quantiles))
+    else:
+        return np.full(cells.shape[:2], np.nan, np.float32)
+    return -np.abs(cells - cells.clip(low, high)).mean(axis=(2, 3))
+
+
+def balanced(rows: RowLosses) -> Array:
+    """Minus |what the own image's cells add to the mean cell loss - what the partner's add|.
+
+    A row that is not mixed has no partner's cells: its score is minus its mean cell loss.
+    """
+    own = rows.masks | rows.unmixed[..., None, None]
+    return -np.abs(np.where(own, rows.cell_losses, -rows.cell_losses).mean(axis=(2, 3)))
+
+
+def contrast(rows: RowLosses) -> Array:
+    """Standard deviation of a row's cell losses: some cells told, others not."""
+    return rows.cell_losses.std(axis=(2, 3))
+
+
+def reducible(rows: RowLosses) -> Array:
+    """Mean cell loss less the reference's: what is left to learn, without what is noise to any model.
+
+    RHO-LOSS, Mindermann et al. 2022, arXiv 2206.07137, on cells.
+    """
+    reference = _given(rows.reference_cell_losses, "reducible", "the reference's cell losses")
+    return rows.cell_losses.mean(axis=(2, 3)) - reference.mean(axis=(2, 3))
+
+
+def image_hard(rows: RowLosses) -> Array:
+    """Image loss less the entropy of its soft target: the divergence of the prediction from the target.
+
+    The entropy is 0 where both images have one label. Labels that are not given count as different.
+    """
+    losses, share = _measured(rows, "image_hard"), rows.share
+    one_label = (rows.partner_labels == rows.own_labels) & (rows.own_labels >= 0) | rows.unmixed
+    share = np.where(one_label, np.float32(1), share)
+    return losses - _minus_x_log_x(share) - _minus_x_log_x(1 - share)
+
+
+def image_easy(rows: RowLosses) -> Array:
+    """Minus `image_hard`: prefers compositions whose labels and shares the model predicts."""
+    _measured(rows, "image_easy")
+    return -image_hard(rows)
+
+
+def image_reducible(rows: RowLosses) -> Array:
+    """Image loss less the reference's; the target's entropy cancels. See `reducible`."""
+    reference = _given(rows.reference_image_losses, "image_reducible", "the reference's image losses")
+    return _measured(rows, "image_reducible") - reference
+
+
+def diversity(rows: RowLosses) -> Array:
+    """How unlike the other genomes' a row is, 0..1; not of losses.
+
+    The mean over the other genomes of half the share of cells in which their masks differ, and half of
+    whether their partners do. By counting, so that time and memory grow linearly with P. A lone genome: 0.
+    """
+    masks = rows.masks
+    count, batch, grid = masks.shape[:3]
+    if count < 2:
+        return np.zeros((count, batch), np.float32)
+    keeping = masks.sum(axis=0, dtype=np.int32)  # (B,G,G): genomes that keep the cell
+    differing = np.where(masks, count - keeping, keeping).sum(axis=(2, 3)) / grid**2  # (P,B), of count - 1
+    same = np.empty((count, batch), np.int64)
+    for start in range(0, batch, count):  # so many rows at once that the table has P x B entries
+        partners = rows.partners[:, start : start + count]
+        key = np.arange(partners.shape[1]) * batch + partners
+        same[:, start : start + count] = np.bincount(key.ravel(), minlength=1)[key]
+    return ((differing + (count - same)) / (2 * (count - 1))).astype(np.float32)
+
+
+OBJECTIVES: dict[str, Callable[[RowLosses], Array]] = {
+    "hard": hard,
+    "easy": easy,
+    "learnable": learnable,
+    "balanced": balanced,
+    "contrast": contrast,
+    "reducible": reducible,
+    "image_hard": image_hard,
+    "image_easy": image_easy,
+    "image_reducible": image_reducible,
+    "diversity": diversity,
+}
+NEEDS_REFERENCE = frozenset({"reducible", "image_reducible"})
+NEEDS_IMAGES = frozenset({"image_hard", "image_easy", "image_reducible"})
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A weighted sum of entries of OBJECTIVES: terms of (weight, name). Its own name is the sum as written."""
+
+    name: str
+    terms: tuple[tuple[float, str], ...]
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether it reads losses under the reference."""
+        return any(name in NEEDS_REFERENCE for _, name in self.terms)
+
+    @property
+    def needs_images(self) -> bool:
+        """Whether it reads image losses."""
+        return any(name in NEEDS_IMAGES for _, name in self.terms)
+
+    def __call__(self, rows: RowLosses) -> Array:
+        """Row scores (P,B) float32. Raises ValueError where losses it needs are not there."""
+        scores = np.zeros(rows.partners.shape, np.float32)
+        with np.errstate(invalid="ignore", over="ignore"):  # such a row is not finite, which the search handles
+            for weight, name in self.terms:
+                scores += np.float32(weight) * OBJECTIVES[name](rows)
+        return scores
+
+
+def parse_objectives(text: str) -> list[Objective]:
+    """Read "hard", a weighted sum "hard + 0.5*contrast - 0.1*diversity", or several, "hard, diversity".
+
+    Raises ValueError in one line.
+    """
+    objectives = [_parse_sum(part.strip()) for part in text.split(",")]
+    terms = [objective.terms for objective in objectives]
+    if len(set(terms)) < len(terms):
+        raise ValueError(f"an objective stands twice in {text!r}")
+    return objectives
+
+
+_TERM = re.compile(r"\s*([+-]?)\s*(?:((?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*\*\s*)?([A-Za-z_]\w*)\s*")
+
+
+def _parse_sum(text: str) -> Objective:
+    terms: list[tuple[float, str]] = []
+    position = 0
+    while position < len(text) or not terms:
+        match = _TERM.match(text, position)
+        if match is None or (terms and not match[1]):
+            raise ValueError(
+                f"expected objectives such as hard, hard+0.5*contrast (a sum) or hard,diversity (several), got "
+                f"{text[position : position + 60]!r}; there are {', '.join(OBJECTIVES)}"
+            )
+        sign, number, name = match.groups()
+        if name not in OBJECTIVES:
+            close = difflib.get_close_matches(name, OBJECTIVES, 1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"unknown objective {name!r}; there are {', '.join(OBJECTIVES)}{hint}")
+        if name in (named for _, named in terms):
+            raise ValueError(f"{name!r} stands twice in the sum {text!r}")
+        weight = float(number or 1) * (-1 if sign == "-" else 1)
+        if weight == 0 or not math.isfinite(weight):
+            raise ValueError(f"the weight of {name!r} must be a finite number other than 0, got {number}")
+        terms.append((weight, name))
+        position = match.end()
+    return Objective("".join(text.split()), tuple(terms))
+
+
+def _given(losses: Array | None, objective: str, what: str) -> Array:
+    if losses is None:
+        raise ValueError(f"objective {objective!r} needs {what}, and none were given; hand them to tell()")
+    return losses
+
+
+def _measured(rows: RowLosses, objective: str) -> Array:
+    """The image losses. Where all are NaN though cell losses are not, nobody measured them."""
+    if np.isnan(rows.image_losses).all() and not np.isnan(rows.cell_losses).all():
+        raise ValueError(f"objective {objective!r} needs image losses, and none were given; hand them to tell()")
+    return rows.image_losses
+
+
+def _minus_x_log_x(x: Array) -> Array:
+    """The share's term of an entropy, nats; 0 at 0."""
+    return -x * np.log(np.maximum(x, np.finfo(np.float32).tiny))

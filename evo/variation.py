@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,7 +85,9 @@ class Variation:
     def rates(self) -> dict[str, float]:
         """Each operator's present share of the children, for the log."""
         return {
-            name: round(float(rate), 4) for slot in self.slots for name, rate in zip(slot.names, slot.rates, strict=True)
+            name: round(float(rate), 4)
+            for slot in self.slots
+            for name, rate in zip(slot.names, slot.rates, strict=True)
         }
 
     def arrays(self) -> dict[str, Array]:
@@ -96,7 +99,9 @@ class Variation:
         for slot in self.slots:
             slot.rates, slot.credit = arrays[f"{slot.name}.rates"], arrays[f"{slot.name}.credit"]
 
-    def _mate(self, first: Population, second: Population, which: Array, rng: np.random.Generator) -> tuple[Masks, Array]:
+    def _mate(
+        self, first: Population, second: Population, which: Array, rng: np.random.Generator
+    ) -> tuple[Masks, Array]:
         masks, pairings = first.packed, first.pairings
         for operator, tool, rows in self._parts(0, which[:, None]):
             pair = (first, second) if rows is None else (first.take(rows), second.take(rows))
@@ -135,7 +140,7 @@ def as_masks(made: Masks | Array, tool: str) -> Masks:
     raise ValueError(f"{tool} must return Masks, or bool cells (N,B,G,G), got {type(made).__name__}")
 
 
-def parse_shares(text: str, shelf: dict[str, Any], kind: str) -> dict[str, float]:
+def parse_shares(text: str, shelf: Mapping[str, Any], kind: str) -> dict[str, float]:
     """Read `name`, `a+b` (equal shares) or `0.9*a+0.1*b`. Raises ValueError with the names there are."""
     shares: dict[str, float] = {}
     for part in text.replace(" ", "").split("+"):

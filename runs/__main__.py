@@ -56,11 +56,19 @@ def train(
 
 
 @app.command()
-def search(run: RunName, overrides: Set = None) -> None:
+def search(
+    run: Annotated[str | None, typer.Argument(metavar="RUN", help="The trained run whose model scores.")] = None,
+    overrides: Set = None,
+    evaluation: Annotated[
+        str | None,
+        typer.Option(metavar="auto|incremental|full", help="Forward new rows only, or all rows of new genomes."),
+    ] = None,
+    resume: Annotated[str | None, typer.Option(metavar="SEARCH", help="Go on with a search that was cut off.")] = None,
+) -> None:
     """Evolve compositions of one batch against a trained run's model: a search experiment."""
     from runs.search import run_search
 
-    run_search(run, overrides or [])
+    run_search(run, overrides or [], evaluation, resume)
 
 
 @app.command()

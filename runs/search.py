@@ -6,21 +6,28 @@ from pathlib import Path
 from typing import Any
 
 from analysis.run_folder import RunFolder, find_run
-from runs.folders import numbered, recorded_config, shown
+from runs.folders import new_run_folder, numbered, recorded_config, shown
 from runs.train import train_in
-from training.config import Config, make_config
+from training.config import Config, UserError, make_config
 
 # A search experiment is larger than a search within training; -s overrides these.
 DEFAULTS = ("search.population=32", "search.generations=60", "search.batch=64", "search.elites=2")
 
 
-def run_search(name: str, overrides: list[str]) -> None:
-    run = find_run(name)
-    trained = recorded_config(run)
-    changes = [*DEFAULTS, "mix.name=evolved", "run.name=null", *overrides]
-    config = make_config(trained.model_dump(), changes, "search", trains=False)
-    folder = numbered(f"{run.name}-search")
-    result = train_in(folder, lambda: search_in(folder, config, run, trained))
+def run_search(name: str | None, overrides: list[str], evaluation: str | None, resume: str | None) -> None:
+    if (name is None) == (resume is None):
+        raise UserError("expected a RUN, or --resume SEARCH, and not both; RUN is a trained run under runs/out")
+    if resume is not None:
+        folder, result = resume_search(resume, overrides, evaluation)
+    else:
+        run = find_run(str(name))
+        trained = recorded_config(run)
+        changes = [*DEFAULTS, "mix.name=evolved", "run.name=null", *overrides]
+        if evaluation is not None:
+            changes.append(f"search.evaluation={evaluation}")
+        config = make_config(trained.model_dump(), changes, "search", trains=False)
+        folder = numbered(f"{run.name}-search") if config.run.name is None else new_run_folder(config, "search")
+        result = train_in(folder, lambda: search_in(folder, config, run, trained), "search")
     found = RunFolder(folder)
     figures = _draw(found)
     print(
@@ -33,11 +40,27 @@ def run_search(name: str, overrides: list[str]) -> None:
         print(f"{label} {shown(path)}")
 
 
-def search_in(folder: Path, config: Config, run: RunFolder, trained: Config) -> dict[str, Any]:
+def resume_search(name: str, overrides: list[str], evaluation: str | None) -> tuple[Path, dict[str, Any]]:
+    """Go on with a search. Raises UserError where it has ended, was never saved, or options are given."""
+    found = find_run(name)
+    if overrides or evaluation:
+        raise UserError("--resume goes on with the search's own config and takes no -s and no --evaluation")
+    if found.result is not None:
+        raise UserError(f"{found.name} has ended; there is nothing to resume")
+    start = next((event for event in found.events if event["event"] == "start"), {})
+    if "model" not in start or not (found.path / "checkpoint" / "search.npz").is_file():
+        raise UserError(f"{found.name} is no search that was cut off after its first generation; start it anew")
+    run = RunFolder(Path(start["model"]))
+    config = recorded_config(found)
+    work = lambda: search_in(found.path, config, run, recorded_config(run), resume=True)  # noqa: E731
+    return found.path, train_in(found.path, work, "search")
+
+
+def search_in(folder: Path, config: Config, run: RunFolder, trained: Config, *, resume: bool = False) -> dict[str, Any]:
     """Search one batch with `config` against the model of `run`; write the run folder; return its end event."""
     from training.experiment import search_batch  # torch: 5 s
 
-    return search_batch(config, folder, run.path, trained)
+    return search_batch(config, folder, run.path, trained, resume=resume)
 
 
 def _draw(run: RunFolder) -> dict[str, Path]:

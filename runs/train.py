@@ -46,16 +46,16 @@ def call_train(*arguments: Any, **options: Any) -> dict[str, Any]:
     return train(*arguments, **options)
 
 
-def train_in(folder: Path, work: Any) -> dict[str, Any]:
-    """Call `work`; on Ctrl-C say how to go on."""
+def train_in(folder: Path, work: Any, command: str = "train") -> dict[str, Any]:
+    """Call `work`; on Ctrl-C say how `./run COMMAND` goes on."""
+    kept, part = {"train": ("latest.json", "epoch"), "search": ("search.npz", "generation")}[command]
     try:
         result: dict[str, Any] = work()
     except KeyboardInterrupt:
-        run = RunFolder(folder)
-        if (folder / "checkpoint" / "latest.json").is_file():
-            hint = f"its last whole epoch is saved; go on with: ./run train --resume {run.name}"
+        if (folder / "checkpoint" / kept).is_file():
+            hint = f"its last whole {part} is saved; go on with: ./run {command} --resume {RunFolder(folder).name}"
         else:
-            hint = "before its first epoch ended, so there is nothing to resume"
+            hint = f"before its first {part} ended, so there is nothing to resume"
         print(f"\nrun: stopped, {hint}", file=sys.stderr)
         raise SystemExit(130) from None
     return result

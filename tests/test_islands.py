@@ -76,5 +76,5 @@ def test_bad_islands_are_refused():
     with pytest.raises(RuntimeError, match="ask"):
         islands.tell(np.zeros((1, G, G)))
     islands.ask()
-    with pytest.raises(ValueError, match="of the 28\d rows asked for, got 3"):
+    with pytest.raises(ValueError, match=r"of the 28\d rows asked for, got 3"):
         islands.tell(np.zeros((3, G, G)))

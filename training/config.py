@@ -17,8 +17,11 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
-from evo.objectives import OBJECTIVES
-from evo.operators import CROSSOVERS, MASK_SAMPLERS
+from evo.objectives import OBJECTIVES, parse_objectives
+from evo.operators import MASK_MUTATIONS, MASK_SAMPLERS, PAIRING_MUTATIONS
+from evo.search import ALL_CROSSOVERS, CROSSOVER, MASK_MUTATION, PAIRING_MUTATION, Duplicates
+from evo.selection import SELECTIONS
+from evo.variation import parse_shares
 from training.data import DATASETS
 from training.mixes import MIXES
 from training.models import MODELS
@@ -46,11 +49,26 @@ def _one_of(shelf: Iterable[str]) -> tuple[AfterValidator, WithJsonSchema]:
     return AfterValidator(check), WithJsonSchema({"type": "string", "enum": names})
 
 
+def _shares_of(shelf: Mapping[str, Any], kind: str) -> AfterValidator:
+    """Operators of a shelf with their shares: `a`, `a+b` or `0.9*a+0.1*b`."""
+
+    def check(text: str) -> str:
+        parse_shares(text, shelf, kind)
+        return text
+
+    return AfterValidator(check)
+
+
 def _folder_name(name: str) -> str:
     parts = name.split("/")
     if not all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=+-]*", part) for part in parts):
         raise ValueError(f"expected a name of letters, digits and . _ - = + (parts joined by /), got {name!r:.60}")
     return name
+
+
+def _objectives(text: str) -> str:
+    parse_objectives(text)
+    return text
 
 
 def _device(name: str) -> str:
@@ -98,16 +116,67 @@ class MixOptions(_Section):
 
 
 class SearchOptions(_Section):
-    population: int = Field(8, ge=2, le=100_000, description="genomes, P")
+    population: int = Field(8, ge=1, le=100_000, description="genomes, P (of each island)")
     generations: int = Field(4, ge=1, le=100_000, description="generations per search batch, T")
     elites: int = Field(1, ge=1, description="genomes of each generation that are trained on, E")
     batch: Annotated[int, Field(ge=2)] | None = Field(
         None, description="images per search batch; else train.batch x generations x elites"
     )
-    objective: Annotated[str, *_one_of(OBJECTIVES)] = Field("hard", description="what the search prefers")
-    crossover: Annotated[str, *_one_of(CROSSOVERS)] = Field("rows", description="how parents are combined")
+    objective: Annotated[str, AfterValidator(_objectives)] = Field(
+        "hard",
+        description="what the search prefers, of " + " | ".join(OBJECTIVES) + "; a weighted sum such as "
+        "hard+0.5*contrast, or several at once: hard,diversity",
+    )
+    reference: str = Field(
+        "average",
+        description="what reducible and image_reducible compare with: average (of the live model's weights), or the "
+        "path of a run folder",
+    )
+    reference_decay: float = Field(0.99, ge=0, lt=1, description="share of the weight average kept at each step")
+    evaluation: Literal["auto", "incremental", "full"] = Field(
+        "auto",
+        description="forward new rows only, or every row in batches that are whole genomes; auto: incremental, but "
+        "full for a model whose samples influence each other",
+    )
+    forward_batch: Annotated[int, Field(ge=1, le=10**6)] | None = Field(
+        None, description="images per forward of the search's probe; else train.eval_batch"
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="what the search's probe computes in; auto: as in training"
+    )
+    channels_last: bool = Field(True, description="memory format of the images the probe forwards")
+    compile: bool = Field(False, description="forward the probe's images through torch.compile")
+    selection: Annotated[str, *_one_of(SELECTIONS)] = Field("tournament", description="how parents are picked")
+    crossover: Annotated[str, _shares_of(ALL_CROSSOVERS, "crossover")] = Field(
+        CROSSOVER,
+        description="how parents are combined, of " + " | ".join(ALL_CROSSOVERS) + "; several with their shares of the "
+        "children: 0.5*rows+0.5*assignment",
+    )
+    mask_mutation: Annotated[str, _shares_of(MASK_MUTATIONS, "mask mutation")] = Field(
+        MASK_MUTATION, description="how masks vary, of " + " | ".join(MASK_MUTATIONS) + ", or several"
+    )
+    pairing_mutation: Annotated[str, _shares_of(PAIRING_MUTATIONS, "pairing mutation")] = Field(
+        PAIRING_MUTATION, description="how pairings vary, of " + " | ".join(PAIRING_MUTATIONS) + ", or several"
+    )
+    adaptive: bool = Field(False, description="let operators' shares follow what their children gain")
+    duplicates: Duplicates = Field("remove", description="copies of a genome: removed, redrawn or kept")
+    min_cells: int = Field(0, ge=0, description="cells that each mask keeps and gives away at least")
+    self_pairing: bool = Field(True, description="whether an image may be its own partner")
+    same_class: bool = Field(True, description="whether a partner may be of the image's own class")
+    hold: bool = Field(False, description="every row keeps the share of cells and the class relation it drew at first")
+    start: str | None = Field(None, description="pattern file that half of the first generation comes from")
+    islands: int = Field(1, ge=1, le=1000, description="populations that breed apart")
+    migrate_every: int = Field(5, ge=1, description="generations between migrations of islands")
+    migrants: int = Field(1, ge=1, description="genomes that each island sends on")
     budget: Annotated[float, Field(ge=1)] | None = Field(
         None, description="image forwards per image of the search batch, at most"
+    )
+    patience: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="generations without a better genome after which a search ends"
+    )
+    target: float | None = Field(None, description="fitness at which a search ends")
+    max_nonfinite: float = Field(
+        0.5, ge=0, le=1, description="share of rows with NaN or infinite losses beyond which a search stops"
     )
 
 
@@ -172,6 +241,11 @@ def make_config(
     if config.search.elites > config.search.population:
         raise UserError(
             f"{source}: search.elites must be at most search.population, got {config.search.elites} of "
+            f"{config.search.population}"
+        )
+    if config.search.islands > 1 and config.search.migrants >= config.search.population:
+        raise UserError(
+            f"{source}: search.migrants must be below search.population, got {config.search.migrants} of "
             f"{config.search.population}"
         )
     if trains:

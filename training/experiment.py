@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -9,25 +10,41 @@ from typing import Any
 import numpy as np
 import torch
 
-from evo.search import Elites
+from evo import saved
+from evo.islands import Islands
+from evo.search import Elites, Search
 from training.config import Config, UserError
 from training.data.load import load_data
 from training.distributed import World
 from training.mixes.batch import Array, MixContext
 from training.mixes.evolved import Evolved, SearchRecord
-from training.models.trained import autocast_type, load_trained, pick_device
+from training.models.trained import (
+    autocast_type,
+    load_reference,
+    load_trained,
+    needs_average,
+    pick_device,
+    trains_cells,
+)
 from training.progress import Progress
 from training.randomness import Streams
 from training.run_log import RunLog, command_line
 
 
 def search_batch(
-    config: Config, folder: Path, trained: Path, trained_config: Config, progress: Progress | None = None
+    config: Config,
+    folder: Path,
+    trained: Path,
+    trained_config: Config,
+    progress: Progress | None = None,
+    *,
+    resume: bool = False,
 ) -> dict[str, Any]:
     """Evolve the compositions of search.batch training images against the model of the run folder `trained`.
 
     Writes a run folder without training; returns its end event. The images are drawn with run.seed and not
-    augmented. Raises UserError for what the user can mend.
+    augmented. With resume, goes on from what the folder holds: the result is that of a search that was not
+    interrupted. Raises UserError for what the user can mend.
     """
     progress = progress or Progress()
     device = pick_device(config.run)
@@ -45,21 +62,21 @@ def search_batch(
             f"data.name={config.data.name} has images {training_set.shape} of {len(names)} classes, the run was trained "
             f"on {source.image_shape} of {len(source.class_names)} classes, or other ones; search on the run's own data"
         )
-    if trained_config.mix.name in ("plain", "mixup", "cutmix") or trained_config.mix.patch_weight == 0:
+    if not trains_cells(trained_config):
         raise UserError(
             f"the run was trained with mix {trained_config.mix.name}, patch_weight {trained_config.mix.patch_weight}: its "
             "cells are untrained and cannot score a search; take a run of patchmix, evolved or bank with a patch loss"
         )
     if config.model.grid not in (None, model.grid):
         raise UserError(f"model.grid={config.model.grid}, but the run was trained with {model.grid}; leave it out")
+    average = load_trained(trained_config, trained, device, "average").model if needs_average(config) else None
 
-    log = RunLog(folder)
-    streams = Streams(config.run.seed)
-    fitness: list[float] = []
+    log, streams = RunLog(folder), Streams(config.run.seed)
+    experiment = Experiment(folder, log)
 
     def on_generation(record: dict[str, Any]) -> None:
         log.generation(record)
-        fitness.append(record["best"])
+        experiment.after(record)
         progress.update(
             f"generation {record['generation']}/{config.search.generations}  best {record['best']:.3f}  "
             f"mean {record['mean']:.3f}  {record['forwards']:,} image forwards",
@@ -84,27 +101,92 @@ def search_batch(
             World(),
             on_generation,
             on_search,
+            load_reference(config, source, average),
         )
     )
     images, labels = training_set.batch(torch.randperm(len(training_set), generator=streams.torch("order"))[:count])
-    log.begin(config, device, command_line())
-    log.event("start", training_images=count, classes=names, grid=model.grid, model=str(trained))
-    began = time.perf_counter()
-    evolved.evolve(images, labels)
-    seconds = round(time.perf_counter() - began, 3)
-    result = {
-        "first": fitness[0],
-        "last": fitness[-1],
-        "generations": len(fitness),
-        "image_forwards": evolved.forwards,
-        "search_forwards": evolved.forwards,
-        "full_forwards": len(fitness) * config.search.population * count,
-        "seconds": seconds,
-        "search_seconds": seconds,
-    }
+    experiment.search = evolved.make_search(images, labels)
+    if resume:
+        experiment.resume()
+    else:
+        log.begin(config, device, command_line())
+        log.event("start", training_images=count, classes=names, grid=model.grid, model=str(trained))
+    evolved.go_on(experiment.search, experiment.elites, images, labels)
+    result = experiment.result(full_forwards=config.search.population * config.search.islands * count)
     log.event("end", **result)
     log.close()
     return result
+
+
+class Experiment:
+    """What a search experiment has come to, and how it is saved and gone on with: as if never interrupted."""
+
+    SAVE_EVERY = 1.0  # seconds, at the end of a generation: what a stop costs at most, besides that generation
+
+    def __init__(self, folder: Path, log: RunLog) -> None:
+        self.file, self.log = folder / "checkpoint" / "search.npz", log
+        self.search: Search | Islands
+        self.elites: list[Elites] = []
+        self.fitness: list[float] = []
+        self.seconds = 0.0  # before this start
+        self.began = self.saved = time.perf_counter()
+
+    def after(self, record: dict[str, Any]) -> None:
+        """A generation has ended, and is in the log."""
+        self.fitness.append(record["best"])
+        if len(self.fitness) == 1 or time.perf_counter() - self.saved > self.SAVE_EVERY:
+            self.save()
+
+    def save(self) -> None:
+        self.file.parent.mkdir(exist_ok=True)
+        fields = {
+            f"elites.{name}": np.concatenate([getattr(elites, name) for elites in self.elites])
+            for name in Elites._fields
+        }
+        saved.write(
+            self.file,
+            self.search.state(),
+            {
+                **fields,
+                "sizes": np.array([len(elites.fitness) for elites in self.elites]),
+                "best": np.array(self.fitness),
+                "seconds": np.array(self.seconds + time.perf_counter() - self.began),
+                "torch": torch.get_rng_state().numpy(),
+                "log_lengths": np.array(json.dumps(self.log.lengths())),
+            },
+        )
+        self.saved = time.perf_counter()
+
+    def resume(self) -> None:
+        """Take over what was saved, and cut from the logs what came after. Raises UserError where it is unsound."""
+        try:
+            state, extra = saved.read(self.file)
+            self.search.set_state(state)
+            cuts = np.cumsum(extra["sizes"])
+            parts = zip(*(np.split(extra[f"elites.{name}"], cuts[:-1]) for name in Elites._fields), strict=True)
+            self.elites = [Elites(*part) for part in parts]
+            self.fitness = extra["best"].tolist()
+            self.seconds = float(extra["seconds"])
+            torch.set_rng_state(torch.from_numpy(extra["torch"]))
+            self.log.cut(json.loads(str(extra["log_lengths"])))
+        except (ValueError, KeyError) as error:
+            raise UserError(f"{self.file}: {error}; the search cannot go on from it") from None
+        self.log.event("resume", generation=len(self.fitness))
+
+    def result(self, full_forwards: int) -> dict[str, Any]:
+        """The `end` event. full_forwards: what evaluating every row of a generation takes."""
+        seconds = round(self.seconds + time.perf_counter() - self.began, 3)
+        return {
+            "first": self.fitness[0],
+            "last": self.fitness[-1],
+            "generations": len(self.fitness),
+            "stopped": self.search.stopped,
+            "image_forwards": self.search.forwards,
+            "search_forwards": self.search.forwards,
+            "full_forwards": len(self.fitness) * full_forwards,
+            "seconds": seconds,
+            "search_seconds": seconds,
+        }
 
 
 def distinct_rows(elites: Elites) -> tuple[Array, Array]:

@@ -100,6 +100,8 @@ class RunLog:
             "fitness": np.concatenate([elites.fitness for elites in record.elites]),  # (N,)
             "masks": np.concatenate([elites.masks for elites in record.elites]),  # (N,B,G,G), True = own image
             "pairings": np.concatenate([elites.pairings for elites in record.elites]),  # (N,B)
+            "ids": np.concatenate([elites.ids for elites in record.elites]),  # (N,) numbers in the lineage
+            **{f"lineage_{name}": array for name, array in record.lineage.items()},
             "labels": labels,  # (B,)
             "class_names": np.array(class_names, dtype=np.str_),
             "gallery_own": images[own].cpu().numpy(),  # (R,C,H,W) uint8

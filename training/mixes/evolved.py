@@ -9,14 +9,17 @@ consumed, every image is trained on once an epoch, and the number of steps is th
 from __future__ import annotations
 
 import math
+import sys
 import time
 from dataclasses import dataclass
+from typing import Literal, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from evo.bank import PatternBank
+from evo.islands import Islands
 from evo.search import Elites, Rows, Search
 from training.config import UserError
 from training.mixes.batch import (
@@ -29,17 +32,18 @@ from training.mixes.batch import (
     generator_state,
     set_generator_state,
 )
-from training.probe import probe
+from training.probe import Losses, check_independence, probe
 
 
 @dataclass(frozen=True)
 class SearchRecord:
-    """A finished search: its number, batch, and each generation's elites."""
+    """A finished search: its number, batch, each generation's elites, and its genomes' lineage (evo/lineage.py)."""
 
     number: int
     images: Tensor  # (B,C,H,W) uint8
     labels: Tensor  # (B,) int64
     elites: list[Elites]
+    lineage: dict[str, Array]
 
 
 class Evolved:
@@ -55,9 +59,19 @@ class Evolved:
         self.span = max(1, wanted // train.batch)
         self.rng = context.streams.numpy("search")
         self.bank = PatternBank(context.model.grid, context.num_classes, context.class_names)
+        self.start = None if options.start is None else PatternBank.load(options.start)
         self.searches = 0
         self.forwards = 0
         self.seconds = 0.0
+        # Settled at the first search, once the model can be asked; kept in the checkpoint.
+        self.evaluation: Literal["incremental", "full"] | None = "full" if options.evaluation == "full" else None
+        self.forward = torch.compile(context.model, dynamic=False) if options.compile else None
+        self.reference = context.reference
+        if options.compile and self.reference is not None:
+            self.reference = cast(nn.Module, torch.compile(self.reference, dynamic=False))
+        self.autocast = context.autocast
+        if options.precision != "auto":
+            self.autocast = torch.bfloat16 if options.precision == "bfloat16" else None
 
     def __call__(self, batches: list[Batch]) -> list[Mixed]:
         if not batches:
@@ -83,49 +97,123 @@ class Evolved:
 
     def evolve(self, images: Tensor, labels: Tensor) -> list[Elites]:
         """Run one search over a batch; return each generation's elites."""
-        options, context = self.options, self.context
-        search = Search(
-            len(labels),
-            context.model.grid,
-            labels.cpu().numpy(),
-            population=options.population,
-            objective=options.objective,
-            sampler=context.config.mix.sampler,
-            crossover=options.crossover,
-            budget=None if options.budget is None else int(options.budget * len(labels)),
-            rng=self.rng,
-        )
+        search, elites = self.make_search(images, labels), list[Elites]()
+        self.go_on(search, elites, images, labels)
+        return elites
+
+    def make_search(self, images: Tensor, labels: Tensor) -> Search | Islands:
+        """A search of this mix's options over a batch. Raises UserError where they do not fit it."""
+        options, count = self.options, len(labels)
+        evaluation = self.settle_evaluation(images)
+        budget = None if options.budget is None else int(options.budget * count) // options.islands
+        generators = [self.rng]
+        if options.islands > 1:  # streams of their own, so that what one draws leaves the others alone
+            generators = [np.random.default_rng(self.rng.integers(2**63)) for _ in range(options.islands)]
         self.searches += 1
-        elites = []
-        while search.generation < options.generations:
-            proposal = search.ask()
-            if proposal is None:  # the budget is spent
-                break
+        try:
+            searches = [
+                Search(
+                    count,
+                    self.context.model.grid,
+                    labels.cpu().numpy(),
+                    population=options.population,
+                    objective=options.objective,
+                    sampler=self.context.config.mix.sampler,
+                    select=options.selection,
+                    crossover=options.crossover,
+                    mask_mutation=options.mask_mutation,
+                    pairing_mutation=options.pairing_mutation,
+                    adaptive=options.adaptive,
+                    evaluation=evaluation,
+                    duplicates=options.duplicates,
+                    generations=options.generations,
+                    budget=budget,
+                    patience=options.patience,
+                    target=options.target,
+                    max_nonfinite=options.max_nonfinite,
+                    min_cells=options.min_cells,
+                    self_pairing=options.self_pairing,
+                    same_class=options.same_class,
+                    hold=options.hold,
+                    start=self.start,
+                    rng=generator,
+                )
+                for generator in generators
+            ]
+            if options.islands == 1:
+                return searches[0]
+            return Islands(searches, every=options.migrate_every, migrants=options.migrants)
+        except ValueError as error:
+            raise UserError(f"search: {error}") from None
+
+    def go_on(self, search: Search | Islands, elites: list[Elites], images: Tensor, labels: Tensor) -> None:
+        """Run a search to its end; add every generation's elites to `elites` and report it."""
+        options, context = self.options, self.context
+        told: dict[str, int | str] = {"search": self.searches, "images": len(labels)}
+        if self.evaluation == "full":
+            told["evaluation"] = "full"
+        while (proposal := search.ask()) is not None:
             try:
                 record = search.tell(*self._losses(images, labels, proposal.rows))
             except FloatingPointError as error:
                 raise UserError(f"search {self.searches}, {error}") from None
             elites.append(search.elites(min(options.elites, len(search))))
-            context.on_generation({"search": self.searches, "images": len(labels), **record})
+            context.on_generation({**told, **record})
         self.forwards += search.forwards
-        context.on_search(SearchRecord(self.searches, images, labels, elites))
-        return elites
+        context.on_search(SearchRecord(self.searches, images, labels, elites, search.lineage.arrays()))
 
-    def _losses(self, images: Tensor, labels: Tensor, rows: Rows) -> tuple[Array, Array]:
-        """Cell losses (R,G,G) and image losses (R,) of rows; each process forwards its share of them."""
-        context, count = self.context, len(rows.image)
+    def settle_evaluation(self, images: Tensor) -> Literal["incremental", "full"]:
+        """Whether losses may be carried with rows; asks the model the first time and keeps the answer.
+
+        Raises UserError where search.evaluation is incremental and samples influence each other.
+        """
+        if self.evaluation is not None:
+            return self.evaluation
+        context = self.context
+        seen = check_independence(context.model, images, context.prepare, self.autocast)
+        if seen is None and context.reference is not None:
+            seen = check_independence(context.reference, images, context.prepare, self.autocast)
+            seen = seen and f"of the reference, {seen}"
+        if seen is not None and self.options.evaluation == "incremental":
+            raise UserError(
+                f"search.evaluation=incremental: {seen}, so that a row's losses are not its own; set "
+                "search.evaluation=full or auto, or take a model without batch statistics or dropout in evaluation mode"
+            )
+        self.evaluation = "incremental" if seen is None else "full"
+        if seen is not None and context.world.main:
+            print(f"search: {seen}; every genome is forwarded whole (search.evaluation=full)", file=sys.stderr)
+        return self.evaluation
+
+    def _losses(self, images: Tensor, labels: Tensor, rows: Rows) -> Losses:
+        """Losses of rows, which each process has forwarded its share of: rows, or whole genomes of B rows."""
+        context, options = self.context, self.options
+        unit = len(labels) if self.evaluation == "full" else 1  # rows that share a forward
+        chunk = unit if self.evaluation == "full" else options.forward_batch or context.config.train.eval_batch
+        count = len(rows.image) // unit
         mine = context.world.share(count)
-        parts = probe(
+        mine = slice(mine.start * unit, mine.stop * unit)
+        found = probe(
             context.model,
             images,
             labels,
             Rows(*(array[mine] for array in rows)),
+            reference=self.reference,
             prepare=context.prepare,
-            chunk=context.config.train.eval_batch,
-            autocast=context.autocast,
+            chunk=chunk,
+            autocast=self.autocast,
+            channels_last=options.channels_last,
+            forward=self.forward,
         )
-        cells, wholes = (context.world.gather(torch.from_numpy(part).to(images.device), count) for part in parts)
-        return cells.cpu().numpy(), wholes.cpu().numpy()
+        if context.world.size == 1:
+            return found
+        # One message: (rows of mine, N) with all losses of a row side by side, N = G^2 + 1 for either model.
+        parts = [part for part in found if part is not None]
+        widths = [math.prod(part.shape[1:]) for part in parts]
+        flat = np.concatenate([part.reshape(-1, width) for part, width in zip(parts, widths, strict=True)], axis=1)
+        sent = torch.from_numpy(flat).to(images.device).view(len(flat) // unit, unit * sum(widths))
+        whole = context.world.gather(sent, count).cpu().numpy().reshape(count * unit, sum(widths))
+        columns = np.split(whole, np.cumsum(widths)[:-1], axis=1)
+        return Losses(*(column.reshape(-1, *part.shape[1:]) for column, part in zip(columns, parts, strict=True)))
 
     def _compose(self, batch: Batch, masks: Array, pairing: Array, rows: Array) -> Mixed:
         return composed(
@@ -141,6 +229,7 @@ class Evolved:
             "rng": generator_state(self.rng),
             "counts": np.array([self.searches, self.forwards]),
             "seconds": np.array(self.seconds),
+            "full": np.array([] if self.evaluation is None else [self.evaluation == "full"], dtype=bool),
             "bank_masks": self.bank.masks,
             "bank_weights": self.bank.weights,
             "bank_pairs": self.bank.pairs,
@@ -150,6 +239,8 @@ class Evolved:
         set_generator_state(self.rng, state["rng"])
         self.searches, self.forwards = (int(count) for count in state["counts"])
         self.seconds = float(state["seconds"])
+        if len(state["full"]):
+            self.evaluation = "full" if state["full"][0] else "incremental"
         self.bank.restore(state["bank_masks"], state["bank_weights"], state["bank_pairs"])
 
 
