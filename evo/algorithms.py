@@ -66,11 +66,11 @@ def eaSimple(
     population = population.copy()
     logbook = _started(population, toolbox, stats, halloffame, verbose)
     for generation in range(1, ngen + 1):
-        parents = _chosen(population, toolbox.select(population, len(population)))
+        population, parents = _chosen(population, toolbox.select(population, len(population)))
         pairs = 2 * np.flatnonzero(rng.random(len(parents) // 2) < cxpb)
-        mates = parents.take(np.concatenate([pairs + 1, pairs]))
+        mated, mates = np.concatenate([pairs, pairs + 1]), np.concatenate([pairs + 1, pairs])
         mutated = np.flatnonzero(rng.random(len(parents)) < mutpb)
-        population = _varied(parents, toolbox, np.concatenate([pairs, pairs + 1]), mates, mutated)
+        population = _varied(population, parents, toolbox, mated, parents[mates], mutated)
         evaluated = _evaluate(population, toolbox)
         _enter(halloffame, population)
         _record(logbook, generation, evaluated, population, stats, verbose)
@@ -106,35 +106,39 @@ def eaMuPlusLambda(
         choice = rng.random(lambda_)
         mated = np.flatnonzero(choice < cxpb)
         mutated = np.flatnonzero((choice >= cxpb) & (choice < cxpb + mutpb))
-        parent = rng.integers(0, len(population), size=lambda_)
+        parents = rng.integers(0, len(population), size=lambda_)
         step = rng.integers(1, max(2, len(population)), size=len(mated))  # to another one, where there is one
-        mates = population.take((parent[mated] + step) % len(population))
-        offspring = _varied(population.take(parent), toolbox, mated, mates, mutated)
+        mates = (parents[mated] + step) % len(population)
+        offspring = _varied(population, parents, toolbox, mated, mates, mutated)
         evaluated = _evaluate(offspring, toolbox)
         _enter(halloffame, offspring)
         pool = population.join(offspring)
-        population = _chosen(pool, toolbox.select(pool, mu))
+        pool, survivors = _chosen(pool, toolbox.select(pool, mu))
+        population = pool.take(survivors)
         _record(logbook, generation, evaluated, population, stats, verbose)
     return population, logbook
 
 
-def _varied(parents: Population, toolbox: base.Toolbox, mated: Array, mates: Population, mutated: Array) -> Population:
-    """Children of all parents: those at `mated` (R,) cross with `mates` (R genomes), then those at `mutated`
-    mutate. The others stay what they are, and keep their fitness.
+def _varied(
+    population: Population, parents: Array, toolbox: base.Toolbox, mated: Array, mates: Array, mutated: Array
+) -> Population:
+    """A child of each of `parents` (N,), genomes of the population: those at `mated` (R,) cross with `mates` (R,),
+    genomes as well, then those at `mutated` mutate. The others stay what they are, and keep their fitness.
     """
-    packed, pairings = parents.packed.copy(), parents.pairings.copy()
+    packed, pairings = population.packed[parents], population.pairings[parents]
     if len(mated):
-        packed[mated], pairings[mated] = toolbox.mate(parents.take(mated), mates)
+        first, second = population.take(parents[mated]), population.take(mates)
+        packed[mated], pairings[mated] = toolbox.mate(first, second)
     if len(mutated) == len(parents):
         packed, pairings = toolbox.mutate(packed, pairings)
     elif len(mutated):
         packed[mutated], pairings[mutated] = toolbox.mutate(packed[mutated], pairings[mutated])
-    children = Population(packed, pairings, parents.values.shape[1])
+    children = Population(packed, pairings, population.values.shape[1])
     same = np.ones(len(parents), bool)
     same[mated] = same[mutated] = False
     if same.any():
         for name in ("values", "valid", "scores"):
-            getattr(children, name)[same] = getattr(parents, name)[same]
+            getattr(children, name)[same] = getattr(population, name)[parents[same]]
     return children
 
 
@@ -198,6 +202,8 @@ def _started(
     return logbook
 
 
-def _chosen(population: Population, chosen: Array | list[Individual]) -> Population:
-    """A copy of the genomes selected."""
-    return population.take(chosen) if isinstance(chosen, np.ndarray) else Population.gather(chosen)
+def _chosen(population: Population, chosen: Array | list[Individual]) -> tuple[Population, Array]:
+    """The genomes selected: indices, and of which population; DEAP's selections return individuals."""
+    if isinstance(chosen, np.ndarray):
+        return population, chosen
+    return Population.gather(chosen), np.arange(len(chosen))

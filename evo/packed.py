@@ -68,6 +68,8 @@ class Masks:
 
     def kept(self) -> Array:
         """(...) int64: how many cells each mask keeps."""
+        if self.words.shape[-1] == 1:
+            return np.bitwise_count(self.words[..., 0]).astype(np.int64)
         return np.bitwise_count(self.words).sum(axis=-1, dtype=np.int64)
 
     def copy(self) -> Masks:

@@ -360,7 +360,8 @@ def test_pmx_and_ox_are_the_textbooks(fast, slow, size):
     rng = np.random.default_rng(seed)
     first, second = (np.argsort(rng.random((genomes, rows)), 1).astype(np.int32) for _ in range(2))
     child = fast(first, second, np.random.default_rng(seed))
-    ends = np.sort(np.random.default_rng(seed).integers(0, rows + 1, size=(genomes, 2)), axis=1).tolist()
+    drawn = np.random.default_rng(seed).integers(0, rows + 1, size=(2, genomes), dtype=np.int32)
+    ends = np.sort(drawn, axis=0).T.tolist()
     for genome in range(genomes):
         assert child[genome].tolist() == slow(first[genome].tolist(), second[genome].tolist(), *ends[genome])
 
@@ -371,8 +372,8 @@ def test_pmx_by_hand():
     b = np.array([[8, 7, 1, 2, 3, 10, 9, 5, 4, 6]], np.int32) - 1
 
     class Cuts:
-        def integers(self, *bounds, size):
-            return np.array([[3, 6]])
+        def integers(self, *bounds, size, dtype):
+            return np.array([[[3]], [[6]]], dtype)
 
     assert (pmx(b, a, Cuts()) + 1).tolist() == [[9, 8, 4, 2, 3, 10, 1, 6, 5, 7]]
     assert (pmx(a, b, Cuts()) + 1).tolist() == [[8, 10, 1, 5, 6, 7, 9, 2, 4, 3]]

@@ -26,7 +26,7 @@ def pmx(first: Array, second: Array, rng: np.random.Generator) -> Array:
     genomes, rows = first.shape
     offset = _offsets(genomes, rows)
     start, stop = cuts(genomes, rows, rng)
-    row = np.arange(rows)
+    row = np.arange(rows, dtype=np.int32)
     inside = (row >= start) & (row < stop)
 
     instead = np.arange(genomes * rows)  # instead[v]: what takes the place of v if v is taken; else v itself
@@ -143,16 +143,17 @@ def scramble(pairings: Array, rng: np.random.Generator, *, rate: float = 0.2) ->
 
 def cuts(count: int, rows: int, rng: np.random.Generator) -> tuple[Array, Array]:
     """Draw two cuts of 0..B, in order, (N,1) each: a segment of 0 to B rows is [start, stop)."""
-    drawn = np.sort(rng.integers(0, rows + 1, size=(count, 2)), axis=1)
-    return drawn[:, :1], drawn[:, 1:]
+    one, other = rng.integers(0, rows + 1, size=(2, count, 1), dtype=np.int32)
+    return np.minimum(one, other), np.maximum(one, other)
 
 
 def _segments(pairings: Array, rate: float, rng: np.random.Generator) -> tuple[Array, Array, Array]:
     """Choose a share of the genomes, and in each a segment [start, stop) of two rows or more."""
     genomes, rows = pairings.shape
     chosen = hits(genomes if rows > 1 else 0, rate, rng)
-    end = rng.integers(0, rows, size=(len(chosen), 1))
-    other = (end + rng.integers(1, max(2, rows), size=end.shape)) % rows  # any two different rows as likely
+    # Any two different rows are as likely to be the ends: one is drawn together with the way to the other.
+    end, way = np.divmod(rng.integers(0, max(1, rows * (rows - 1)), size=(len(chosen), 1)), max(1, rows - 1))
+    other = (end + way + 1) % rows
     return chosen, np.minimum(end, other), np.maximum(end, other) + 1
 
 
