@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from analysis.curves import draw_curves, first_to_last
 from analysis.gallery import WORST, last_snapshot, place, rows_of
+from analysis.lineage import MEANING, operator_table
 from analysis.patterns import draw_patterns
 from analysis.run_folder import RunFolder
 from analysis.style import colour, new_figure, save, tidy
@@ -34,7 +35,7 @@ def write_report(run: RunFolder) -> Path:
     if not run.epochs.empty:
         parts.append(_training(run))
     if searched:
-        parts += [_curves(run), _patterns(run), _gallery(run)]
+        parts += [_curves(run), _operators(run), _patterns(run), _gallery(run)]
     parts.append(_how(run))
     page = _PAGE.format(
         title=escape(f"Evomix: {run.name}"),
@@ -151,6 +152,23 @@ def _curves(run: RunFolder) -> str:
     path = draw_curves([run], run.figures() / "curves.png")
     caption = "Fitness by generation. The upper scale counts the images forwarded through the model, per image of the search batch."
     return "<h2>Search</h2>\n" + _figure(path, caption)
+
+
+def _operators(run: RunFolder) -> str:
+    table = operator_table(run)
+    if table is None:
+        return ""
+    head = "".join(f"<th scope='col'>{name}</th>" for name in table.columns)
+    lines = []
+    for row in table.itertuples():
+        percents = (f"{v:.1f} %" if v == v else "-" for v in (row.survived, row.elites, row.ancestors))
+        cells = "".join(f"<td class='number'>{text}</td>" for text in (f"{row.children:,}", *percents))
+        lines.append(f"<tr><td>{escape(row.slot)}</td><td>{escape(row.operator)}</td>{cells}</tr>")
+    body = "\n".join(lines)
+    return (
+        f"<h3>Which operators made the elites</h3>\n<table class='operators'>\n<thead><tr>{head}</tr></thead>\n"
+        f"<tbody>\n{body}\n</tbody>\n</table>\n<p class='soft'>{escape(MEANING)}</p>"
+    )
 
 
 def _patterns(run: RunFolder) -> str:

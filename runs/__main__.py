@@ -107,6 +107,21 @@ def patterns(run: RunName) -> None:
 
 
 @app.command()
+def lineage(run: RunName) -> None:
+    """Tell which operators made a run's elites, and write the table as CSV."""
+    from analysis.lineage import MEANING, as_text, operator_table, write_operator_table
+    from analysis.run_folder import RunFolderError, find_run
+    from runs.folders import shown
+
+    found = find_run(run)
+    table, path = operator_table(found), write_operator_table(found)
+    if table is None or path is None:
+        raise RunFolderError(f"run {found.name} kept no lineage: it has no search, or an older version made it")
+    print(as_text(table))
+    print(f"{MEANING}\n{shown(path)}")
+
+
+@app.command()
 def report(run: RunName) -> None:
     """Write a run's report: one HTML page that needs nothing else."""
     from analysis.report import write_report

@@ -66,12 +66,15 @@ def search_in(folder: Path, config: Config, run: RunFolder, trained: Config, *, 
 def _draw(run: RunFolder) -> dict[str, Path]:
     from analysis.curves import draw_curves
     from analysis.gallery import draw_gallery
+    from analysis.lineage import write_operator_table
     from analysis.patterns import export_patterns
 
     exported = export_patterns(run)
+    operators = write_operator_table(run)
     return {
         "fitness curve": draw_curves([run], run.figures() / "curves.png"),
         "patterns": exported[-1],
         "patterns (json)": exported[0],
+        **({"operators": operators} if operators else {}),
         "gallery": draw_gallery(run, run.figures() / "gallery.png"),
     }

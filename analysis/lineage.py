@@ -1,0 +1,106 @@
+"""Where the elites came from: which operators made them and their ancestors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Array = NDArray[Any]
+SLOTS = ("crossover", "mask mutation", "pairing mutation")
+DRAWN = ("first generation", "drawn")
+MEANING = (
+    "Children: made by the operator, all searches kept whole together. Survived, elites: the share of these that "
+    "lived on, and that were elites. Ancestors: its share among those bred that the last generation's elites "
+    "descend from, themselves included."
+)
+
+
+def operator_table(run: RunFolder) -> pd.DataFrame | None:
+    """One row per operator: slot, operator, children (count), and as percent: survived and elites (of its
+    children), ancestors (of all bred ancestors of the last elites). None where the run kept no lineage.
+    """
+    import pandas as pd
+
+    counts: dict[tuple[str, str], Array] = {}
+    for snapshot in run.snapshots():
+        if "lineage_born" in snapshot:
+            for key, found in _counts(snapshot).items():
+                counts[key] = counts.get(key, np.zeros(4)) + found
+    if not counts:
+        return None
+    rows = []
+    for slot in (*SLOTS, DRAWN[0]):
+        bred = sum(found[3] for key, found in counts.items() if key[0] == slot)
+        for (own, name), (children, survived, elites, ancestors) in counts.items():
+            if own == slot:
+                rows.append(
+                    {
+                        "slot": slot,
+                        "operator": name,
+                        "children": int(children),
+                        "survived": 100 * survived / children,
+                        "elites": 100 * elites / children,
+                        "ancestors": 100 * ancestors / max(bred, 1) if slot != DRAWN[0] else np.nan,
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def write_operator_table(run: RunFolder) -> Path | None:
+    """Write patterns/operators.csv; return its path, None where the run kept no lineage."""
+    table = operator_table(run)
+    if table is None:
+        return None
+    path = run.path / "patterns" / "operators.csv"
+    path.parent.mkdir(exist_ok=True)
+    table.round(3).to_csv(path, index=False)
+    return path
+
+
+def as_text(table: pd.DataFrame) -> str:
+    """The table for a terminal."""
+    lines = [f"{'slot':<17} {'operator':<12} {'children':>9} {'survived':>9} {'elites':>8} {'ancestors':>10}"]
+    for row in table.itertuples():
+        ancestors = "-" if np.isnan(row.ancestors) else f"{row.ancestors:.1f} %"
+        lines.append(
+            f"{row.slot:<17} {row.operator:<12} {row.children:>9,} {row.survived:>7.1f} % {row.elites:>6.1f} % "
+            f"{ancestors:>10}"
+        )
+    return "\n".join(lines)
+
+
+def ancestors(parents: Array, of: Array) -> Array:
+    """(N,) bool: the genomes `of` and all they descend from. parents: (N,2), -1 where there are none; a parent's
+    number is below its child's.
+    """
+    found = np.zeros(len(parents), bool)
+    found[of] = True
+    for genome in range(len(parents) - 1, -1, -1):
+        if found[genome]:
+            found[parents[genome][parents[genome] >= 0]] = True
+    return found
+
+
+def _counts(snapshot: dict[str, Array]) -> dict[tuple[str, str], Array]:
+    """(slot, operator) -> (4,): children made, of these survivors, elites, ancestors of the last elites."""
+    names, operators = snapshot["lineage_names"], snapshot["lineage_operators"]
+    born = snapshot["lineage_born"]
+    alive = snapshot["lineage_survivors"]
+    survived, elite = np.zeros(len(born), bool), np.zeros(len(born), bool)
+    survived[alive[alive >= 0]] = True
+    elite[snapshot["ids"]] = True
+    last = snapshot["ids"][snapshot["generation"] == snapshot["generation"].max()]
+    facts = np.stack([np.ones(len(born), bool), survived, elite, ancestors(snapshot["lineage_parents"], last)], axis=1)
+    counted = {DRAWN: facts[(operators[:, 0] < 0) & (born > 0)].sum(axis=0)}
+    for place, slot in enumerate(SLOTS):
+        for number in np.unique(operators[:, place][operators[:, place] >= 0]):
+            counted[slot, str(names[number])] = facts[operators[:, place] == number].sum(axis=0)
+    return counted
