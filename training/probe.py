@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +16,22 @@ from training.compose import cell_targets, compose, image_targets
 from training.losses import cell_losses, image_losses
 
 Array = NDArray[Any]
+Forward = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+CHECKED = 8  # images of either half of the independence check
+# Share of the largest output by which outputs may differ from rounding alone (float32 on a GPU may be TF32).
+TOLERANCES = {None: 2e-3, torch.bfloat16: 3e-2, torch.float16: 5e-3}
+INFLUENCE = "samples influence each other in evaluation mode"
+RANDOM = "the same input gives different outputs in evaluation mode (dropout left on?)"
+
+
+class Losses(NamedTuple):
+    """Of R rows, float32, nats; what `Search.tell` takes. The reference's are None where none was asked."""
+
+    cells: Array  # (R,G,G)
+    images: Array  # (R,)
+    reference_cells: Array | None = None
+    reference_images: Array | None = None
 
 
 def probe(
@@ -24,43 +40,108 @@ def probe(
     labels: Tensor,
     rows: Rows,
     *,
+    reference: nn.Module | None = None,
     prepare: Callable[[Tensor], Tensor] | None = None,
     chunk: int = 500,
     autocast: torch.dtype | None = None,
-) -> tuple[Array, Array]:
+    channels_last: bool | None = None,
+    forward: Forward | None = None,
+) -> Losses:
     """Losses of R rows under the model's present weights, in evaluation mode.
 
     model: images -> (image logits (B,K), cell logits (B,G,G,K)). images: (B,C,H,W); labels: (B,) int64, on
-    the model's device. rows: R rows over this batch. prepare: mixed images -> model input (scaling).
-    chunk: images per forward. autocast: dtype to compute in.
-    Returns cell losses (R,G,G) and image losses (R,), float32, nats. Parameters, buffers, gradients, modes
-    and random states are as before.
+    the model's device. rows: R rows over this batch. reference: another such model, given the same composed
+    rows. prepare: mixed images -> model input (scaling). chunk: images per forward. autocast: dtype to
+    compute in. channels_last: the input's memory format; None leaves it as it comes. forward: called in the
+    model's place, e.g. torch.compile(model); the last chunk is then filled up, so that one shape is compiled.
+    Losses that are not finite are returned as they are. Parameters, buffers, gradients, modes and random
+    states of both models are as before.
     """
-    device = images.device
-    grid = rows.masks.shape[1]
-    cells: list[Tensor] = []
-    wholes: list[Tensor] = []
-    with _evaluation(model), torch.no_grad():
-        for start in range(0, len(rows.image), chunk):
+    device, count, grid = images.device, len(rows.image), rows.masks.shape[1]
+    if chunk < 1:
+        raise ValueError(f"chunk must be at least 1, got {chunk}")
+    forwards: list[Forward] = [model if forward is None else forward]  # a compiled model has no truth value
+    if reference is not None:
+        forwards.append(reference)
+    filled = -(-count // chunk) * chunk - count if forward is not None else 0
+    own, partner = (_sent(array.astype(np.int64), filled, device) for array in (rows.image, rows.partner))
+    masks = _sent(rows.masks, filled, device)
+    losses = torch.empty(len(forwards), count, grid * grid + 1, device=device)  # cells, then the image
+    with _evaluation(model), _evaluation(reference), torch.no_grad():
+        for start in range(0, count, chunk):
             part = slice(start, start + chunk)
-            own = torch.from_numpy(rows.image[part].astype(np.int64)).to(device)
-            partner = torch.from_numpy(rows.partner[part].astype(np.int64)).to(device)
-            masks = torch.from_numpy(rows.masks[part]).to(device)
-            mixed = compose(images, masks, partner, rows=own)
-            with torch.autocast(device.type, autocast, enabled=autocast is not None):
-                image_logits, cell_logits = model(mixed if prepare is None else prepare(mixed))
-            targets = image_targets(labels, masks, partner, image_logits.shape[1], rows=own)
-            wholes.append(image_losses(image_logits, targets))
-            cells.append(cell_losses(cell_logits, cell_targets(labels, masks, partner, rows=own)))
-    if not cells:
-        return np.zeros((0, grid, grid), np.float32), np.zeros(0, np.float32)
-    return torch.cat(cells).cpu().numpy(), torch.cat(wholes).cpu().numpy()
+            mixed = compose(images, masks[part], partner[part], rows=own[part])
+            inputs = mixed if prepare is None else prepare(mixed)
+            if channels_last is not None:
+                layout = torch.channels_last if channels_last else torch.contiguous_format
+                inputs = inputs.contiguous(memory_format=layout)
+            cell_labels = cell_targets(labels, masks[part], partner[part], rows=own[part])
+            for measured, call in zip(losses[:, part], forwards, strict=True):
+                with torch.autocast(device.type, autocast, enabled=autocast is not None):
+                    image_logits, cell_logits = call(inputs)
+                targets = image_targets(labels, masks[part], partner[part], image_logits.shape[1], rows=own[part])
+                wanted = len(measured)  # without what filled the chunk up
+                measured[:, :-1] = cell_losses(cell_logits, cell_labels).flatten(1)[:wanted]
+                measured[:, -1] = image_losses(image_logits, targets)[:wanted]
+    found = losses.cpu().numpy()  # the one time that the device is waited for
+    parts = [
+        part
+        for whole in found
+        for part in (np.ascontiguousarray(whole[:, :-1]).reshape(count, grid, grid), whole[:, -1].copy())
+    ]
+    return Losses(*parts)
+
+
+def check_independence(
+    model: nn.Module,
+    images: Tensor,
+    prepare: Callable[[Tensor], Tensor] | None = None,
+    autocast: torch.dtype | None = None,
+) -> str | None:
+    """Whether a sample's outputs in evaluation mode are its own: None, or a line that says what was seen.
+
+    images: (B,C,H,W), of which a few are forwarded, twice in one company and then in another place and
+    company. Losses carried with rows are true only of models that pass. The model and the random states
+    are as before.
+    """
+    half = min(CHECKED, max(1, len(images) // 2))
+    some = images[:half]
+    company = images[len(images) - half :]
+    strangers = company.amax() + company.amin() - company  # as unlike the company as its range allows
+    together, parted = torch.cat([some, company]), torch.cat([strangers, some.flip(0)])
+
+    def outputs(batch: Tensor) -> Tensor:
+        with torch.autocast(images.device.type, autocast, enabled=autocast is not None):
+            logits = model(batch if prepare is None else prepare(batch))
+        return torch.cat([part.float().flatten(1) for part in logits], dim=1)
+
+    devices = [images.device] if images.device.type == "cuda" else []
+    with _evaluation(model), torch.no_grad(), torch.random.fork_rng(devices):
+        first, second = outputs(together)[:half], outputs(together)[:half]
+        elsewhere = outputs(parted)[half:].flip(0)
+    allowed = TOLERANCES[autocast] * first.abs().amax()
+    if ((first - second).abs() > allowed).any():
+        return RANDOM
+    if ((first - elsewhere).abs() > allowed).any():
+        return INFLUENCE
+    return None
+
+
+def _sent(array: Array, filled: int, device: torch.device) -> Tensor:
+    """An array on the device, with `filled` copies of its first entry at its end."""
+    if filled and len(array):
+        array = np.concatenate([array, np.broadcast_to(array[:1], (filled, *array.shape[1:]))])
+    tensor = torch.from_numpy(np.require(array, requirements=["C", "W"]))
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 @contextmanager
-def _evaluation(model: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+def _evaluation(model: nn.Module | None) -> Iterator[None]:
+    modes = [] if model is None else [(module, module.training) for module in model.modules()]
+    if model is not None:
+        model.eval()
     try:
         yield
     finally:
