@@ -32,7 +32,7 @@ def test_a_process_alone_changes_nothing(monkeypatch):
     assert world.gather(part, 3) is part and world.sum(part) is part
 
 
-def work(rank, port, folder, errors):
+def work(rank, port, folder, errors, options):
     """One of two processes: the sums first, then a whole run."""
     try:
         os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
@@ -56,7 +56,7 @@ def work(rank, port, folder, errors):
         world.average_statistics(model)
         assert torch.equal(model[1].running_mean, torch.full((3,), 0.5))
 
-        result = train(load_config("digits", [*TINY, "train.epochs=1", "mix.probability=1.0"]), folder / "two")
+        result = train(load_config("digits", [*TINY, *options]), folder / "two")
         (folder / f"{rank}.json").write_text(json.dumps(result))
     except BaseException:
         errors.put(f"rank {rank}: {traceback.format_exc()}")
@@ -72,11 +72,15 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def test_two_processes_train_one_model(tmp_path):
-    train(load_config("digits", [*TINY, "train.epochs=1", "mix.probability=1.0"]), tmp_path / "one")
+@pytest.mark.parametrize(
+    "search", [(), ("search.objective=reducible",), ("search.objective=image_hard", "search.evaluation=full")]
+)
+def test_two_processes_train_one_model(tmp_path, search):
+    options = ("train.epochs=1", "mix.probability=1.0", *search)
+    train(load_config("digits", [*TINY, *options]), tmp_path / "one")
     context = multiprocessing.get_context("fork")
     errors, port = context.SimpleQueue(), free_port()
-    processes = [context.Process(target=work, args=(rank, port, tmp_path, errors)) for rank in range(2)]
+    processes = [context.Process(target=work, args=(rank, port, tmp_path, errors, options)) for rank in range(2)]
     for process in processes:
         process.start()
     for process in processes:

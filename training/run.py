@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from training.average import WeightAverage
 from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from training.config import Config, UserError
 from training.data.image_set import AnyImageSet
@@ -20,7 +21,15 @@ from training.mixes import MIXES
 from training.mixes.batch import Mix, MixContext
 from training.mixes.evolved import Evolved, SearchRecord
 from training.models.patch_model import PatchModel, build_model
-from training.models.trained import Prepare, autocast_type, load_weights, pick_device
+from training.models.trained import (
+    Prepare,
+    TrainedModel,
+    autocast_type,
+    load_reference,
+    load_weights,
+    needs_average,
+    pick_device,
+)
 from training.randomness import Streams
 from training.run_log import RunLog, command_line
 from training.shelf import open_entry
@@ -45,6 +54,7 @@ class Run:
     log: RunLog
     streams: Streams
     world: World
+    average: WeightAverage | None = None  # kept where the search's objective compares with it
 
     def __post_init__(self) -> None:
         self.order, self.crops, self.choice = (self.streams.torch(name) for name in GENERATORS)
@@ -129,6 +139,8 @@ class Run:
             int(number): {"momentum_buffer": tensor} for number, tensor in _below("momentum", saved.tensors).items()
         }
         self.optimiser.load_state_dict(optimiser)
+        if self.average is not None:
+            self.average.restore(_below("average", saved.tensors), updates=saved.meta["step"])
         self.mix.restore(_below("mix", saved.arrays))
         for name in GENERATORS:
             getattr(self, name).set_state(torch.from_numpy(saved.arrays[f"rng.{name}"]))
@@ -144,6 +156,8 @@ class Run:
         for number, state in self.optimiser.state_dict()["state"].items():
             if state.get("momentum_buffer") is not None:
                 tensors[f"momentum.{number}"] = state["momentum_buffer"]
+        if self.average is not None:
+            tensors |= {f"average.{name}": tensor for name, tensor in self.average.state().items()}
         arrays = {f"mix.{name}": array for name, array in self.mix.state().items()}
         arrays |= {f"rng.{name}": getattr(self, name).get_state().numpy() for name in GENERATORS}
         arrays["rng.torch"] = torch.get_rng_state().numpy()
@@ -196,10 +210,15 @@ def set_up(config: Config, folder: Path) -> Run:
             log.search(record, names)
             unwritten.remove(log.epoch)
 
-    context = MixContext(config, model, names, prepare, autocast, streams, world, log.generation, on_search)
+    average = reference = None
+    if config.mix.name == "evolved":
+        average = WeightAverage(model, config.search.reference_decay) if needs_average(config) else None
+        live = TrainedModel(model, prepare, training_set.shape, names)
+        reference = load_reference(config, live, None if average is None else average.model)
+    context = MixContext(config, model, names, prepare, autocast, streams, world, log.generation, on_search, reference)
     mix: Mix = open_entry(MIXES, config.mix.name, "mix")(context)
     torch.manual_seed(streams.number("global"))  # torchvision's mixes draw from it
-    return Run(config, training_set, test_set, model, optimiser, prepare, autocast, mix, log, streams, world)
+    return Run(config, training_set, test_set, model, optimiser, prepare, autocast, mix, log, streams, world, average)
 
 
 def snapshot_epochs(epochs: int) -> set[int]:

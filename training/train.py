@@ -107,6 +107,8 @@ def training_step(run: Run, item: Mixed) -> Tensor:
     run.world.sum_gradients(run.model)
     run.optimiser.step()
     run.world.average_statistics(run.model)
+    if run.average is not None:
+        run.average.update(run.model)
     with torch.no_grad():  # a mixed image hits its targets by their shares, so that accuracy reads as usual
         hit = item.targets.gather(1, image_logits.argmax(1, keepdim=True)).mean()
         return share * torch.stack([image_loss.detach(), cell_loss.detach(), hit, torch.ones_like(hit)])

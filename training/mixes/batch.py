@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from training.compose import cell_targets, compose, image_targets
 from training.config import Config
@@ -59,7 +59,8 @@ class MixContext:
     """What a mix may be built from.
 
     prepare: images of 0..255 -> model input. world: the processes that share the work. on_generation: takes
-    the search log's new line. on_search: takes a finished search (see evolved.py).
+    the search log's new line. on_search: takes a finished search (see evolved.py). reference: the model that
+    the search's objective compares with, if it does.
     """
 
     config: Config
@@ -71,6 +72,7 @@ class MixContext:
     world: World = field(default_factory=World)
     on_generation: Callable[[dict[str, Any]], None] = field(default=lambda record: None)
     on_search: Callable[[Any], None] = field(default=lambda record: None)
+    reference: nn.Module | None = None
 
     @property
     def num_classes(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from evo.objectives import parse_objectives
 from training.checkpoint import Checkpoint, load_checkpoint
-from training.config import Config, RunOptions, UserError
+from training.config import Config, RunOptions, UserError, make_config
 from training.data.image_set import AnyImageSet
 from training.models.patch_model import PatchModel, build_model
 
@@ -40,30 +42,110 @@ class TrainedModel:
     class_names: list[str]
 
 
-def load_trained(config: Config, folder: Path, device: torch.device) -> TrainedModel:
+class Rescaled(nn.Module):
+    """A model whose own input scaling is `own`, for input that was scaled as `given`."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, model: PatchModel, own: Prepare, given: Prepare) -> None:
+        super().__init__()
+        self.model = model
+        device = own.scale.device
+        self.register_buffer("scale", (given.std / own.std).view(-1, 1, 1).to(device))
+        self.register_buffer("shift", ((given.mean - own.mean) / own.std).view(-1, 1, 1).to(device))
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        return self.model(inputs * self.scale + self.shift)
+
+
+def load_trained(config: Config, folder: Path, device: torch.device, weights: str = "model") -> TrainedModel:
     """The model of a run folder's latest checkpoint, in evaluation mode; config is the run's.
 
-    Raises UserError where there is no sound checkpoint of that model.
+    weights: `model`, or `average` for the weight average that some runs keep. Raises UserError where there
+    is no sound checkpoint of that model.
     """
     saved = load_checkpoint(folder / "checkpoint", "latest")
+    if weights == "average" and not any(name.startswith("average.") for name in saved.tensors):
+        raise UserError(
+            f"the run {folder} kept no weight average; give search.reference=RUN, the path of a run folder to compare "
+            "with, or train with an objective that keeps one (reducible or image_reducible)"
+        )
     channels, height, width = saved.meta["image_shape"]
     names = saved.meta["class_names"]
     model = build_model(config.model, (channels, height, width), len(names))
-    load_weights(model, saved)
+    load_weights(model, saved, weights)
     model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     prepare = Prepare(saved.tensors["input.mean"], saved.tensors["input.std"], device)
     return TrainedModel(model, prepare, (channels, height, width), names)
 
 
-def load_weights(model: nn.Module, saved: Checkpoint) -> None:
+def load_weights(model: nn.Module, saved: Checkpoint, weights: str = "model") -> None:
     """Put a checkpoint's weights into a model. Raises UserError where they are another model's."""
-    weights = {
-        name.removeprefix("model."): tensor for name, tensor in saved.tensors.items() if name.startswith("model.")
-    }
+    prefix = f"{weights}."
     try:
-        model.load_state_dict(weights)
+        model.load_state_dict(
+            {name.removeprefix(prefix): tensor for name, tensor in saved.tensors.items() if name.startswith(prefix)}
+        )
     except RuntimeError as error:
         raise UserError(f"the checkpoint is of another model: {' '.join(str(error).split()):.200}") from None
+
+
+def trains_cells(config: Config) -> bool:
+    """Whether a run of this config trains the cell head."""
+    return config.mix.name not in ("plain", "mixup", "cutmix") and config.mix.patch_weight > 0
+
+
+def needs_average(config: Config) -> bool:
+    """Whether the search's objective compares the live model with its weight average."""
+    objectives = parse_objectives(config.search.objective)
+    return config.search.reference == "average" and any(objective.needs_reference for objective in objectives)
+
+
+def load_reference(config: Config, live: TrainedModel, average: nn.Module | None) -> nn.Module | None:
+    """The model that the search's objective compares `live` with, for the same input; None where it does not.
+
+    average: the weight average where `needs_average` says so. Raises UserError where the reference is a run
+    without a sound checkpoint, or one of other classes, images or grid.
+    """
+    objectives = parse_objectives(config.search.objective)
+    if not any(objective.needs_reference for objective in objectives):
+        return None
+    if config.search.reference == "average":
+        return average
+    folder = Path(config.search.reference).expanduser()
+    option = f"search.reference={config.search.reference}"
+    try:
+        sections = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        sections.pop("schema")
+    except OSError:
+        raise UserError(
+            f"{option}: no run folder is there; give the path of one that holds config.json, or average"
+        ) from None
+    except (ValueError, KeyError, AttributeError, TypeError):
+        raise UserError(f"{option}: {folder / 'config.json'} is not a run's config") from None
+    recorded = make_config(sections, source=str(folder / "config.json"), trains=False)
+    device = live.prepare.scale.device
+    other = load_trained(recorded, folder, device)
+    for what, own, its in (
+        ("images", live.image_shape, other.image_shape),
+        ("classes", live.class_names, other.class_names),
+        ("a grid", live.model.grid, other.model.grid),
+    ):
+        if own != its:
+            raise UserError(
+                f"{option}: its model has {what} {its!s:.80}, the live one {own!s:.80}; they must be the same"
+            )
+    compared = [name for objective in objectives for _, name in objective.terms]
+    if "reducible" in compared and not trains_cells(recorded):
+        raise UserError(
+            f"{option}: the run was trained with mix {recorded.mix.name}, patch_weight {recorded.mix.patch_weight:g}: its "
+            "cells are untrained and cannot be compared with; take a run of patchmix, evolved or bank with a patch loss, "
+            "or search.objective=image_reducible"
+        )
+    if torch.equal(live.prepare.mean, other.prepare.mean) and torch.equal(live.prepare.std, other.prepare.std):
+        return other.model
+    return Rescaled(other.model, other.prepare, live.prepare).eval()
 
 
 @torch.no_grad()

@@ -1,0 +1,183 @@
+"""How the evolved mix has rows forwarded: new rows alone or whole genomes, in what precision, by which process."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from evo.search import Rows
+from training.compose import compose
+from training.config import UserError, make_config
+from training.distributed import World
+from training.mixes import evolved
+from training.mixes.batch import MixContext
+from training.mixes.evolved import Evolved
+from training.models.patch_model import PatchModel
+from training.models.trained import Prepare
+from training.randomness import Streams
+
+B = 6
+
+
+def patch_model(*, batch_statistics=False):
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(5, track_running_stats=not batch_statistics)
+    return PatchModel(nn.Sequential(nn.Conv2d(1, 5, 3, stride=2, padding=1), norm, nn.ReLU()), 5, 3, grid=2)
+
+
+def mix(*overrides, model=None, **context):
+    config = make_config({}, [f"train.batch={B}", "search.population=4", "search.generations=3", *overrides])
+    prepare = Prepare(torch.tensor([0.5]), torch.tensor([0.25]), torch.device("cpu"))
+    return Evolved(MixContext(config, model or patch_model(), ["a", "b", "c"], prepare, None, Streams(0), **context))
+
+
+def batch():
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (B, 1, 8, 8), dtype=torch.uint8, generator=generator)
+    return images, torch.randint(0, 3, (B,), generator=generator)
+
+
+def genomes(count):
+    """Every row of so many genomes."""
+    rng = np.random.default_rng(0)
+    pairings = np.argsort(rng.random((count, B)), axis=1).astype(np.int32)
+    return Rows(np.tile(np.arange(B, dtype=np.int32), count), rng.random((count * B, 2, 2)) < 0.5, pairings.reshape(-1))
+
+
+def calls_of(monkeypatch):
+    """What the mix hands to the probe, which goes on to answer."""
+    calls, probe = [], evolved.probe
+
+    def recorded(model, images, labels, rows, **options):
+        calls.append({"rows": len(rows.image), **options})
+        return probe(model, images, labels, rows, **options)
+
+    monkeypatch.setattr(evolved, "probe", recorded)
+    return calls
+
+
+def test_rows_are_evaluated_alone_where_samples_do_not_influence_each_other(capsys, monkeypatch):
+    calls, records = calls_of(monkeypatch), []
+    given = mix("search.forward_batch=5", on_generation=records.append)
+    given.evolve(*batch())
+    assert given.evaluation == "incremental" and capsys.readouterr().err == ""
+    assert sum(call["rows"] for call in calls) == given.forwards < 7 * 4 * B
+    assert {call["chunk"] for call in calls} == {5}
+    assert not any("evaluation" in record for record in records)
+
+
+@pytest.mark.parametrize("options", [["search.evaluation=full"], []])
+def test_whole_genomes_share_a_forward_where_they_must(options, capsys, monkeypatch):
+    """The losses of an elite are those of its rows forwarded together, whatever generation it is of."""
+    calls, records = calls_of(monkeypatch), []
+    model = patch_model(batch_statistics=True)
+    given = mix(*options, model=model, on_generation=records.append)
+    images, labels = batch()
+    elites = given.evolve(images, labels)
+    given.evolve(images, labels)
+    said = capsys.readouterr().err
+    if options:
+        assert said == ""  # it was asked for
+    else:
+        assert said == (
+            "search: samples influence each other in evaluation mode; every genome is forwarded whole "
+            "(search.evaluation=full)\n"
+        )
+    assert all(record["evaluation"] == "full" for record in records)
+    assert {call["chunk"] for call in calls} == {B} and all(call["rows"] % B == 0 for call in calls)
+    model.eval()
+    for generation in elites:
+        pairing = torch.from_numpy(generation.pairings[0].astype(np.int64))
+        masks = torch.from_numpy(generation.masks[0].copy())
+        with torch.no_grad():
+            _, cell_logits = model(given.context.prepare(compose(images, masks, pairing)))
+        targets = torch.where(masks, labels[:, None, None], labels[pairing][:, None, None])
+        losses = -cell_logits.log_softmax(-1).gather(-1, targets[..., None])[..., 0]
+        np.testing.assert_allclose(generation.cell_losses[0], losses.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_incremental_evaluation_of_such_a_model_is_refused(capsys):
+    given = mix("search.evaluation=incremental", model=patch_model(batch_statistics=True))
+    with pytest.raises(
+        UserError, match="search.evaluation=incremental: samples influence .*; set search.evaluation=full"
+    ):
+        given.evolve(*batch())
+
+
+def test_the_reference_is_looked_at_as_well(capsys):
+    given = mix("search.objective=reducible", reference=patch_model(batch_statistics=True).eval())
+    given.evolve(*batch())
+    assert given.evaluation == "full"
+    assert capsys.readouterr().err.startswith("search: of the reference, samples influence each other")
+
+
+def test_what_was_found_goes_into_the_checkpoint(capsys):
+    first = mix(model=patch_model(batch_statistics=True))
+    fresh = first.state()
+    first.evolve(*batch())
+    second = mix()
+    second.restore(fresh)
+    assert second.evaluation is None
+    second.restore(first.state())
+    assert second.evaluation == "full"
+    second = mix()
+    second.restore(fresh)
+    second.evolve(*batch())
+    third = mix()
+    third.restore(second.state())
+    assert third.evaluation == "incremental"
+
+
+def test_options_reach_the_probe(monkeypatch):
+    calls = calls_of(monkeypatch)
+    monkeypatch.setattr(torch, "compile", lambda model, dynamic: lambda inputs: model(inputs))
+    mix().evolve(*batch())
+    mix("search.precision=bfloat16", "search.channels_last=false", "search.compile=true").evolve(*batch())
+    plain, other = calls[0], calls[-1]
+    assert plain["autocast"] is None and plain["channels_last"] is True and plain["forward"] is None
+    assert plain["chunk"] == 500 and plain["reference"] is None
+    assert other["autocast"] is torch.bfloat16 and other["channels_last"] is False and other["forward"] is not None
+
+
+def test_precision_follows_training_unless_set(monkeypatch):
+    def autocast(*overrides):
+        config = make_config({}, overrides)
+        prepare = Prepare(torch.tensor([0.5]), torch.tensor([0.25]), torch.device("cpu"))
+        return Evolved(MixContext(config, patch_model(), ["a", "b", "c"], prepare, torch.bfloat16, Streams(0))).autocast
+
+    assert autocast() is torch.bfloat16 and autocast("search.precision=float32") is None
+
+
+@dataclass(frozen=True)
+class Lone(World):
+    """One of several processes, whose sums lack the others' part."""
+
+    def sum(self, tensor):
+        return tensor
+
+
+@pytest.mark.parametrize("size", [2, 3, 5])
+@pytest.mark.parametrize("evaluation", ["incremental", "full"])
+@pytest.mark.parametrize("reference", [False, True])
+def test_processes_share_rows_or_whole_genomes(size, evaluation, reference, monkeypatch):
+    """The parts of all ranks add up to what one process measures; with batch statistics, if genomes stay whole."""
+    model = patch_model(batch_statistics=evaluation == "full")
+    torch.manual_seed(3)
+    options = {"model": model, "reference": PatchModel(nn.Conv2d(1, 4, 4, 4), 4, 3, 2).eval() if reference else None}
+    rows, (images, labels) = genomes(4), batch()
+
+    def losses(world):
+        given = mix(f"search.evaluation={evaluation}", world=world, **options)
+        return given._losses(images, labels, rows)
+
+    whole, parts = losses(World()), [losses(Lone(rank, size)) for rank in range(size)]
+    assert len(whole.cells) == 4 * B and (whole.reference_cells is not None) == reference
+    for name, expected in whole._asdict().items():
+        found = [getattr(part, name) for part in parts]
+        if expected is None:
+            assert found == [None] * size
+        else:
+            assert all(part.shape == expected.shape for part in found)
+            np.testing.assert_allclose(np.sum(found, axis=0), expected, rtol=1e-5, atol=1e-6)
