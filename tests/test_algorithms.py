@@ -1,5 +1,6 @@
 """eaSimple and eaMuPlusLambda on whole populations: they climb, log what DEAP's log, and evaluate what is new."""
 
+import copy
 import random
 
 import numpy as np
@@ -9,6 +10,7 @@ from deap import algorithms, base, tools
 from evo.algorithms import eaMuPlusLambda, eaSimple, first_value, tournament
 from evo.genome import Population
 from evo.operators import CROSSOVERS, MASK_MUTATIONS, PAIRING_MUTATIONS
+from evo.packed import Masks
 
 ROWS, GRID = 8, 3
 
@@ -105,6 +107,9 @@ def test_statistics_by_array_equal_those_by_individual(algorithm):
         stats = tools.MultiStatistics(one=statistics(key), two=statistics(key))
         logbooks.append(run(algorithm, drawn(), tools_for(rng), rng, stats=stats)[1].chapters["two"])
     assert logbooks[0] == logbooks[1] and logbooks[0][-1]["std"] > 0
+    stats = tools.Statistics(first_value)
+    stats.register("kind", type)  # that it is one array is what makes it fast
+    assert run(algorithm, drawn(), tools_for(rng), rng, stats=stats)[1].select("kind")[-1] is np.ndarray
     assert first_value(run(algorithm, drawn(), tools_for(rng), rng)[0][0]) > 0
 
 
@@ -210,6 +215,17 @@ def test_deaps_selections_serve(algorithm):
         assert np.array_equal(population.values[:, 0], share_right(population))
 
 
+@both
+@pytest.mark.parametrize("clone", [lambda individual: individual, copy.deepcopy])
+def test_individuals_that_a_selection_returns_are_taken(algorithm, clone):
+    rng = np.random.default_rng(0)
+    toolbox, given = tools_for(rng), drawn()
+    toolbox.register("select", lambda one, k: [clone(tools.selBest(one, 1)[0])] * k)
+    population, _ = run(algorithm, given, toolbox, rng, 1, cxpb=0, mutpb=0)
+    best = given[int(share_right(given).argmax())]
+    assert len(population) == 40 and all(one == best for one in population)
+
+
 def test_several_objectives():
     """Cells kept against cells dropped in the first row: the front holds every trade-off."""
 
@@ -223,11 +239,13 @@ def test_several_objectives():
     front = tools.ParetoFront()
     population, _ = run(eaMuPlusLambda, drawn(objectives=2), toolbox, rng, 30, halloffame=front)
     assert np.array_equal(population.values, evaluate(population)) and len(front) > 5
-    hall = tools.HallOfFame(4)
     toolbox.register("select", tournament, rng=rng)
-    run(eaSimple, drawn(objectives=2), toolbox, rng, 3, halloffame=hall)
-    firsts = [individual.fitness.values for individual in hall]
-    assert len(firsts) == 4 and firsts == sorted(firsts, reverse=True)
+    ours, theirs = tools.HallOfFame(4), tools.HallOfFame(4)
+    population = drawn(objectives=2)
+    population.values[:], population.valid[:] = evaluate(population), True
+    theirs.update(population)
+    run(eaSimple, population, toolbox, rng, 0, halloffame=ours)
+    assert [one.fitness.values for one in ours] == [one.fitness.values for one in theirs]
 
 
 def test_sizes_of_mu_plus_lambda():
@@ -237,6 +255,35 @@ def test_sizes_of_mu_plus_lambda():
     assert len(population) == 25 and logbook.select("nevals") == [10, 60, 60, 60]
     with pytest.raises(ValueError, match="at most 1, got"):
         eaMuPlusLambda(drawn(10), toolbox, 10, 10, 0.7, 0.5, 1)
+
+
+def test_mu_plus_lambda_keeps_the_best_parents():
+    rng = np.random.default_rng(0)
+    toolbox = tools_for(rng)
+    toolbox.register("select", tools.selBest)
+    toolbox.register("mutate", lambda masks, pairings: (MASK_MUTATIONS["complement"](masks, rng), pairings))
+    best = run(eaMuPlusLambda, drawn(), toolbox, rng, 15, stats=statistics())[1].select("max")
+    assert best == sorted(best)
+
+
+def test_children_of_mu_plus_lambda_are_crossed_or_mutated_or_neither():
+    rng = np.random.default_rng(0)
+    toolbox, made = tools_for(rng), []
+
+    def mate(first, second):
+        assert not first.packed.same(second.packed).all(1).any()  # two different parents
+        made.append(len(first))
+        return Masks(np.zeros_like(first.packed.words), GRID), first.pairings
+
+    def mutate(masks, pairings):
+        assert masks.words.any((1, 2)).all()
+        made.append(len(masks))
+        return masks, pairings
+
+    toolbox.register("mate", mate)
+    toolbox.register("mutate", mutate)
+    eaMuPlusLambda(drawn(50), toolbox, 50, 10_000, 0.5, 0.3, 1, rng=rng)
+    assert made == pytest.approx([5000, 3000], rel=0.05)
 
 
 @both
