@@ -152,10 +152,13 @@ def _evaluate(population: Population, toolbox: base.Toolbox) -> int:
     expected = (len(new), population.values.shape[1])
     if values.shape != expected and (values.shape != expected[:1] or expected[1] > 1):
         raise ValueError(f"evaluate must return values (N,M) = {expected} for these genomes, got {values.shape}")
-    population.values[new] = np.where(np.isnan(values), -np.inf, values).reshape(expected)
-    population.valid[:] = True
-    if asked is not population:
+    values = np.where(np.isnan(values), -np.inf, values).reshape(expected)
+    if asked is population:
+        population.values[:] = values
+    else:
+        population.values[new] = values
         population.scores[new] = asked.scores
+    population.valid[:] = True
     return len(new)
 
 

@@ -123,7 +123,7 @@ def inversion(pairings: Array, rng: np.random.Generator, *, rate: float = 0.2) -
     child = pairings.astype(np.int32)
     row = np.arange(pairings.shape[1])
     mirrored = np.where((row >= start) & (row < stop), start + stop - 1 - row, row)
-    child[chosen] = pairings[chosen[:, None], mirrored]
+    child[chosen] = child.take(mirrored + chosen[:, None] * len(row))
     return child
 
 
