@@ -46,7 +46,7 @@ Evaluation = Literal["incremental", "full"]
 Rescore = Literal["all", "survivors", "none"]
 Duplicates = Literal["remove", "redraw", "keep"]
 ALL_CROSSOVERS = {**CROSSOVERS, **ARCHIVE_CROSSOVERS}
-CROSSOVER = "0.85*rows+0.15*assignment"
+CROSSOVER = "assignment"
 MASK_MUTATION = "flip"
 PAIRING_MUTATION = "swap"
 
@@ -438,8 +438,8 @@ class Search:
     def _wire(self, crossover: str, mask_mutation: str, pairing_mutation: str, adaptive: bool) -> Variation:
         """Register the operators, with the rates found best, and set their shares."""
         rates: dict[str, Any] = {
-            "mutate_masks": {"row_rate": 0.15},
-            "mutate_pairings": {"rate": min(1.0, 2 / self.batch)},
+            "mutate_masks": {"row_rate": 0.05},
+            "mutate_pairings": {"rate": 1 / self.batch},
         }
         slots = []
         for name, text, shelf, kind in (

@@ -561,7 +561,7 @@ def test_assignment_is_the_best_there_is(seed, rows):
 def test_assignments_differ_and_the_first_is_the_fittest():
     rng = np.random.default_rng(0)
     first, archive = drawn(8, 30, 2, rng), drawn_archive(30, 2, rng, known=0.8)
-    pairings = assignment(first, first, rng, archive=archive)[1]
+    pairings = assignment(first, first, rng, archive=archive, noise=1)[1]
     assert len(np.unique(pairings, axis=0)) == 8
     scores = archive.scores[np.arange(30), pairings].sum(1)
     assert scores.argmax() == 0 and np.isfinite(scores[0])

@@ -13,6 +13,7 @@ from evo.operators.pairings import pmx
 from evo.packed import Masks
 
 Array = NDArray[Any]
+BLOCK = 128  # rows assigned at once: half a millisecond
 
 
 class BestPairs(Protocol):
@@ -73,29 +74,35 @@ def local_search(
 
 
 def assignment(
-    first: Population, second: Population, rng: np.random.Generator, *, archive: BestPairs, seen: float = 0.7
+    first: Population, second: Population, rng: np.random.Generator, *, archive: BestPairs, noise: float = 0.2
 ) -> tuple[Masks, Array]:
     """The best pairing there is for the row scores in the archive, each row with the best mask known for it.
 
-    Solves the linear assignment problem (Kuhn, Naval Research Logistics Quarterly 2, 1955; scipy's solver is
-    Crouse's, IEEE Transactions on Aerospace and Electronic Systems 52, 2016), once for each child, in O(B^3) at worst. The
-    first child sees all of the archive, every other one a random share `seen` of its pairs. Pairs not seen
-    count less than the worst that is known, by chance more or less so; a row that gets a pair never scored
-    keeps the first parent's mask. The second parent is not used. Our own operator.
+    Solves the linear assignment problem (Kuhn, Naval Research Logistics 2, 1955; scipy's solver: Crouse, IEEE
+    Transactions on Aerospace and Electronic Systems 52, 2016), once for each child. So that children differ,
+    scores are perturbed by normal noise: the first child's not at all, the last one's by `noise` standard
+    deviations of all scores. Batches of more than BLOCK rows are cut into random blocks, whose rows share out
+    the partners they have in the first parent, so that the cost grows with B and not with its cube. Pairs never
+    scored count less than any that was; a row that gets one keeps the first parent's mask. The second parent is
+    not used. Our own operator.
     """
-    from scipy.optimize import linear_sum_assignment
+    from scipy.optimize import linear_sum_assignment  # half a second
 
     scores, best = archive.best_pairs()
     known = np.isfinite(scores)
-    lowest, highest = (scores[known].min(), scores[known].max()) if known.any() else (0.0, 0.0)
-    span = max(float(highest) - float(lowest), 1e-3)
+    found = scores[known] if known.any() else np.zeros(1, np.float32)
+    scores = np.where(known, scores, found.min() - 1 - np.ptp(found))
+    scale = float(noise * found.std()) / max(len(first) - 1, 1)
 
     row = np.arange(len(scores))
-    masks, pairings = first.packed.copy(), np.empty_like(first.pairings)
+    masks, pairings = first.packed.copy(), first.pairings.copy()
     for child in range(len(pairings)):
-        visible = known if child == 0 else known & (rng.random(known.shape, dtype=np.float32) < seen)
-        unseen = float(lowest) - span * (1 + rng.random(known.shape))
-        pairings[child] = linear_sum_assignment(np.where(visible, scores, unseen), maximize=True)[1]
+        for rows in np.array_split(rng.permutation(row), -(-len(row) // BLOCK)):
+            partners = pairings[child, rows]
+            gain = scores[rows[:, None], partners]
+            if child:
+                gain = gain + scale * child * rng.standard_normal(gain.shape, dtype=np.float32)
+            pairings[child, rows] = partners[linear_sum_assignment(gain, maximize=True)[1]]
         scored = known[row, pairings[child]]
         masks[child, scored] = best[row[scored], pairings[child, scored]]
     return masks, pairings
