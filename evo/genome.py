@@ -42,8 +42,9 @@ def _check_pairings(pairings: Array, shape: tuple[int, ...]) -> None:
         raise ValueError(
             f"pairings must be integers (P,B) = {shape} to go with the masks, got {pairings.dtype} {pairings.shape}"
         )
-    broken = np.flatnonzero((np.sort(pairings, axis=1) != np.arange(shape[1])).any(axis=1))
-    if broken.size:
+    wrong = np.sort(pairings, axis=1) != np.arange(shape[1])
+    if wrong.any():
+        broken = np.flatnonzero(wrong.any(axis=1))
         raise ValueError(
             f"each pairing must be a permutation of 0..{shape[1] - 1}; genome {broken[0]} is not: "
             f"{pairings[broken[0]].tolist()}"
@@ -441,7 +442,12 @@ class Individual:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Individual):
             return NotImplemented
-        return np.array_equal(self.pairing, other.pairing) and np.array_equal(self.packed.words, other.packed.words)
+        mine, theirs = self.packed, other.packed
+        return (  # compared as bytes, which is faster than as arrays: a hall of fame compares a lot
+            self.pairing.tobytes() == other.pairing.tobytes()
+            and mine.grid == theirs.grid
+            and mine.words.tobytes() == theirs.words.tobytes()
+        )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Individual:
         return self.population.take([self.index])[0]

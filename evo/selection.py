@@ -22,12 +22,11 @@ def tournament(population: Population, k: int, *, rng: np.random.Generator, tour
     less crowded (Deb et al., NSGA-II, IEEE TEC 2002), in tournaments of two.
     """
     if population.values.shape[1] > 1:
-        place, tournsize = crowded_order(population), 2
+        merit, tournsize = -crowded_order(population), 2
     else:
-        place = np.empty(len(population), np.int64)
-        place[np.argsort(-population.values[:, 0], kind="stable")] = np.arange(len(population))
+        merit = population.values[:, 0]
     drawn = rng.integers(0, len(population), size=(k, tournsize))
-    return drawn[np.arange(k), place[drawn].argmin(axis=1)]
+    return drawn[np.arange(k), merit[drawn].argmax(axis=1)]
 
 
 def lexicase(population: Population, k: int, *, rng: np.random.Generator) -> Array:

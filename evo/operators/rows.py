@@ -78,7 +78,7 @@ def assignment(
 ) -> tuple[Masks, Array]:
     """The best pairing there is for the row scores in the archive, each row with the best mask known for it.
 
-    Solves the linear assignment problem (Kuhn, Naval Research Logistics 2, 1955; scipy's solver: Crouse, IEEE
+    Solves the linear assignment problem (Kuhn, Naval Research Logistics Quarterly 2, 1955; scipy's solver: Crouse, IEEE
     Transactions on Aerospace and Electronic Systems 52, 2016), once for each child. So that children differ,
     scores are perturbed by normal noise: the first child's not at all, the last one's by `noise` standard
     deviations of all scores. Batches of more than BLOCK rows are cut into random blocks, whose rows share out
