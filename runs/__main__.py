@@ -145,7 +145,7 @@ def transfer(
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="compose, operators, search or scaling.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="compose, operators, search, scaling or rescore.")],
     quick: Annotated[bool, typer.Option("--quick", help="A small version within a minute.")] = False,
 ) -> None:
     """Run a benchmark; print its table and write it to runs/results/bench/."""

@@ -157,12 +157,12 @@ def small(tmp_path, monkeypatch):
     monkeypatch.setattr(operators, "SCHEDULES", {True: {600.0: (1, 1)}})
     monkeypatch.setattr(scaling, "QUICK", {"P": [scaling.Size(p, 8, 2) for p in (2, 4, 8)]})
     monkeypatch.setattr(search, "open_scene", scene)
-    monkeypatch.setattr(search, "QUICK", search.Scale(8, BATCH, 2, 5, 20, 1))
+    monkeypatch.setattr(search, "QUICK", search.Scale(8, BATCH, 2, 5, 10**4, 1))
     monkeypatch.setattr(search, "search_share", lambda scale, progress: [1.0, 2.0, 6.0])
     return tmp_path / "runs" / "results" / "bench"
 
 
-@pytest.mark.parametrize("name", [name for name in BENCHMARKS if name != "compose"])
+@pytest.mark.parametrize("name", [name for name in BENCHMARKS if name not in ("compose", "rescore")])
 def test_a_benchmark_writes_its_table(name, small, cli):
     status, text, _ = cli("bench", name, "--quick")
     assert status == 0, text
@@ -209,7 +209,7 @@ def test_a_peer_not_installed_is_a_row_that_says_so(small, cli, monkeypatch):
 def test_the_share_of_the_search_is_a_share():
     from runs.benchmarks.search import Scale, search_share
 
-    shares = search_share(Scale(population=2, batch=4, share_generations=2), SILENT)
+    shares = search_share(Scale(population=8, batch=16, share_generations=2), SILENT)
     assert len(shares) == 2 and all(0 < share < 100 for share in shares)
 
 
@@ -225,6 +225,17 @@ def test_without_cifar_10_the_search_takes_digits(trained, out, monkeypatch, tmp
     proposal = search.ask()
     losses = scene.evaluate(images, labels)(proposal.rows)
     assert losses.shape == (10, scene.grid, scene.grid) and (losses >= 0).all()
+
+
+def test_rescore_compares_what_the_search_holds_with_the_truth(trained, out, monkeypatch):
+    from runs.benchmarks import rescore
+
+    shutil.copytree(trained, out / "bench-model-digits")
+    monkeypatch.setattr(rescore, "QUICK", rescore.Scale(6, 8, 1, 2, 96, (1,)))
+    rows, ratios = rescore.measure(quick=True)
+    assert [line["name"] for line in rows] == ["rescore all", "rescore survivors", "rescore none"]
+    assert all(line["unit"] == "nats" and 0 < line["median"] < 20 for line in rows)
+    assert len(ratios) == 2 and all(0.3 < ratio["value"] < 3 for ratio in ratios)
 
 
 def test_scaling_finds_the_slope_of_a_line():

@@ -24,8 +24,9 @@ BENCHMARKS = {
     "operators": "runs.benchmarks.operators:measure",
     "search": "runs.benchmarks.search:measure",
     "scaling": "runs.benchmarks.scaling:measure",
+    "rescore": "runs.benchmarks.rescore:measure",
 }
-ALL_THREADS = ("search",)  # its time is the model's; the others run on one thread
+ALL_THREADS = ("search", "rescore")  # its time is the model's; the others run on one thread
 DECIMALS = {"forwards": 0, "MiB": 1, "%": 2, "slope": 2}  # of figures in tables; 3 elsewhere
 
 

@@ -26,7 +26,10 @@ TARGETS = {
 }
 EXTRA_MIB = 25  # at most, in the large case
 # (rounds, generations a round) for contestants of about this many seconds a generation.
-SCHEDULES = {False: {0.02: (12, 20), 0.5: (8, 4), 60.0: (3, 2)}, True: {0.02: (6, 10), 0.5: (3, 3), 60.0: (1, 2)}}
+SCHEDULES = {
+    False: {0.002: (12, 80), 0.02: (12, 20), 0.5: (8, 4), 60.0: (3, 2)},
+    True: {0.002: (6, 40), 0.02: (6, 10), 0.5: (3, 3), 60.0: (1, 2)},
+}
 
 
 def measure(quick: bool) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -102,7 +102,14 @@ def run(size: Size, generations: int, seed: int, memory: bool = False) -> list[f
     if memory:
         tracemalloc.start()
     try:
-        search = Search(size.batch, size.grid, labels, population=size.population, objective="hard", seed=seed)
+        search = Search(
+            size.batch,
+            size.grid,
+            labels,
+            population=size.population,
+            objective="hard",
+            seed=seed,
+        )
         for _ in range(generations + 1):
             tracemalloc.reset_peak()
             began = time.perf_counter()

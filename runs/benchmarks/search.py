@@ -44,6 +44,7 @@ OURS = "Evomix Search"
 PEERS = (LISTS, PYMOO)
 FEWER = 50  # times fewer image forwards than a peer, at least
 SEARCH_SHARE = 3.0  # percent of a generation's time that is not the model's, at most
+IDLE = 100  # generations without a new row, after which nothing more is to be found
 MILESTONES = (4096, 8192, 24576)  # image forwards at which fitness is compared
 
 
@@ -53,12 +54,12 @@ class Scale:
     batch: int = 64
     seeds: int = 5
     generations: int = 100  # of the peers
-    our_generations: int = 2000  # at most; ours ends with the peers' forwards
+    our_forwards: int = 65_536  # at most, and no more than the peers: it has little left to find by then
     share_generations: int = 10
 
 
 FULL = Scale()
-QUICK = Scale(population=16, batch=32, seeds=2, generations=20, our_generations=60, share_generations=3)
+QUICK = Scale(population=16, batch=32, seeds=2, generations=12, our_forwards=5_000, share_generations=3)
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def open_scene(recipe: str, progress: Progress) -> Scene:
             raise
         progress.update(f"{error}; taking digits", final=True)
         return open_scene("digits", progress)
-    folder = out_root() / f"bench-model-{recipe}"
+    folder = model_folder(recipe)
     _train_once(config, folder, progress)
     trained = load_trained(recorded_config(RunFolder(folder)), folder, torch.device("cpu"))
     autocast = autocast_type(config, torch.device("cpu"))
@@ -136,6 +137,11 @@ def open_scene(recipe: str, progress: Progress) -> Scene:
     return Scene(f"{recipe}, {precision}", trained.model.grid, draw_batch, evaluator)
 
 
+def model_folder(recipe: str) -> Path:
+    """The run folder of the benchmarks' model."""
+    return out_root() / f"bench-model-{recipe}"
+
+
 def _train_once(config: Config, folder: Path, progress: Progress) -> None:
     if (folder / "config.json").is_file() and RunFolder(folder).result is not None:
         return
@@ -144,7 +150,7 @@ def _train_once(config: Config, folder: Path, progress: Progress) -> None:
 
 
 def run_searches(scene: Scene, scale: Scale, progress: Progress) -> dict[str, list[Curve]]:
-    """A curve for each seed, of the peers that are installed and of ours, which may spend what they did."""
+    """A curve for each seed, of the peers that are installed and of ours."""
     peers = [peer for peer in PEERS if package_version(peer.package)]
     curves: dict[str, list[Curve]] = {OURS: [], **{peer.name: [] for peer in peers}}
     for seed in range(scale.seeds):
@@ -152,7 +158,7 @@ def run_searches(scene: Scene, scale: Scale, progress: Progress) -> dict[str, li
         evaluate = scene.evaluate(images, labels)
         for peer in peers:
             curves[peer.name].append(peer_curve(peer, scene, scale, seed, evaluate, progress))
-        limit = max(int(curves[peer.name][-1].forwards[-1]) for peer in peers)
+        limit = min(scale.our_forwards, *(int(curves[peer.name][-1].forwards[-1]) for peer in peers))
         curves[OURS].append(our_curve(scene, scale, seed, labels.numpy(), evaluate, limit, progress))
     return curves
 
@@ -178,10 +184,10 @@ def our_curve(
     scene: Scene, scale: Scale, seed: int, labels: Array, evaluate: Evaluate, limit: int, progress: Progress
 ) -> Curve:
     search = Search(scale.batch, scene.grid, labels, population=scale.population, objective="hard", seed=seed)
-    forwards, best = [], []
-    while search.generation < scale.our_generations:
-        proposal = search.ask()
-        if proposal is None or search.forwards + int(proposal.new.sum()) > limit:
+    forwards, best, idle = [], [], 0
+    while (proposal := search.ask()) is not None and search.forwards + (new := int(proposal.new.sum())) <= limit:
+        idle = 0 if new else idle + 1
+        if idle > IDLE:
             break
         record = search.tell(evaluate(proposal.rows))
         forwards.append(search.forwards)
@@ -267,7 +273,9 @@ def compare(
         for name, found in curves.items():
             package = next((peer.package for peer in PEERS if peer.name == name), None)
             fitness = [curve.at(forwards) for curve in found]
-            rows.append(row(f"fitness at {forwards:,} forwards", name, fitness, "nats", package))
+            last = max(int(curve.forwards[-1]) for curve in found)
+            label = name if last > 0.9 * forwards else f"{name}, which stopped at {last:,}"
+            rows.append(row(f"fitness at {forwards:,} forwards", label, fitness, "nats", package))
     return rows, ratios
 
 
