@@ -33,7 +33,7 @@ from evo.bank import PatternBank
 from evo.genome import Population
 from evo.lineage import Lineage
 from evo.objectives import Objective, RowLosses, parse_objectives
-from evo.operators import ARCHIVE_CROSSOVERS, CROSSOVERS, MASK_MUTATIONS, MASK_SAMPLERS, PAIRING_MUTATIONS
+from evo.operators import ALL_CROSSOVERS, ARCHIVE_CROSSOVERS, MASK_MUTATIONS, MASK_SAMPLERS, PAIRING_MUTATIONS
 from evo.packed import Masks
 from evo.rules import Rules
 from evo.selection import SELECTIONS, best, indices
@@ -45,7 +45,6 @@ Evaluate = Callable[["Rows"], Sequence[Any]]
 Evaluation = Literal["incremental", "full"]
 Rescore = Literal["all", "survivors", "none"]
 Duplicates = Literal["remove", "redraw", "keep"]
-ALL_CROSSOVERS = {**CROSSOVERS, **ARCHIVE_CROSSOVERS}
 CROSSOVER = "assignment"
 MASK_MUTATION = "flip"
 PAIRING_MUTATION = "swap"

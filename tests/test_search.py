@@ -7,8 +7,8 @@ import pytest
 from deap import tools
 
 from evo.bank import PatternBank
-from evo.operators import MASK_MUTATIONS, MASK_SAMPLERS, PAIRING_MUTATIONS
-from evo.search import ALL_CROSSOVERS, Search
+from evo.operators import ALL_CROSSOVERS, MASK_MUTATIONS, MASK_SAMPLERS, PAIRING_MUTATIONS
+from evo.search import Search
 from evo.selection import SELECTIONS
 
 B, G = 12, 3

@@ -18,8 +18,14 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from evo.objectives import OBJECTIVES, parse_objectives
-from evo.operators import MASK_MUTATIONS, MASK_SAMPLERS, PAIRING_MUTATIONS
-from evo.search import ALL_CROSSOVERS, CROSSOVER, MASK_MUTATION, PAIRING_MUTATION, Duplicates
+from evo.operators import (
+    ALL_CROSSOVERS,
+    APART_CROSSOVERS,
+    MASK_MUTATIONS,
+    MASK_SAMPLERS,
+    PAIRING_MUTATIONS,
+)
+from evo.search import CROSSOVER, MASK_MUTATION, PAIRING_MUTATION, Duplicates
 from evo.selection import SELECTIONS
 from evo.variation import parse_shares
 from training.data import DATASETS
@@ -149,8 +155,9 @@ class SearchOptions(_Section):
     selection: Annotated[str, *_one_of(SELECTIONS)] = Field("tournament", description="how parents are picked")
     crossover: Annotated[str, _shares_of(ALL_CROSSOVERS, "crossover")] = Field(
         CROSSOVER,
-        description="how parents are combined, of " + " | ".join(ALL_CROSSOVERS) + "; several with their shares of the "
-        "children: 0.5*rows+0.5*assignment",
+        description="how parents are combined, of "
+        + " | ".join(name for name in ALL_CROSSOVERS if name not in APART_CROSSOVERS)
+        + ", or MASKS/PAIRINGS such as block/ox; several with their shares of the children: 0.5*rows+0.5*assignment",
     )
     mask_mutation: Annotated[str, _shares_of(MASK_MUTATIONS, "mask mutation")] = Field(
         MASK_MUTATION, description="how masks vary, of " + " | ".join(MASK_MUTATIONS) + ", or several"

@@ -12,6 +12,8 @@ same result; keywords have defaults):
     ARCHIVE_CROSSOVERS  cross(first, second, rng, *, archive) -> the same, with what archive.best_pairs() knows
 """
 
+from functools import partial
+
 from evo.operators.masks import (
     block_cells,
     complement,
@@ -27,7 +29,7 @@ from evo.operators.masks import (
     uniform_rows,
 )
 from evo.operators.pairings import cx, inversion, ox, pmx, scramble, swap
-from evo.operators.rows import assignment, local_search, row_crossover, uniform_pmx
+from evo.operators.rows import assignment, crossed_apart, local_search, row_crossover, uniform_pmx
 
 MASK_SAMPLERS = {"bernoulli": sample_bernoulli, "box": sample_box, "connected": sample_connected}
 MASK_CROSSOVERS = {"uniform": uniform_cells, "rows": uniform_rows, "block": block_cells, "kpoint": kpoint_cells}
@@ -36,3 +38,10 @@ PAIRING_CROSSOVERS = {"pmx": pmx, "ox": ox, "cx": cx}
 PAIRING_MUTATIONS = {"swap": swap, "inversion": inversion, "scramble": scramble}
 CROSSOVERS = {"rows": row_crossover, "uniform": uniform_pmx, "local": local_search}
 ARCHIVE_CROSSOVERS = {"assignment": assignment}
+# `block/ox` and the like: any crossover of masks beside any of pairings.
+APART_CROSSOVERS = {
+    f"{masks}/{pairings}": partial(crossed_apart, masks=MASK_CROSSOVERS[masks], pairings=PAIRING_CROSSOVERS[pairings])
+    for masks in MASK_CROSSOVERS
+    for pairings in PAIRING_CROSSOVERS
+}
+ALL_CROSSOVERS = {**CROSSOVERS, **ARCHIVE_CROSSOVERS, **APART_CROSSOVERS}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -31,6 +32,18 @@ def uniform_pmx(first: Population, second: Population, rng: np.random.Generator)
     Syswerda, ICGA 1989; Goldberg and Lingle, ICGA 1985.
     """
     return uniform_cells(first.packed, second.packed, rng), pmx(first.pairings, second.pairings, rng)
+
+
+def crossed_apart(
+    first: Population,
+    second: Population,
+    rng: np.random.Generator,
+    *,
+    masks: Callable[[Masks, Masks, np.random.Generator], Masks],
+    pairings: Callable[[Array, Array, np.random.Generator], Array],
+) -> tuple[Masks, Array]:
+    """One of MASK_CROSSOVERS for the masks, one of PAIRING_CROSSOVERS for the pairings."""
+    return masks(first.packed, second.packed, rng), pairings(first.pairings, second.pairings, rng)
 
 
 def row_crossover(first: Population, second: Population, rng: np.random.Generator) -> tuple[Masks, Array]:
