@@ -415,8 +415,9 @@ class Search:
         ]
         if differing:
             raise ValueError(f"this state is of another search ({'; '.join(differing)})")
-        for name in ("generation", "forwards", "nonfinite", "weights_version", "stopped"):
+        for name in ("generation", "forwards", "nonfinite", "weights_version"):
             setattr(self, name, meta[name])
+        self.stopped = None if meta["stopped"] == "callback" else meta["stopped"]  # that one was an interruption
         self._stale, (self._best, self._best_at) = meta["stale"], meta["best"]
         self._set_random_states(meta["random"])
         self.archive.restore(groups["archive"])

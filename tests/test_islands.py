@@ -55,8 +55,6 @@ def test_resumed_as_if_never_interrupted():
     whole = made().run(lambda rows: (Table()(rows),))
     cut = made()
     cut.run(lambda rows: (Table()(rows),), [lambda i, record: i.generation == 5])
-    for search in cut.searches:
-        search.stopped = None
     resumed = made()
     resumed.set_state(cut.state())
     resumed.run(lambda rows: (Table()(rows),))
