@@ -210,8 +210,7 @@ class Search:
         self.hall_of_fame = tools.HallOfFame(10) if len(self.objectives) == 1 else tools.ParetoFront()
         self.lineage = Lineage(self.variation.names)
         self.records: list[dict[str, Any]] = []
-        self.logbook = tools.Logbook()
-        self.logbook.header = ["generation", "new_rows", "forwards", "best", "mean", "std", "min", "nonfinite"]
+        self.logbook = _empty_logbook()
         self.statistics = tools.Statistics(key=lambda genome: genome.fitness.values[0])
         for name, function in (("best", np.max), ("mean", np.mean), ("std", np.std), ("min", np.min)):
             self.statistics.register(name, _over_finite, function)
@@ -231,14 +230,14 @@ class Search:
     def ask(self) -> Proposal | None:
         """Propose the next generation's genomes: the present ones and their children.
 
-        Returns None where the search has come to its end; `stopped` says why.
+        Until `tell` or `forget` the answer is the same. Returns None where the search has come to its end;
+        `stopped` says why.
         """
         if self.stopped or self._at_an_end():
             return None
+        if self._open is not None:
+            return Proposal(self._open.pool.packed, self._open.pool.pairings, self._open.new)
         before = self._random_states()
-        if self._open is not None:  # asked twice: the second proposal takes the place of the first
-            self.lineage.forget_after(self._open.before["born"])
-            before = self._open.before
         pool, kept, made_by, parents = self._first() if self.population is None else self._next(self.population)
         open_ = _opened(pool, kept, made_by, parents, before, full=self.evaluation == "full")
         affordable = self._affordable(open_.new)
@@ -431,7 +430,7 @@ class Search:
         if "hall" in groups:
             self.hall_of_fame.update(list(Population.from_arrays(groups["hall"])))
         self.records, self._open = [], None
-        del self.logbook[:]
+        self.logbook = _empty_logbook()
         for record in meta["records"]:
             self._log(record)
 
@@ -634,6 +633,7 @@ class Search:
             "nonfinite": self.nonfinite,
             **self.statistics.compile(self.population),
         }
+        record.setdefault("best", float(values[:, 0].max()))  # where the user's statistics have no such entry
         for number, name in list(enumerate(self.objectives))[1:]:
             record |= {f"{name} best": float(values[:, number].max()), f"{name} mean": float(values[:, number].mean())}
         if self.weights_version:
@@ -647,8 +647,8 @@ class Search:
 
     def _log(self, record: dict[str, Any]) -> None:
         self.records.append(dict(record))
-        # A Logbook takes a dict for a chapter, which is not meant here.
-        self.logbook.append({key: value for key, value in record.items() if not isinstance(value, dict)})
+        # A Logbook takes a dict for a chapter: that is meant for a MultiStatistics, not for the operators' shares.
+        self.logbook.record(**{key: value for key, value in record.items() if key != "rates"})
 
     def _random_states(self) -> dict[str, Any]:
         return {
@@ -745,6 +745,12 @@ def _check_start(start: PatternBank | tuple[Array, Array] | None, batch: int, gr
             raise ValueError(
                 f"this search starts from masks (N,{batch},{grid},{grid}) with pairings, got {start[0].shape}"
             )
+
+
+def _empty_logbook() -> tools.Logbook:
+    logbook = tools.Logbook()
+    logbook.header = ["generation", "new_rows", "forwards", "best", "mean", "std", "min", "nonfinite"]
+    return logbook
 
 
 def _over_finite(function: Callable[[Array], Any], values: Any) -> float:

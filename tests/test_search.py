@@ -509,3 +509,28 @@ def test_an_objective_that_compares_needs_the_reference():
     search.ask()
     record = search.tell(losses, None, losses - 1)
     assert record["best"] == pytest.approx(1, abs=1e-5)
+
+
+def test_asking_again_gives_the_same_proposal():
+    search = run(3)
+    first, second = search.ask(), search.ask()
+    assert np.array_equal(first.masks, second.masks) and np.array_equal(first.new, second.new)
+    assert search.lineage.count == 40
+
+
+def test_multistatistics_keep_their_chapters(tmp_path):
+    def made():
+        search = Search(B, G, population=6, seed=0, generations=4)
+        share = tools.Statistics(key=lambda genome: float(genome.masks.mean()))
+        search.statistics = tools.MultiStatistics(fitness=search.statistics, share=share)
+        share.register("mean", np.mean)
+        return search
+
+    search = made().run(lambda rows: (Table()(rows),))
+    assert len(search.logbook.chapters["share"].select("mean")) == 4
+    assert search.logbook.select("best") == search.logbook.chapters["fitness"].select("best")
+    search.save(tmp_path / "search.npz")
+    again = made().run(lambda rows: (Table()(rows),))  # a search that has a log of its own takes the file's
+    again.restore(tmp_path / "search.npz")
+    assert again.logbook == search.logbook
+    assert again.logbook.chapters["share"] == search.logbook.chapters["share"]
