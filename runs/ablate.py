@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from analysis.run_folder import RunFolder, out_root
-from training.config import SCHEMA, Config, UserError, make_config, read_yaml, recipe_path
+from runs.folders import recorded_config, with_run_paths
+from training.config import Config, UserError, make_config, read_yaml, recipe_path
 
 KEYS = {"recipe", "seeds", "common", "variants"}
 
@@ -39,14 +40,17 @@ class Trial:
         if not ((self.folder / "config.json").is_file() and (self.folder / "log.jsonl").is_file()):
             return "new"
         run = RunFolder(self.folder)
-        made, wanted = run.config, {"schema": SCHEMA, **self.config.model_dump()}
-        for section, keys in wanted.items():
-            if isinstance(keys, dict) and section != "run" and made.get(section) != keys:
-                key = next(k for k in keys if made.get(section, {}).get(k) != keys[k])
-                raise UserError(
-                    f"{self.folder} was made with {section}.{key}={made.get(section, {}).get(key)}, the file now says "
-                    f"{keys[key]}; remove that folder, or rename the ablation's file"
-                )
+        # Options that a run of an older version does not name have their defaults; those of a search count where
+        # there is one.
+        made, wanted = recorded_config(run).model_dump(), self.config.model_dump()
+        ignored = {"run"} if self.config.mix.name == "evolved" else {"run", "search"}
+        for section in [name for name in wanted if name not in ignored]:
+            for key, value in wanted[section].items():
+                if made[section][key] != value:
+                    raise UserError(
+                        f"{self.folder} was made with {section}.{key}={made[section][key]}, the file now says {value}; "
+                        "remove that folder, or rename the ablation's file"
+                    )
         if run.result is not None:
             return "done"
         return "started" if (self.folder / "checkpoint" / "latest.json").is_file() else "new"
@@ -95,7 +99,7 @@ def _trial(file: Path, sections: dict[str, Any], variant: str, seed: int, settin
     name = f"{file.stem}/{variant}-s{seed}"
     settings = {**settings, "run.seed": seed, "run.name": name}
     overrides = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
-    config = make_config(sections, overrides, f"{file.name}: {variant}")
+    config = with_run_paths(make_config(sections, overrides, f"{file.name}: {variant}"))
     return Trial(variant, seed, config, out_root() / name)
 
 

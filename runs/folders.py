@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
-from analysis.run_folder import RunFolder, out_root
+from analysis.run_folder import RunFolder, find_run, out_root
 from training.config import Config, make_config
 
 
@@ -25,6 +25,16 @@ def shown(path: Path) -> str:
     """A path as a person reads it: relative where it lies below where they stand."""
     here = Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
+def with_run_paths(config: Config) -> Config:
+    """The config with paths where search.reference and search.start name runs. Raises RunFolderError for others."""
+    search, found = config.search, dict[str, str]()
+    if search.reference != "average" and not Path(search.reference).is_dir():
+        found["reference"] = str(find_run(search.reference).path)
+    if search.start is not None and Path(search.start).suffix not in (".json", ".npz"):
+        found["start"] = str(find_run(search.start).bank_file())
+    return config.model_copy(update={"search": search.model_copy(update=found)}) if found else config
 
 
 def recorded_config(run: RunFolder) -> Config:

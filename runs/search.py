@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.run_folder import RunFolder, find_run
-from runs.folders import new_run_folder, numbered, recorded_config, shown
+from runs.folders import new_run_folder, numbered, recorded_config, shown, with_run_paths
 from runs.train import train_in
 from training.config import Config, UserError, make_config
 
@@ -25,7 +25,7 @@ def run_search(name: str | None, overrides: list[str], evaluation: str | None, r
         changes = [*DEFAULTS, "mix.name=evolved", "run.name=null", *overrides]
         if evaluation is not None:
             changes.append(f"search.evaluation={evaluation}")
-        config = make_config(trained.model_dump(), changes, "search", trains=False)
+        config = with_run_paths(make_config(trained.model_dump(), changes, "search", trains=False))
         folder = numbered(f"{run.name}-search") if config.run.name is None else new_run_folder(config, "search")
         result = train_in(folder, lambda: search_in(folder, config, run, trained), "search")
     found = RunFolder(folder)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.run_folder import RunFolder, find_run
-from runs.folders import new_run_folder, recorded_config, shown
+from runs.folders import new_run_folder, recorded_config, shown, with_run_paths
 from training.config import UserError, load_config, recipe_path
 
 
@@ -19,7 +19,7 @@ def run_train(recipe: str | None, overrides: list[str], resume: str | None) -> N
         result, folder = resume_run(resume, overrides)
     else:
         assert recipe is not None
-        config = load_config(recipe, overrides)
+        config = with_run_paths(load_config(recipe, overrides))
         folder = new_run_folder(config, recipe_path(recipe).stem)
         result = train_in(folder, lambda: call_train(config, folder))
     if os.environ.get("RANK", "0") == "0":  # of several processes one speaks

@@ -34,6 +34,7 @@ def test_help_lists_commands_in_a_persons_order(cli):
         "ablate",
         "curves",
         "patterns",
+        "lineage",
         "report",
         "transfer",
         "bench",
@@ -105,6 +106,14 @@ def test_ablate_skips_what_is_done_and_resumes_what_is_not(cli, tmp_path, out):
     status, _, progress = cli("ablate", str(file))
     assert status == 0 and progress.count("done already") == 3 and "going on from its checkpoint" in progress
 
+    # An option that an older version did not know has its default, and a search's do not touch what has none.
+    recorded = out / "small" / "plain-s0" / "config.json"
+    config = json.loads(recorded.read_text())
+    del config["data"]["subset_seed"]
+    config["search"]["crossover"] = "rows"
+    recorded.write_text(json.dumps(config))
+    assert cli("ablate", str(file))[2].count("done already") == 4
+
     file.write_text(
         json.dumps({"recipe": "digits", "seeds": [0], "common": {**common, "train.lr": 0.5}, "variants": variants})
     )
@@ -120,6 +129,16 @@ def test_a_failed_trial_is_reported_and_the_others_run(cli, tmp_path, out):
     status, text, error = cli("ablate", str(file))
     assert status == 2 and "1 of 2 trials failed" in error and "burns, seed 0: the loss became nan" in error
     assert "plain" in text
+
+
+def test_a_reference_and_a_start_may_be_runs_by_name(cli, tiny, out):
+    options = ("-s", "search.objective=image_reducible", "-s", "search.reference=tiny", "-s", "search.start=tiny")
+    status, _, error = cli("train", "digits", *SET, *options, "-s", "run.name=second")
+    assert status == 0, error
+    recorded = RunFolder(out / "second").config["search"]
+    assert recorded["reference"] == str(tiny) and recorded["start"] == str(tiny / "patterns" / "bank.npz")
+    status, _, error = cli("train", "digits", *SET, "-s", "search.start=tinny")
+    assert status == 2 and "no run 'tinny'" in error
 
 
 def test_transfer_probes_a_trained_backbone(cli, tiny):

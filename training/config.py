@@ -135,8 +135,7 @@ class SearchOptions(_Section):
     )
     reference: str = Field(
         "average",
-        description="what reducible and image_reducible compare with: average (of the live model's weights), or the "
-        "path of a run folder",
+        description="what reducible and image_reducible compare with: average (of the live model's weights), or a run",
     )
     reference_decay: float = Field(0.99, ge=0, lt=1, description="share of the weight average kept at each step")
     evaluation: Literal["auto", "incremental", "full"] = Field(
@@ -171,7 +170,7 @@ class SearchOptions(_Section):
     self_pairing: bool = Field(True, description="whether an image may be its own partner")
     same_class: bool = Field(True, description="whether a partner may be of the image's own class")
     hold: bool = Field(False, description="every row keeps the share of cells and the class relation it drew at first")
-    start: str | None = Field(None, description="pattern file that half of the first generation comes from")
+    start: str | None = Field(None, description="pattern file, or run, that half of the first generation comes from")
     islands: int = Field(1, ge=1, le=1000, description="populations that breed apart")
     migrate_every: int = Field(5, ge=1, description="generations between migrations of islands")
     migrants: int = Field(1, ge=1, description="genomes that each island sends on")
