@@ -146,7 +146,7 @@ class Search:
         pairing_mutation: str = PAIRING_MUTATION,
         adaptive: bool = False,
         evaluation: Evaluation = "incremental",
-        rescore: Rescore = "all",
+        rescore: Rescore = "survivors",
         duplicates: Duplicates = "remove",
         generations: int | None = None,
         budget: int | None = None,
