@@ -1,5 +1,6 @@
 """The README's snippets run, and the commands and files it names exist."""
 
+import json
 import re
 from pathlib import Path
 
@@ -42,3 +43,29 @@ def test_nothing_is_left_to_fill_in():
 def test_files_exist():
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", TEXT):
         assert (ROOT / target).exists(), target
+
+
+def test_figures_are_those_of_the_benchmarks():
+    def read(name):
+        return json.loads((ROOT / "runs" / "results" / "bench" / f"{name}.json").read_text())
+
+    for ratio in read("operators")["ratios"]:
+        line = re.search(rf"^\| {re.escape(ratio['over'])} .*$", TEXT, re.M)
+        assert ("memory" in ratio["over"]) or f"| {ratio['value']:.0f}x |" in line[0]
+    search, prose = read("search"), " ".join(TEXT.split())
+    ratios = {ratio["over"]: ratio["value"] for ratio in search["ratios"]}
+    medians = {(row["case"], row["name"]): row["median"] for row in search["rows"]}
+    needed = next(value for key, value in medians.items() if key[1] == "Evomix Search, until textbook DEAP's best")
+    assert f"is as fit after {needed:,.0f}, that is with {ratios['textbook DEAP, 100 generations']:.0f} times" in prose
+    assert f"({ratios['pymoo GA, 100 generations']:.0f} times fewer than pymoo" in prose
+    at = "fitness at 8,192 forwards"
+    assert f"genome has {medians[at, 'Evomix Search']:.2f} nats, theirs {medians[at, 'pymoo GA']:.2f}" in prose
+    assert f"theirs {medians[at, 'textbook DEAP']:.2f}" in prose
+    share = next(value for key, value in medians.items() if key[1].endswith("all but the model's forward"))
+    assert f"takes {share:.1f} % of a generation" in prose
+    rescore = {(row["case"], row["name"]): row["median"] for row in read("rescore")["rows"]}
+    found = [rescore["cifar10-small, 16 steps a round", f"rescore {name}"] for name in ("survivors", "all", "none")]
+    assert (
+        "found {:.2f} nats at equal forwards, forwarding everybody {:.2f}, keeping old losses {:.2f}".format(*found)
+        in prose
+    )
