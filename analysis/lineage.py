@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 SLOTS = ("crossover", "mask mutation", "pairing mutation")
-DRAWN = ("first generation", "drawn")
+DRAWN = ("drawn", "by the sampler")
 MEANING = (
     "Children: made by the operator, all searches kept whole together. Survived, elites: the share of these that "
     "lived on, and that were elites. Ancestors: its share among those bred that the last generation's elites "
@@ -92,14 +92,19 @@ def ancestors(parents: Array, of: Array) -> Array:
 def _counts(snapshot: dict[str, Array]) -> dict[tuple[str, str], Array]:
     """(slot, operator) -> (4,): children made, of these survivors, elites, ancestors of the last elites."""
     names, operators = snapshot["lineage_names"], snapshot["lineage_operators"]
-    born = snapshot["lineage_born"]
+    born, parents = snapshot["lineage_born"], snapshot["lineage_parents"]
     alive = snapshot["lineage_survivors"]
     survived, elite = np.zeros(len(born), bool), np.zeros(len(born), bool)
     survived[alive[alive >= 0]] = True
     elite[snapshot["ids"]] = True
+    migrated = (operators[:, 0] < 0) & (parents[:, 0] >= 0)
+    for genome in np.flatnonzero(migrated)[::-1]:  # what it came to counts for whom it was at home
+        home = parents[genome, 0]
+        survived[home] |= survived[genome]
+        elite[home] |= elite[genome]
     last = snapshot["ids"][snapshot["generation"] == snapshot["generation"].max()]
-    facts = np.stack([np.ones(len(born), bool), survived, elite, ancestors(snapshot["lineage_parents"], last)], axis=1)
-    counted = {DRAWN: facts[(operators[:, 0] < 0) & (born > 0)].sum(axis=0)}
+    facts = np.stack([np.ones(len(born), bool), survived, elite, ancestors(parents, last)], axis=1)
+    counted = {DRAWN: facts[(operators[:, 0] < 0) & (born > 0) & ~migrated].sum(axis=0)}
     for place, slot in enumerate(SLOTS):
         for number in np.unique(operators[:, place][operators[:, place] >= 0]):
             counted[slot, str(names[number])] = facts[operators[:, place] == number].sum(axis=0)

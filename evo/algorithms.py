@@ -139,6 +139,12 @@ def _varied(
     if same.any():
         for name in ("values", "valid", "scores"):
             getattr(children, name)[same] = getattr(population, name)[parents[same]]
+    if "known" in population._rows:  # an evaluate that carries losses finds those of rows either parent has
+        children.inherit(population, parents)
+        if len(mated):
+            other = parents.copy()
+            other[mated] = mates
+            children.inherit(population, other)
     return children
 
 
@@ -157,7 +163,8 @@ def _evaluate(population: Population, toolbox: base.Toolbox) -> int:
         population.values[:] = values
     else:
         population.values[new] = values
-        population.scores[new] = asked.scores
+        for name, array in asked._rows.items():
+            getattr(population, name)[new] = array
     population.valid[:] = True
     return len(new)
 

@@ -17,7 +17,7 @@ class RowArchive:
     """Rows (image, mask, partner) of one search batch, with the losses and the score they had.
 
     `find` answers exactly: a row is found only where image, partner and mask are all equal. At most
-    `capacity` rows are kept; beyond that the older half is dropped. Memory is linear in the rows kept.
+    `capacity` rows are kept: where more come, the older half goes, or as many as it takes. Memory is linear in the rows kept.
     """
 
     FACTS = (*Population.LOSSES, "measured", "scores")
@@ -40,6 +40,7 @@ class RowArchive:
 
     def add(self, population: Population, genome: Array, row: Array) -> None:
         """Keep the rows `row` (R,) of the genomes `genome` (R,); their losses are known and scored."""
+        genome, row = genome[-self.capacity :], row[-self.capacity :]
         if not len(genome):
             return
         facts = {
@@ -49,7 +50,7 @@ class RowArchive:
         }
         partner, words = population.pairings[genome, row], population.packed.words[genome, row]
         if len(self) + len(genome) > self.capacity:
-            self._drop(max(len(self) // 2, len(self) + len(genome) - self.capacity))
+            self._drop(min(len(self), max(len(self) // 2, len(self) + len(genome) - self.capacity)))
         before = len(self)
         self.image = np.concatenate([self.image, row.astype(np.int32)])
         self.partner = np.concatenate([self.partner, partner])

@@ -108,11 +108,11 @@ class Population(MutableSequence["Individual"]):
     def __init__(self, masks: Array | Masks, pairings: Array, objectives: int = 1) -> None:
         if isinstance(masks, Masks):
             _check_pairings(pairings, masks.shape)
-            self.packed = masks
+            self.packed = masks.copy()
         else:
             check_genomes(masks, pairings)
             self.packed = Masks.pack(masks)
-        self.pairings: Array = pairings.astype(np.int32, copy=False)
+        self.pairings: Array = pairings.astype(np.int32)
         self.values: Array = np.full((len(pairings), objectives), np.nan)
         self.valid: Array = np.zeros(len(pairings), bool)
         self.ids: Array = np.full(len(pairings), -1, np.int32)
@@ -142,6 +142,9 @@ class Population(MutableSequence["Individual"]):
 
     @classmethod
     def _concatenated(cls, parts: Sequence[Population]) -> Population:
+        shapes = {(*part.pairings.shape[1:], part.packed.grid, part.values.shape[1]) for part in parts}
+        if len(shapes) > 1:
+            raise ValueError(f"genomes to join must agree in B, G and number of objectives, got {sorted(shapes)}")
         joined = cls._of(
             Masks(np.concatenate([part.packed.words for part in parts]), parts[0].packed.grid),
             *(
@@ -151,15 +154,19 @@ class Population(MutableSequence["Individual"]):
         )
         for name in {name for part in parts for name in part._rows}:
             joined._rows[name] = np.concatenate([getattr(part, name) for part in parts])
+        crowding = [part._crowding for part in parts if part._crowding is not None]
+        joined._crowding = np.concatenate(crowding) if len(crowding) == len(parts) else None
         return joined
 
     def take(self, indices: Sequence[int] | Array, rows: Sequence[str] = ROW_FIELDS) -> Population:
-        """A copy of the genomes at `indices`, with the row fields named."""
-        chosen = np.asarray(indices, dtype=np.intp)
+        """A copy of the genomes at `indices` (or where a bool array (P,) is True), with the row fields named."""
+        chosen = np.asarray(indices)
+        chosen = np.flatnonzero(chosen) if chosen.dtype == np.bool_ else chosen.astype(np.intp)
         taken = self._of(
             self.packed[chosen], self.pairings[chosen], self.values[chosen], self.valid[chosen], self.ids[chosen]
         )
         taken._rows = {name: array[chosen] for name, array in self._rows.items() if name in rows}
+        taken._crowding = None if self._crowding is None else self._crowding[chosen]
         return taken
 
     def join(self, other: Population) -> Population:
@@ -315,7 +322,7 @@ class Population(MutableSequence["Individual"]):
                 view.detach()
         self.packed, self.pairings = new.packed, new.pairings
         self.values, self.valid, self.ids, self._rows = new.values, new.valid, new.ids, new._rows
-        self._crowding = None
+        self._crowding = new._crowding
         self._views.clear()
         for view in views:
             if id(view) in placed:

@@ -16,7 +16,9 @@ class Lineage:
     parents   (N,2) int32  numbers of both parents; -1 where drawn, not bred
     operators (N,3) int32  crossover, mask mutation, pairing mutation: indices into `names`; -1 where drawn
     born      (N,) int32   the generation that proposed it, from 1
-    survivors              one (P,) int32 a generation: who was alive after it, the fittest first
+    survivors              one (P,) int32 a generation: who was alive after it, the fittest first (of several
+                           islands, island by island)
+    A genome that migrated has its number there for both parents, and no operators.
     """
 
     def __init__(self, names: list[str]) -> None:
@@ -66,9 +68,10 @@ class Lineage:
         return np.concatenate([np.zeros(shape, np.int32), *self._parts[name]])
 
 
-def interleaved(lineages: list[Lineage]) -> Lineage:
+def interleaved(lineages: list[Lineage], migrations: Array) -> Lineage:
     """Several lineages as one: genome n of lineage i of I gets number n I + i. Where one has fewer genomes the
-    numbers left over are drawn genomes of generation 0, which nobody lived in.
+    numbers left over are drawn genomes of generation 0, which nobody lived in. migrations: (M,4) int, lineage and
+    number of the migrant, and lineage and number it had at home.
     """
     count, every = len(lineages), [lineage.arrays() for lineage in lineages]
     names = list(dict.fromkeys(name for lineage in lineages for name in lineage.names))
@@ -81,6 +84,8 @@ def interleaved(lineages: list[Lineage]) -> Lineage:
         place = np.array([names.index(name) for name in lineage.names], np.int32)
         operators[own] = np.where(found["operators"] >= 0, place[found["operators"]], -1)
         born[own] = found["born"]
+    for island, number, home, origin in migrations:
+        parents[number * count + island] = origin * count + home
     merged = Lineage(names)
     merged._parts = {"parents": [parents], "operators": [operators], "born": [born]}
     merged.count = size

@@ -37,6 +37,7 @@ class Rules:
         cells = grid * grid
         if not 0 <= min_cells <= cells // 2:
             raise ValueError(f"min_cells must be 0..{cells // 2}, half of the grid's {cells} cells, got {min_cells}")
+        self.options = {"min_cells": min_cells, "self_pairing": self_pairing, "same_class": same_class, "hold": hold}
         self.labels, self.hold, self.unmet = labels, hold, 0
         self.low: Array | int = min_cells
         self.high: Array | int = cells - min_cells
@@ -75,6 +76,10 @@ class Rules:
         self.low = self.high = masks.kept()
         relation = self.same[np.arange(len(pairing)), pairing]
         self.allowed = self.allowed & (self.same == relation[:, None])
+
+    def broken(self, pairings: Array) -> int:
+        """How many rows of pairings (N,B) break the rules."""
+        return int((~self.allowed[np.arange(pairings.shape[1]), pairings]).sum())
 
     def repair(self, masks: Masks, pairings: Array, rng: np.random.Generator) -> tuple[Masks, Array]:
         """The valid genomes nearest to masks (N,B) and pairings (N,B)."""

@@ -17,8 +17,8 @@ SCHEMA = 1
 
 
 def flatten(meta: dict[str, Any], groups: dict[str, dict[str, Array]]) -> dict[str, Array]:
-    """One dict of arrays `group/name`, and the JSON of `meta` under `meta`."""
-    arrays = {f"{group}/{name}": array for group, named in groups.items() for name, array in named.items()}
+    """One dict of copies of the arrays, `group/name`, and the JSON of `meta` under `meta`."""
+    arrays = {f"{group}/{name}": array.copy() for group, named in groups.items() for name, array in named.items()}
     return {"meta": np.array(json.dumps({"schema": SCHEMA, **meta})), **arrays}
 
 

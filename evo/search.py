@@ -32,7 +32,7 @@ from evo.archive import RowArchive, first_of_each
 from evo.bank import PatternBank
 from evo.genome import Population
 from evo.lineage import Lineage
-from evo.objectives import Objective, RowLosses, parse_objectives
+from evo.objectives import RowLosses, parse_objectives
 from evo.operators import ALL_CROSSOVERS, ARCHIVE_CROSSOVERS, MASK_MUTATIONS, MASK_SAMPLERS, PAIRING_MUTATIONS
 from evo.packed import Masks
 from evo.rules import Rules
@@ -48,6 +48,7 @@ Duplicates = Literal["remove", "redraw", "keep"]
 CROSSOVER = "assignment"
 MASK_MUTATION = "flip"
 PAIRING_MUTATION = "swap"
+IDLE = 100
 
 
 class Rows(NamedTuple):
@@ -99,6 +100,7 @@ class _Open:
     new: Array  # (P,B) bool, the rows asked for
     unknown: tuple[Array, Array]  # (U,) genome and row of all rows that wait for losses
     source: Array  # (U,) which of the rows asked for each is equal to
+    fresh: tuple[Array, Array]  # genome and row of those never forwarded before, each kind once
     made_by: Array  # (children,3), empty for a first generation
     parents: Array  # (children,2) indices into the genomes kept
     before: dict[str, Any]  # random states before the ask, which a checkpoint goes back to
@@ -118,13 +120,14 @@ class Search:
     duplicates: genomes that are copies of another are removed when survivors are chosen, redrawn before they
     are evaluated, or kept.
 
-    generations, budget (image forwards; at least B), patience (generations without a better genome), target
-    (fitness): where `ask` answers None; `stopped` says why. max_nonfinite: the share of rows without finite
-    losses at which the search stops with FloatingPointError.
+    generations, budget (image forwards, the reference's counted as well), patience (generations without a better
+    genome), target (fitness): where `ask` answers None; `stopped` says why. Without generations a search also
+    ends as `exhausted` where IDLE generations in a row had no new row. max_nonfinite: the share of rows without
+    finite losses beyond which the search stops with FloatingPointError.
 
-    min_cells, self_pairing, same_class, hold: the rules of evo/rules.py. start: a PatternBank, or masks
-    (N,B,G,G) with pairings (N,B) such as an earlier search's elites, that half of the first generation comes
-    from. rng: a numpy Generator; without one, `seed` makes it.
+    min_cells, self_pairing, same_class, hold: the rules of evo/rules.py. start: a PatternBank, an earlier search's
+    elites, or masks (N,B,G,G) with pairings (N,B), that half of the first generation comes from. rng: a numpy
+    Generator; without one, `seed` makes it.
 
     `toolbox` holds sample, select, mate, mutate_masks, mutate_pairings and survive; register another function
     under a name to replace it. `logbook`, `hall_of_fame`, `population`, `generation`, `lineage`, `variation`
@@ -157,7 +160,7 @@ class Search:
         self_pairing: bool = True,
         same_class: bool = True,
         hold: bool = False,
-        start: PatternBank | tuple[Array, Array] | None = None,
+        start: PatternBank | Elites | tuple[Array, Array] | None = None,
         seed: int = 0,
         rng: np.random.Generator | None = None,
     ) -> None:
@@ -165,11 +168,11 @@ class Search:
             raise ValueError(
                 f"a search needs batch >= 1, grid >= 1 and population >= 1, got {batch}, {grid}, {population}"
             )
-        if budget is not None and budget < batch:
-            raise ValueError(
-                f"a budget of {budget} image forwards does not cover one genome of {batch} rows; "
-                f"give at least {batch}, or None for no limit"
-            )
+        for name, limit in (("generations", generations), ("patience", patience)):
+            if limit is not None and limit < 1:
+                raise ValueError(f"{name} must be at least 1, or None for no limit, got {limit}")
+        if not 0 <= max_nonfinite <= 1:
+            raise ValueError(f"max_nonfinite is a share, 0..1, got {max_nonfinite}")
         for name, value, choices in (
             ("evaluation", evaluation, get_args(Evaluation)),
             ("rescore", rescore, get_args(Rescore)),
@@ -179,17 +182,23 @@ class Search:
                 raise ValueError(f"unknown {name} {value!r}; there are {', '.join(choices)}")
         self.batch, self.grid, self.size = batch, grid, population
         self.labels = np.full(batch, -1) if labels is None else np.asarray(labels)
-        if self.labels.shape != (batch,):
-            raise ValueError(f"labels must be ({batch},) to go with the batch, got {self.labels.shape}")
+        if self.labels.shape != (batch,) or not np.issubdtype(self.labels.dtype, np.integer):
+            raise ValueError(
+                f"labels must be ({batch},) integers to go with the batch, got {self.labels.dtype} {self.labels.shape}"
+            )
         self.objectives = _objectives(objective)
+        if budget is not None and budget < batch * self.row_cost:
+            raise ValueError(
+                f"a budget of {budget} image forwards does not cover one genome, which takes {batch * self.row_cost}; "
+                "give at least that, or None for no limit"
+            )
         self.evaluation, self.rescore, self.duplicates = evaluation, rescore, duplicates
         self.generations, self.budget, self.patience, self.target = generations, budget, patience, target
         self.max_nonfinite = max_nonfinite
         self.rules = Rules(
             self.labels, grid, min_cells=min_cells, self_pairing=self_pairing, same_class=same_class, hold=hold
         )
-        self.start = start
-        _check_start(start, batch, grid)
+        self.start = _checked_start(start, batch, grid)
         self.rng = np.random.default_rng(seed) if rng is None else rng
         # DEAP's selections draw from Python's `random`; this state is swapped in only while they do.
         self.random_state = random.Random(int(self.rng.integers(2**63))).getstate()
@@ -216,7 +225,13 @@ class Search:
             self.statistics.register(name, _over_finite, function)
         self._open: _Open | None = None
         self._stale = False  # the weights have changed since the population was scored
+        self._idle = 0  # generations in a row without a new row
         self._best, self._best_at = -np.inf, 0
+
+    @property
+    def row_cost(self) -> int:
+        """Image forwards that a row takes: one, or two where an objective compares with the reference."""
+        return 2 if self.needs_reference else 1
 
     @property
     def needs_reference(self) -> bool:
@@ -237,13 +252,12 @@ class Search:
             return None
         if self._open is not None:
             return Proposal(self._open.pool.packed, self._open.pool.pairings, self._open.new)
-        before = self._random_states()
+        before = self._snapshot()
         pool, kept, made_by, parents = self._first() if self.population is None else self._next(self.population)
         open_ = _opened(pool, kept, made_by, parents, before, full=self.evaluation == "full")
         affordable = self._affordable(open_.new)
         if affordable <= kept and affordable < len(pool):
-            self.lineage.forget_after(before["born"])
-            self._set_random_states(before)
+            self._roll_back(before)
             self.stopped = "budget"
             return None
         if affordable < len(pool):
@@ -284,10 +298,10 @@ class Search:
         self._open = None
 
         asked = int(open_.new.sum())
-        self.forwards += asked
+        self.forwards += asked * self.row_cost
         self.generation += 1
-        # In incremental evaluation these are exactly the rows asked for; full evaluation is to take the same course.
-        genome, row = self._unseen(pool, open_.new)
+        genome, row = open_.fresh
+        self._idle = 0 if len(genome) else self._idle + 1
         self.archive.add(pool, genome, row)
         chosen = self._survivors(pool)
         self._reward(open_, chosen, np.bincount(genome, minlength=len(pool)))
@@ -307,9 +321,11 @@ class Search:
         if (self.generations, self.budget, self.patience, self.target) == (None,) * 4 and not callbacks:
             raise ValueError("this search has no end; give it generations, budget, patience, target or a callback")
         while (proposal := self.ask()) is not None:
-            record = self.tell(*evaluate(proposal.rows))
+            rows = proposal.rows
+            nothing = (np.zeros((0, self.grid, self.grid), np.float32),)
+            record = self.tell(*(evaluate(rows) if len(rows.image) else nothing))
             answers = [callback(self, record) for callback in callbacks]  # all are called
-            if True in answers:
+            if any(answer is True for answer in answers):
                 self.stopped = "callback"
         return self
 
@@ -323,15 +339,18 @@ class Search:
         age = self.weights_version - kept.measured.min(axis=1)
         return Elites(kept.masks, kept.pairings, kept.values[:, 0], kept.cell_losses, kept.scores, kept.ids, age)
 
-    def settle(self, population: Population, newcomers: Array) -> None:
+    def settle(self, population: Population, newcomers: Array) -> Array:
         """Let another population of the same batch live on in place of the present one, as migration does.
 
-        newcomers: (P,) bool, genomes from elsewhere; they bring their losses and get numbers of their own.
+        newcomers: (P,) bool, genomes from elsewhere; they bring their losses and get numbers of their own,
+        which are returned.
         """
-        population.ids[newcomers] = self.lineage.draw(int(newcomers.sum()), self.generation)
+        numbers = self.lineage.draw(int(newcomers.sum()), self.generation)
+        population.ids[newcomers] = numbers
         self.archive.add(population, *self._unseen(population, newcomers[:, None] & population.known))
         self.population = population.take(indices(best(population, len(population))))
         self.hall_of_fame.update(self.population[: getattr(self.hall_of_fame, "maxsize", self.size)])
+        return numbers
 
     def forget(self) -> None:
         """The model's weights have changed.
@@ -343,8 +362,7 @@ class Search:
         """
         self.weights_version += 1
         if self._open is not None:
-            self.lineage.forget_after(self._open.before["born"])
-            self._set_random_states(self._open.before)
+            self._roll_back(self._open.before)
             self._open = None
         if self.rescore == "none":
             return
@@ -373,23 +391,23 @@ class Search:
 
     def state(self) -> dict[str, Array]:
         """All that changes, as named arrays: what a checkpoint keeps."""
-        states = self._random_states() if self._open is None else self._open.before
-        born = states["born"]
+        before = self._snapshot() if self._open is None else self._open.before
+        low, _, allowed = before["rules"]
         lineage = Lineage(self.lineage.names)
         lineage.restore(self.lineage.arrays())
-        lineage.forget_after(born)
+        lineage.forget_after(before["born"])
         meta = {
             "made_with": self._made_with(),
             "generation": self.generation,
             "forwards": self.forwards,
             "nonfinite": self.nonfinite,
             "weights_version": self.weights_version,
-            "stopped": self.stopped,
             "stale": self._stale,
             "best": [self._best, self._best_at],
-            "records": self.records,
-            "random": saved.plain(states),
-            "held": isinstance(self.rules.low, np.ndarray),
+            "idle": self._idle,
+            "records": saved.plain(self.records),
+            "random": saved.plain({name: before[name] for name in ("numpy", "python")}),
+            "held": isinstance(low, np.ndarray),
         }
         groups: dict[str, dict[str, Array]] = {
             "archive": self.archive.arrays(),
@@ -401,7 +419,7 @@ class Search:
         if len(self.hall_of_fame):
             groups["hall"] = Population.gather(list(self.hall_of_fame)).arrays()
         if meta["held"]:
-            groups["rules"] = {"kept": np.asarray(self.rules.low), "allowed": self.rules.allowed}
+            groups["rules"] = {"kept": np.asarray(low), "allowed": allowed}
         return saved.flatten(meta, groups)
 
     def set_state(self, state: dict[str, Array]) -> None:
@@ -416,8 +434,8 @@ class Search:
             raise ValueError(f"this state is of another search ({'; '.join(differing)})")
         for name in ("generation", "forwards", "nonfinite", "weights_version"):
             setattr(self, name, meta[name])
-        self.stopped = None if meta["stopped"] == "callback" else meta["stopped"]  # that one was an interruption
-        self._stale, (self._best, self._best_at) = meta["stale"], meta["best"]
+        self.stopped = None  # where it still holds, the next ask finds out
+        self._stale, self._idle, (self._best, self._best_at) = meta["stale"], meta["idle"], meta["best"]
         self._set_random_states(meta["random"])
         self.archive.restore(groups["archive"])
         self.variation.restore(groups["variation"])
@@ -428,7 +446,8 @@ class Search:
             self.rules.allowed = groups["rules"]["allowed"]
         self.hall_of_fame.clear()
         if "hall" in groups:
-            self.hall_of_fame.update(list(Population.from_arrays(groups["hall"])))
+            for genome in reversed(Population.from_arrays(groups["hall"])):  # equals go before those that are there
+                self.hall_of_fame.insert(genome)
         self.records, self._open = [], None
         self.logbook = _empty_logbook()
         for record in meta["records"]:
@@ -436,9 +455,8 @@ class Search:
 
     def _wire(self, crossover: str, mask_mutation: str, pairing_mutation: str, adaptive: bool) -> Variation:
         """Register the operators, with the rates found best, and set their shares."""
-        rates: dict[str, Any] = {
-            "mutate_masks": {"row_rate": 0.05},
-            "mutate_pairings": {"rate": 1 / self.batch},
+        rates: dict[str, Any] = {name: {"row_rate": 0.05} for name in MASK_MUTATIONS} | {
+            "swap": {"rate": 1 / self.batch}
         }
         slots = []
         for name, text, shelf, kind in (
@@ -449,7 +467,9 @@ class Search:
             shares = parse_shares(text, shelf, kind)
             slot = Slot(name, list(shares), np.array(list(shares.values())))
             for operator in slot.names:
-                options = {"archive": self.archive} if operator in ARCHIVE_CROSSOVERS else rates.get(name, {})
+                options = {"archive": self.archive} if operator in ARCHIVE_CROSSOVERS else {}
+                if name != "mate":
+                    options = rates.get(operator, {})
                 self.toolbox.register(slot.tool(operator), shelf[operator], **options)
             slots.append(slot)
         return Variation(self.toolbox, slots, adaptive)
@@ -461,6 +481,8 @@ class Search:
             self.stopped = "target"
         elif self.patience is not None and self.generation - self._best_at >= self.patience:
             self.stopped = "patience"
+        elif self.generations is None and self._idle >= IDLE:
+            self.stopped = "exhausted"
         return self.stopped is not None
 
     def _first(self) -> tuple[Population, int, Array, Array]:
@@ -510,10 +532,9 @@ class Search:
         if self.duplicates == "redraw":
             made_by, parents = self._redraw(alive, children, made_by, parents)
         children.ids = self.lineage.breed(np.where(parents >= 0, alive.ids[parents], -1), made_by, self.generation + 1)
-        if self.evaluation == "incremental":
-            for chosen_parents in pair:
-                children.inherit(alive, chosen_parents)
-            self.archive.recall(children)
+        for chosen_parents in pair:
+            children.inherit(alive, chosen_parents)
+        self.archive.recall(children)
         return alive.join(children), len(alive), made_by, parents
 
     def _redraw(self, alive: Population, children: Population, made_by: Array, parents: Array) -> tuple[Array, Array]:
@@ -526,13 +547,15 @@ class Search:
             children.packed[copies], children.pairings[copies] = masks, pairings
             made_by, parents = made_by.copy(), parents.copy()
             made_by[copies], parents[copies] = -1, -1
+            self.rules.unmet = self.rules.broken(children.pairings)
         return made_by, parents
 
     def _affordable(self, new: Array) -> int:
         """How many genomes, from the front of the pool, the rest of the budget pays for."""
         if self.budget is None:
             return len(new)
-        return int(np.searchsorted(np.cumsum(new.sum(axis=1)), self.budget - self.forwards, side="right"))
+        cost = self.row_cost * np.cumsum(new.sum(axis=1))
+        return int(np.searchsorted(cost, self.budget - self.forwards, side="right"))
 
     def _store(self, open_: _Open, given: dict[str, Array]) -> None:
         asked = int(open_.new.sum())
@@ -563,12 +586,13 @@ class Search:
             scores = np.asarray(objective(rows))
             if scores.shape != pool.pairings.shape:
                 raise ValueError(f"the objective {name} must return scores {pool.pairings.shape}, got {scores.shape}")
-            # NaN compares greater both ways in DEAP, so a row without a finite score is made the worst.
-            each.append(np.where(np.isfinite(scores), scores, -np.inf).astype(np.float32))
+            with np.errstate(over="ignore"):
+                scores = scores.astype(np.float32)
+            each.append(np.where(np.isfinite(scores), scores, -np.inf))
         self._count_nonfinite(pool, each)
-        pool.values = np.stack([scores.mean(axis=1, dtype=np.float64) for scores in each], axis=1)
+        pool.values = np.stack([_means(scores) for scores in each], axis=1)
         pool.valid[:] = True
-        pool.scores = each[0] if len(each) == 1 else _combined(each, self.rng)
+        pool.scores = each[0] if len(each) == 1 else _combined(each)
 
     def _count_nonfinite(self, pool: Population, each: list[Array]) -> None:
         """Count rows without a finite score; raise FloatingPointError where they are too many."""
@@ -577,13 +601,13 @@ class Search:
         for scores in each[1:]:
             bad |= ~np.isfinite(scores)
         share = float(bad.mean())
-        if share > self.max_nonfinite or bad.any(axis=1).all():
+        if share > self.max_nonfinite or share == 1:
             images = np.flatnonzero(bad.any(axis=0))
             listed = ", ".join(map(str, images[:8])) + (", ..." if len(images) > 8 else "")
             raise FloatingPointError(
                 f"generation {self.generation + 1}: {100 * share:.0f} % of the rows have losses that are NaN or infinite, "
-                f"in {int(bad.any(axis=1).sum())} of {len(bad)} genomes (rows of images {listed}): "
-                "no genome can be trusted (lower the learning rate, or use float32)"
+                f"in {int(bad.any(axis=1).sum())} of {len(bad)} genomes (rows of images {listed}), beyond "
+                f"max_nonfinite={self.max_nonfinite:g}; lower the learning rate, or use float32"
             )
         self.nonfinite += int((bad & self._open.new).sum())
 
@@ -650,12 +674,19 @@ class Search:
         # A Logbook takes a dict for a chapter: that is meant for a MultiStatistics, not for the operators' shares.
         self.logbook.record(**{key: value for key, value in record.items() if key != "rates"})
 
-    def _random_states(self) -> dict[str, Any]:
+    def _snapshot(self) -> dict[str, Any]:
+        """What an ask changes, and what becomes void where it is taken back."""
         return {
             "numpy": self.rng.bit_generator.state,
             "python": self.random_state,
             "born": self.lineage.count,
+            "rules": (self.rules.low, self.rules.high, self.rules.allowed),
         }
+
+    def _roll_back(self, before: dict[str, Any]) -> None:
+        self.lineage.forget_after(before["born"])
+        self._set_random_states(before)
+        self.rules.low, self.rules.high, self.rules.allowed = before["rules"]
 
     def _set_random_states(self, states: dict[str, Any]) -> None:
         self.rng.bit_generator.state = states["numpy"]
@@ -671,7 +702,11 @@ class Search:
             "labels": self.labels.tolist(),
             "objectives": list(self.objectives),
             "operators": self.variation.names,
+            "adaptive": self.variation.adaptive,
             "evaluation": self.evaluation,
+            "rescore": self.rescore,
+            "duplicates": self.duplicates,
+            "rules": self.rules.options,
         }
 
     @contextmanager
@@ -689,15 +724,17 @@ def _opened(
     pool: Population, kept: int, made_by: Array, parents: Array, before: dict[str, Any], *, full: bool
 ) -> _Open:
     """Find the rows to ask for: those not known, each kind once; in full evaluation all of genomes without value."""
-    if full:
-        new = np.repeat(~pool.known.all(axis=1, keepdims=True), pool.pairings.shape[1], axis=1)
-        genome, row = np.nonzero(new)
-        return _Open(pool, kept, new, (genome, row), np.arange(len(genome)), made_by, parents, before)
     genome, row = np.nonzero(~pool.known)
     first, source = first_of_each(row, pool.pairings[genome, row], pool.packed.words[genome, row])
+    fresh = genome[first], row[first]  # in either evaluation, so that both take the same course
     new = np.zeros(pool.pairings.shape, bool)
-    new[genome[first], row[first]] = True
-    return _Open(pool, kept, new, (genome, row), source, made_by, parents, before)
+    if full:
+        new[~pool.valid | ~pool.known.all(axis=1)] = True
+        genome, row = np.nonzero(new)
+        source = np.arange(len(genome))
+    else:
+        new[fresh] = True
+    return _Open(pool, kept, new, (genome, row), source, fresh, made_by, parents, before)
 
 
 def _distinct(pool: Population) -> Array:
@@ -709,14 +746,23 @@ def _distinct(pool: Population) -> Array:
     return np.sort(np.unique(whole, return_index=True)[1])
 
 
-def _combined(each: list[Array], rng: np.random.Generator) -> Array:
-    """Row scores of several objectives as one, for crossovers that compare rows: standardised, and weighed at
-    random anew each generation, so that children spread over the front.
+def _means(scores: Array) -> Array:
+    """(P,) float64: genomes' mean row scores (P,B). A row that has none (-inf) weighs so much that its genome is less
+    fit than any without such a row, and still comparable with others that have some.
     """
+    bad = np.isinf(scores)
+    if bad.any():
+        low, high = float(scores[~bad].min()), float(scores[~bad].max())
+        scores = np.where(bad, low - scores.shape[1] * max(high - low, 1.0), scores.astype(np.float64))
+    return np.asarray(scores.mean(axis=1, dtype=np.float64))
+
+
+def _combined(each: list[Array]) -> Array:
+    """Row scores of several objectives as one, for crossovers that compare rows: the sum, each standardised."""
     total = np.zeros_like(each[0])
-    for scores, weight in zip(each, rng.dirichlet(np.ones(len(each))), strict=True):
+    for scores in each:
         finite = scores[np.isfinite(scores)]
-        total += np.float32(weight) * (scores - finite.mean()) / (finite.std() + 1e-9)
+        total += (scores - finite.mean()) / (finite.std() + 1e-9)
     return np.where(np.isfinite(total), total, -np.inf).astype(np.float32)
 
 
@@ -725,26 +771,37 @@ def _objectives(objective: str | Function | Sequence[str | Function]) -> dict[st
     wanted = [objective] if isinstance(objective, str) or callable(objective) else list(objective)
     found: dict[str, Function] = {}
     for one in wanted:
-        parts: list[Objective] = parse_objectives(one) if isinstance(one, str) else []
-        found |= {part.name: part for part in parts} if parts else {getattr(one, "__name__", "objective"): one}  # type: ignore[dict-item]
+        if isinstance(one, str):
+            for part in parse_objectives(one):
+                if part.name in found:
+                    raise ValueError(f"the objective {part.name!r} stands twice")
+                found[part.name] = part
+        else:
+            name = getattr(one, "__name__", "objective")
+            found[name if name not in found else f"{name} {len(found) + 1}"] = one
     if not found:
         raise ValueError("a search needs at least one objective, got none")
     return found
 
 
-def _check_start(start: PatternBank | tuple[Array, Array] | None, batch: int, grid: int) -> None:
+def _checked_start(
+    start: PatternBank | Elites | tuple[Array, Array] | None, batch: int, grid: int
+) -> PatternBank | tuple[Array, Array] | None:
+    """What a search may start from: a bank of its grid, or compositions of its batch."""
+    if start is None:
+        return None
     if isinstance(start, PatternBank):
         if start.grid != grid or not len(start):
             raise ValueError(
                 f"a search of grid {grid} starts from a bank of patterns of that grid, got {len(start)} patterns of "
                 f"{start.grid}x{start.grid}"
             )
-    elif start is not None:
-        Population(*start)  # are they compositions?
-        if start[0].shape[1:] != (batch, grid, grid):
-            raise ValueError(
-                f"this search starts from masks (N,{batch},{grid},{grid}) with pairings, got {start[0].shape}"
-            )
+        return start
+    masks, pairings = np.asarray(start[0]), np.asarray(start[1])
+    Population(masks, pairings)  # are they compositions?
+    if masks.shape[1:] != (batch, grid, grid):
+        raise ValueError(f"this search starts from masks (N,{batch},{grid},{grid}) with pairings, got {masks.shape}")
+    return masks, pairings
 
 
 def _empty_logbook() -> tools.Logbook:

@@ -34,8 +34,11 @@ def lexicase(population: Population, k: int, *, rng: np.random.Generator) -> Arr
 
     Epsilon lexicase with automatic epsilon (La Cava, Spector and Danai, GECCO 2016): DEAP's.
     """
-    chosen = tools.selAutomaticEpsilonLexicase(population.cases, k)
-    return np.array([individual.index for individual in chosen], dtype=np.int64)
+    scored = population.take(np.arange(len(population)), rows=("scores",))
+    bad = np.isinf(scored.scores)
+    if bad.any():  # DEAP's median deviation cannot take them: as bad as can be, and finite
+        scored.scores = np.where(bad, scored.scores[~bad].min() - 1, scored.scores)
+    return indices(tools.selAutomaticEpsilonLexicase(scored.cases, k))
 
 
 def best(population: Population, k: int) -> Array:

@@ -147,7 +147,9 @@ def parse_shares(text: str, shelf: Mapping[str, Any], kind: str) -> dict[str, fl
         match = re.fullmatch(r"(?:(\d+(?:\.\d+)?|\.\d+)\*)?([a-z_/]+)", part)
         name = match[2] if match else part
         share = float(match[1] or 1) if match else 0.0
-        if name not in shelf or share <= 0:
+        if name in shelf and share <= 0:
+            raise ValueError(f"{kind} {name!r} needs a share above 0, got {text!r}; leave it out instead")
+        if name not in shelf:
             raise ValueError(f"unknown {kind} {name!r}; there are {', '.join(shelf)}, or shares such as 0.9*a+0.1*b")
         if name in shares:
             raise ValueError(f"{kind} {name!r} stands twice in {text!r}")

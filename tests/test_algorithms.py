@@ -351,3 +351,22 @@ def test_tournament_prefers_the_fitter():
     chosen = tournament(population, 60_000, rng=np.random.default_rng(0), tournsize=3)
     expected = (np.arange(1, 11) ** 3 - np.arange(10) ** 3) / 1000
     assert np.abs(np.bincount(chosen, minlength=10) / 60_000 - expected).max() < 0.01
+
+
+def test_losses_are_carried_where_the_evaluation_carries_them():
+    """As under DEAP's own algorithms: rows that either parent has are not asked for again."""
+    from evo.stock import Evaluator
+
+    rng = np.random.default_rng(0)
+    truth = rng.random((12, 12, 3, 3)).astype(np.float32)
+    evaluator = Evaluator(lambda rows: (truth[rows.image, rows.partner] * rows.masks,))
+    population = Population(rng.random((10, 12, 3, 3)) < 0.5, np.argsort(rng.random((10, 12)), axis=1))
+    toolbox = base.Toolbox()
+    toolbox.register("select", tournament, rng=rng)
+    toolbox.register("mate", CROSSOVERS["rows"], rng=rng)
+    toolbox.register("mutate", lambda m, p: (MASK_MUTATIONS["flip"](m, rng), PAIRING_MUTATIONS["swap"](p, rng)))
+    toolbox.register("evaluate", evaluator)
+    final, logbook = eaSimple(population, toolbox, 0.8, 0.5, 15, rng=rng)
+    expected = truth[np.arange(12)[None], final.pairings] * final.masks
+    np.testing.assert_array_equal(final.cell_losses, expected)
+    assert evaluator.forwards < 0.6 * 12 * sum(logbook.select("nevals"))

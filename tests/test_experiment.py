@@ -136,11 +136,11 @@ def test_the_operator_table_counts_what_the_lineage_holds(trained, tmp_path):
         part = table[table["slot"] == slot]
         assert part["children"].sum() == (found["lineage_operators"][:, place] >= 0).sum() == 6 * 6
         assert part["ancestors"].sum() == pytest.approx(100)
-    drawn = table[table["slot"] == "first generation"]
+    drawn = table[table["slot"] == "drawn"]
     assert drawn["children"].item() == 6
     elites = sum(
         round(row.children * row.elites / 100)
-        for row in table[table["slot"].isin(["crossover", "first generation"])].itertuples()
+        for row in table[table["slot"].isin(["crossover", "drawn"])].itertuples()
     )
     assert elites == len(set(found["ids"].tolist()))
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evo.genome import Population
+from evo.packed import Masks
 
 
 @pytest.fixture
@@ -247,3 +248,24 @@ def test_inherited_losses_are_those_of_equal_rows(seed, size, rows, grid):
             assert children.known[child, row] == equal
             if equal:
                 assert np.array_equal(children.cell_losses[child, row], parents.cell_losses[parent, row])
+
+
+def test_what_a_population_is_made_of_stays_as_it_was():
+    masks, pairings = Masks.pack(np.zeros((2, 3, 2, 2), bool)), np.tile(np.arange(3, dtype=np.int32), (2, 1))
+    made = Population(masks, pairings)
+    made[0].pairing = np.array([2, 1, 0])
+    made[0].masks = np.ones((3, 2, 2), bool)
+    assert pairings[0].tolist() == [0, 1, 2] and not masks.cells.any()
+
+
+def test_taking_by_a_bool_array_and_joining_what_does_not_fit(population):
+    even = np.arange(12) % 2 == 0
+    assert len(population.take(even)) == 6 and population.take(even)[1] == population[2]
+    other = Population(np.zeros((1, 6, 4, 4), bool), np.arange(6)[None])
+    with pytest.raises(ValueError, match="must agree in B, G and number of objectives"):
+        population.join(other)
+
+
+def test_crowding_distances_survive_being_put_in_place(population):
+    population[:] = tools.selNSGA2(population, 12)
+    assert len(tools.selTournamentDCD(population, 8)) == 8

@@ -32,9 +32,13 @@ def test_migrants_arrive_with_their_losses():
         np.testing.assert_array_equal(search.population.cell_losses, table.full(search.population))
         values = search.population.values[:, 0]
         assert values.tolist() == sorted(values, reverse=True)
-        found = search.lineage.arrays()
-        strangers = search.population.ids[[g == best[number - 1] for g in search.population]]
-        assert (found["parents"][strangers] == -1).all()
+        found = islands.lineage.arrays()
+        stranger = int(search.population.ids[[g == best[number - 1] for g in search.population]][0])
+        home = islands.searches[number - 1]
+        origin = found["parents"][stranger * 3 + number]
+        assert (origin == origin[0]).all() and origin[0] % 3 == (number - 1) % 3  # it comes from the island before
+        assert (found["operators"][stranger * 3 + number] == -1).all()
+        assert origin[0] // 3 < home.lineage.count
     assert islands.forwards == forwards == table.asked
 
 
@@ -68,11 +72,51 @@ def test_bad_islands_are_refused():
         Islands([Search(B, G)])
     with pytest.raises(ValueError, match="one batch, grid and objectives"):
         Islands([Search(B, G), Search(B + 1, G)])
+    with pytest.raises(ValueError, match="one batch, grid and objectives"):
+        Islands([Search(B, G), Search(B, G, objective="easy", seed=1)])
+    with pytest.raises(ValueError, match="equal seeds are copies"):
+        Islands([Search(B, G), Search(B, G)])
+    with pytest.raises(ValueError, match="hold=False"):
+        Islands([Search(B, G, hold=True), Search(B, G, hold=True, seed=1)])
+    with pytest.raises(ValueError, match="has no end"):
+        made(generations=None).run(lambda rows: (Table()(rows),))
     with pytest.raises(ValueError, match="migrants below the population"):
-        Islands([Search(B, G, population=4), Search(B, G, population=4)], migrants=4)
+        Islands([Search(B, G, population=4), Search(B, G, population=4, seed=1)], migrants=4)
     islands = made()
     with pytest.raises(RuntimeError, match="ask"):
         islands.tell(np.zeros((1, G, G)))
     islands.ask()
     with pytest.raises(ValueError, match=r"of the 28\d rows asked for, got 3"):
         islands.tell(np.zeros((3, G, G)))
+
+
+def test_ancestors_are_found_across_islands():
+    from analysis.lineage import ancestors
+
+    islands = made(every=2, migrants=2, generations=20).run(lambda rows: (Table()(rows),))
+    found = islands.lineage.arrays()
+    assert (found["parents"] < np.arange(len(found["parents"]))[:, None]).sum() > 0
+    line = ancestors(found["parents"], islands.elites(1).ids)
+    assert {0, 1, 2} == {int(genome) % 3 for genome in np.flatnonzero(line)}
+    roots = np.flatnonzero(line & (found["parents"][:, 0] < 0))
+    assert (found["born"][roots] == 1).all()  # all lines go back to a first generation
+
+
+def test_the_logged_best_does_not_fall_when_the_best_island_ends():
+    islands = Islands(
+        [Search(B, G, population=6, seed=0, generations=3), Search(B, G, population=6, seed=1, generations=9)], every=99
+    )
+    lines = []
+    islands.run(lambda rows: (Table()(rows),), [lambda i, record: lines.append(record["best"])])
+    assert lines == sorted(lines) and len(lines) == 9
+    assert lines[-1] == pytest.approx(islands.elites(1).fitness[0])
+
+
+def test_an_island_with_one_genome_left_sends_none():
+    islands = Islands(
+        [Search(B, G, population=8, seed=0, budget=B), Search(B, G, population=8, seed=1, generations=4)],
+        every=1,
+        migrants=2,
+    )
+    islands.run(lambda rows: (Table()(rows),))
+    assert [len(search) for search in islands.searches] == [1, 8]

@@ -240,3 +240,12 @@ def test_carried_losses_equal_a_full_evaluation_after_20_generations(setting):
     np.testing.assert_allclose(population.cell_losses.reshape(-1, 2, 2), cells, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(population.image_losses.reshape(-1), wholes, rtol=1e-4, atol=1e-5)
     assert asked < 20 * 8 * 6
+
+
+def test_a_model_that_draws_leaves_the_random_states_alone(setting):
+    model, images, labels, rows = setting
+    model.backbone.forward = lambda x: nn.functional.dropout(model.backbone.conv(x), 0.5, True)
+    torch.manual_seed(3)
+    expected = torch.get_rng_state()
+    probe(model, images, labels, rows)
+    assert torch.equal(torch.get_rng_state(), expected)

@@ -165,7 +165,7 @@ def test_the_budget_is_kept(budget):
 
 
 def test_a_budget_below_one_genome_is_refused():
-    with pytest.raises(ValueError, match="does not cover one genome of 12 rows"):
+    with pytest.raises(ValueError, match="does not cover one genome, which takes 12"):
         Search(B, G, budget=B - 1)
 
 
@@ -220,7 +220,11 @@ def test_answers_of_the_wrong_shape_are_refused():
         ({"evaluation": "fast"}, "unknown evaluation 'fast'; there are incremental, full"),
         ({"min_cells": 5}, r"min_cells must be 0\.\.4, half of the grid's 9 cells, got 5"),
         ({"mask_mutation": "flip+flip"}, "stands twice"),
-        ({"crossover": "0*rows"}, "shares such as"),
+        ({"crossover": "0*rows+assignment"}, "crossover 'rows' needs a share above 0"),
+        ({"objective": ["hard", "hard"]}, "stands twice"),
+        ({"labels": np.array(["cat"] * B)}, r"labels must be \(12,\) integers"),
+        ({"patience": 0}, "patience must be at least 1"),
+        ({"max_nonfinite": 7}, "max_nonfinite is a share"),
         ({"start": (np.zeros((1, 4, G, G), bool), np.arange(4)[None])}, r"starts from masks \(N,12,3,3\)"),
         ({"objective": "hrad"}, "hrad"),
         ({"crossover": "none"}, "unknown crossover"),
@@ -534,3 +538,153 @@ def test_multistatistics_keep_their_chapters(tmp_path):
     again.restore(tmp_path / "search.npz")
     assert again.logbook == search.logbook
     assert again.logbook.chapters["share"] == search.logbook.chapters["share"]
+
+
+def test_two_functions_of_one_name_are_two_objectives():
+    search = Search(B, G, population=4, objective=[lambda rows: rows.cell_losses[..., 0, 0], lambda rows: rows.share])
+    assert list(search.objectives) == ["<lambda>", "<lambda> 2"]
+
+
+def test_a_restored_hall_of_fame_keeps_the_order_of_equals(tmp_path):
+    search = Search(B, 1, population=8, objective=lambda rows: rows.share * 0, seed=0)
+    for _ in range(3):
+        search.tell(np.zeros((search.ask().new.sum(), 1, 1)))
+    search.save(tmp_path / "search.npz")
+    again = Search(B, 1, population=8, objective=lambda rows: rows.share * 0)
+    again.restore(tmp_path / "search.npz")
+    assert list(again.hall_of_fame) == list(search.hall_of_fame)
+    assert len(again.hall_of_fame) > 4
+
+
+def with_bad_rows(images):
+    """A table whose losses are NaN for these images where their partner is odd."""
+    table = Table()
+
+    def evaluate(rows):
+        losses = table(rows)
+        losses[np.isin(rows.image, images) & (rows.partner % 2 == 1)] = np.nan
+        return (losses,)
+
+    return evaluate
+
+
+@pytest.mark.parametrize("select", SELECTIONS)
+def test_one_bad_image_does_not_end_a_search(select):
+    """Even where every genome holds a bad row they stay comparable, and the search finds its way out."""
+    search = Search(B, G, population=8, seed=0, select=select, generations=15)
+    search.run(with_bad_rows([0, 3]))
+    assert search.nonfinite > 0 and np.isfinite(search.population.values).all()
+    assert np.isfinite(search.elites(1).cell_losses).all()
+    with pytest.raises(FloatingPointError, match="beyond max_nonfinite=0.02"):
+        Search(B, G, population=8, seed=0, max_nonfinite=0.02).run(with_bad_rows([0, 3]), [lambda s, r: None])
+
+
+def test_a_genome_with_a_bad_row_is_less_fit_than_any_without():
+    search = Search(B, G, population=6, seed=0)
+    losses = Table()(search.ask().rows)
+    losses[: B + 1] *= 100
+    losses[0] = losses[B] = np.nan  # a row of each of the two that would be the fittest by far
+    search.tell(losses)
+    bad = np.isnan(search.population.cell_losses).any((1, 2, 3))
+    assert bad.tolist() == [False] * 4 + [True] * 2
+
+
+def test_a_budget_alone_ends_a_search_that_has_seen_everything():
+    def evaluate(rows):
+        assert len(rows.image)  # nobody is asked for nothing
+        return (rows.masks.astype(np.float32),)
+
+    search = Search(1, 1, population=2, budget=50, seed=0).run(evaluate)
+    assert search.stopped == "exhausted" and search.forwards <= 2
+
+
+def test_the_references_forwards_count():
+    search = Search(B, G, population=6, objective="reducible", budget=20 * B, seed=0)
+    table, asked = Table(), []
+
+    def evaluate(rows):
+        asked.append(len(rows.image))
+        return table(rows), None, table(rows) / 2
+
+    search.run(evaluate)
+    assert search.forwards == 2 * sum(asked) <= 20 * B and search.stopped == "budget"
+
+
+def test_a_held_first_proposal_is_the_same_after_forget_and_after_restoring(tmp_path):
+    def made():
+        return Search(B, G, np.arange(B) % 3, population=6, hold=True, seed=0)
+
+    search = made()
+    first = search.ask()
+    search.save(tmp_path / "search.npz")
+    search.forget()
+    again = made()
+    again.restore(tmp_path / "search.npz")
+    for proposal in (search.ask(), again.ask()):
+        assert np.array_equal(proposal.masks, first.masks) and np.array_equal(proposal.pairings, first.pairings)
+
+
+def test_full_evaluation_finds_the_same_where_the_archive_overflows():
+    def small(**options):
+        search = Search(B, G, population=8, seed=1, **options)
+        search.archive.capacity = 60
+        for _ in range(20):
+            search.tell(Table()(search.ask().rows))
+            assert len(search.archive) <= 60
+        return search
+
+    quick, full = small(), small(evaluation="full")
+    assert np.array_equal(quick.population.masks, full.population.masks)
+    np.testing.assert_array_equal(quick.population.cell_losses, Table().full(quick.population))
+
+
+@pytest.mark.parametrize("pairing_mutation", ["swap", "inversion", "scramble"])
+def test_pairing_mutations_have_rates_of_their_own(pairing_mutation):
+    search = Search(40, 1, population=200, seed=0, crossover="rows", pairing_mutation=pairing_mutation)
+    drawn = np.tile(np.arange(40, dtype=np.int32), (2000, 1))
+    moved = (search.toolbox.mutate_pairings(drawn, search.rng) != drawn).any(1).mean()
+    assert 0.1 < moved < 0.7
+
+
+def test_a_state_is_a_snapshot():
+    search = run(4, adaptive=True, crossover="rows+uniform")
+    state = search.state()
+    kept = {name: array.copy() for name, array in state.items()}
+    for _ in range(3):
+        search.tell(Table()(search.ask().rows))
+    assert all(np.array_equal(state[name], kept[name], equal_nan=kept[name].dtype.kind == "f") for name in kept)
+
+
+def test_a_finished_search_can_go_on_with_more_generations(tmp_path):
+    short = Search(B, G, population=6, seed=0, generations=3).run(lambda rows: (Table()(rows),))
+    short.save(tmp_path / "search.npz")
+    longer = Search(B, G, population=6, seed=5, generations=6)
+    longer.restore(tmp_path / "search.npz")
+    assert longer.run(lambda rows: (Table()(rows),)).generation == 6
+    with pytest.raises(ValueError, match="rules"):
+        Search(B, G, population=6, min_cells=1).restore(tmp_path / "search.npz")
+
+
+def test_elites_and_lists_are_a_start():
+    elites = run(5).elites(2)
+    labels = np.arange(B) % 3
+    for start in (elites, (elites.masks.tolist(), elites.pairings.tolist())):
+        proposal = Search(B, G, labels, population=6, start=start, seed=0).ask()
+        assert np.array_equal(proposal.masks[:2], elites.masks)
+
+
+def test_statistics_of_numpy_integers_can_be_saved(tmp_path):
+    search = Search(B, G, population=6, seed=0)
+    search.statistics.register("count", len)
+    search.statistics.register("place", np.argmax)
+    search.tell(Table()(search.ask().rows))
+    search.save(tmp_path / "search.npz")
+
+
+def test_redrawn_copies_count_once_among_the_rows_that_break_the_rules():
+    search = Search(
+        4, 1, np.zeros(4, int), population=6, seed=0, same_class=False, self_pairing=False, duplicates="redraw"
+    )
+    for _ in range(4):
+        record = search.tell(np.ones((search.ask().new.sum(), 1, 1)))
+        assert record["unmet"] == 24

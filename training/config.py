@@ -144,7 +144,7 @@ class SearchOptions(_Section):
         "full for a model whose samples influence each other",
     )
     forward_batch: Annotated[int, Field(ge=1, le=10**6)] | None = Field(
-        None, description="images per forward of the search's probe; else train.eval_batch"
+        None, description="images per forward of the search's probe, but for full evaluation; else train.eval_batch"
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="what the search's probe computes in; auto: as in training"
@@ -175,7 +175,7 @@ class SearchOptions(_Section):
     migrate_every: int = Field(5, ge=1, description="generations between migrations of islands")
     migrants: int = Field(1, ge=1, description="genomes that each island sends on")
     budget: Annotated[float, Field(ge=1)] | None = Field(
-        None, description="image forwards per image of the search batch, at most"
+        None, description="image forwards per image of the search batch, at most; the reference's count too"
     )
     patience: Annotated[int, Field(ge=1)] | None = Field(
         None, description="generations without a better genome after which a search ends"

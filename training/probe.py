@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -67,7 +67,7 @@ def probe(
     own, partner = (_sent(array.astype(np.int64), filled, device) for array in (rows.image, rows.partner))
     masks = _sent(rows.masks, filled, device)
     losses = torch.empty(len(forwards), count, grid * grid + 1, device=device)  # cells, then the image
-    with _evaluation(model), _evaluation(reference), torch.no_grad():
+    with _evaluation(model), _evaluation(reference), torch.no_grad(), _same_random_states(device):
         for start in range(0, count, chunk):
             part = slice(start, start + chunk)
             mixed = compose(images, masks[part], partner[part], rows=own[part])
@@ -115,8 +115,7 @@ def check_independence(
             logits = model(batch if prepare is None else prepare(batch))
         return torch.cat([part.float().flatten(1) for part in logits], dim=1)
 
-    devices = [images.device] if images.device.type == "cuda" else []
-    with _evaluation(model), torch.no_grad(), torch.random.fork_rng(devices):
+    with _evaluation(model), torch.no_grad(), _same_random_states(images.device):
         first, second = outputs(together)[:half], outputs(together)[:half]
         elsewhere = outputs(parted)[half:].flip(0)
     allowed = TOLERANCES[autocast] * first.abs().amax()
@@ -135,6 +134,11 @@ def _sent(array: Array, filled: int, device: torch.device) -> Tensor:
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
+
+
+def _same_random_states(device: torch.device) -> AbstractContextManager[None]:
+    """Whatever a model draws inside, nobody outside notices."""
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
 @contextmanager

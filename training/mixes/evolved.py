@@ -110,6 +110,11 @@ class Evolved:
         if options.islands > 1:  # streams of their own, so that what one draws leaves the others alone
             generators = [np.random.default_rng(self.rng.integers(2**63)) for _ in range(options.islands)]
         self.searches += 1
+        if budget is not None and budget < count:
+            raise UserError(
+                f"search.budget={options.budget:g} image forwards per image is less than one for each of "
+                f"search.islands={options.islands}"
+            )
         try:
             searches = [
                 Search(
