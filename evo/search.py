@@ -1,6 +1,6 @@
 """The genetic search over compositions of one batch: ask, evaluate outside, tell.
 
-    search = Search(batch=64, grid=4, labels=labels, seed=0)
+    search = Search(batch=64, grid=4, labels=labels, generations=20, seed=0)
     while (proposal := search.ask()) is not None:
         search.tell(*probe(model, images, labels, proposal.rows))
     elites = search.elites(4)
@@ -19,9 +19,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from deap import base, tools
@@ -32,78 +31,23 @@ from evo.archive import RowArchive, first_of_each
 from evo.bank import PatternBank
 from evo.genome import Population
 from evo.lineage import Lineage
-from evo.objectives import RowLosses, parse_objectives
 from evo.operators import ALL_CROSSOVERS, ARCHIVE_CROSSOVERS, MASK_MUTATIONS, MASK_SAMPLERS, PAIRING_MUTATIONS
 from evo.packed import Masks
+from evo.proposal import Elites, Open, Proposal, Rows, opened
 from evo.rules import Rules
+from evo.scoring import Function, objectives_by_name, row_scores, set_fitness
 from evo.selection import SELECTIONS, best, indices
 from evo.variation import Slot, Variation, as_masks, parse_shares
 
+__all__ = ["Elites", "Evaluate", "Proposal", "Rows", "Search"]
+
 Array = NDArray[Any]
-Function = Callable[[RowLosses], Array]
-Evaluate = Callable[["Rows"], Sequence[Any]]
+Evaluate = Callable[[Rows], Sequence[Any]]
 Evaluation = Literal["incremental", "full"]
 Rescore = Literal["all", "survivors", "none"]
 Duplicates = Literal["remove", "redraw", "keep"]
-CROSSOVER = "assignment"
-MASK_MUTATION = "flip"
-PAIRING_MUTATION = "swap"
-IDLE = 100
-
-
-class Rows(NamedTuple):
-    """R rows to evaluate: image[r] is mixed with image partner[r] through masks[r]."""
-
-    image: Array  # (R,) int32
-    masks: Array  # (R,G,G) bool, True = the cell keeps the row's own image
-    partner: Array  # (R,) int32
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """The genomes one generation chooses from, and which of their rows are to be evaluated."""
-
-    packed: Masks  # (P,B)
-    pairings: Array  # (P,B) int32
-    new: Array  # (P,B) bool; of rows that are equal the first stands for all
-
-    @property
-    def masks(self) -> Array:
-        """(P,B,G,G) bool, True = the cell keeps the row's own image."""
-        return self.packed.cells
-
-    @property
-    def rows(self) -> Rows:
-        """The rows to evaluate, genome by genome: what `tell` wants losses for, in this order."""
-        genome, row = np.nonzero(self.new)
-        return Rows(row.astype(np.int32), self.packed[genome, row].cells, self.pairings[genome, row])
-
-
-class Elites(NamedTuple):
-    """The best E genomes, the fittest first."""
-
-    masks: Array  # (E,B,G,G) bool, True = the cell keeps the row's own image
-    pairings: Array  # (E,B) int32
-    fitness: Array  # (E,) float64, by the first objective
-    cell_losses: Array  # (E,B,G,G) float32, nats
-    scores: Array  # (E,B) float32
-    ids: Array  # (E,) int32, numbers in the lineage
-    age: Array  # (E,) int32: changes of weights since its oldest loss was measured
-
-
-@dataclass
-class _Open:
-    """What an ask has proposed and a tell is to answer."""
-
-    pool: Population
-    kept: int  # genomes of the pool that were alive before
-    new: Array  # (P,B) bool, the rows asked for
-    unknown: tuple[Array, Array]  # (U,) genome and row of all rows that wait for losses
-    source: Array  # (U,) which of the rows asked for each is equal to
-    fresh: tuple[Array, Array]  # genome and row of those never forwarded before, each kind once
-    made_by: Array  # (children,3), empty for a first generation
-    parents: Array  # (children,2) indices into the genomes kept
-    before: dict[str, Any]  # random states before the ask, which a checkpoint goes back to
+CROSSOVER, MASK_MUTATION, PAIRING_MUTATION = "assignment", "flip", "swap"  # the best of those tried: ./run bench search
+IDLE = 100  # generations without a new row, after which a search has seen what there is for it
 
 
 class Search:
@@ -186,7 +130,7 @@ class Search:
             raise ValueError(
                 f"labels must be ({batch},) integers to go with the batch, got {self.labels.dtype} {self.labels.shape}"
             )
-        self.objectives = _objectives(objective)
+        self.objectives = objectives_by_name(objective)
         if budget is not None and budget < batch * self.row_cost:
             raise ValueError(
                 f"a budget of {budget} image forwards does not cover one genome, which takes {batch * self.row_cost}; "
@@ -223,7 +167,7 @@ class Search:
         self.statistics = tools.Statistics(key=lambda genome: genome.fitness.values[0])
         for name, function in (("best", np.max), ("mean", np.mean), ("std", np.std), ("min", np.min)):
             self.statistics.register(name, _over_finite, function)
-        self._open: _Open | None = None
+        self._open: Open | None = None
         self._stale = False  # the weights have changed since the population was scored
         self._idle = 0  # generations in a row without a new row
         self._best, self._best_at = -np.inf, 0
@@ -254,7 +198,7 @@ class Search:
             return Proposal(self._open.pool.packed, self._open.pool.pairings, self._open.new)
         before = self._snapshot()
         pool, kept, made_by, parents = self._first() if self.population is None else self._next(self.population)
-        open_ = _opened(pool, kept, made_by, parents, before, full=self.evaluation == "full")
+        open_ = opened(pool, kept, made_by, parents, before, full=self.evaluation == "full")
         affordable = self._affordable(open_.new)
         if affordable <= kept and affordable < len(pool):
             self._roll_back(before)
@@ -265,7 +209,7 @@ class Search:
             self.lineage.forget_after(before["born"] + children)
             pool = pool.take(np.arange(affordable))
             full = self.evaluation == "full"
-            open_ = _opened(pool, kept, made_by[:children], parents[:children], before, full=full)
+            open_ = opened(pool, kept, made_by[:children], parents[:children], before, full=full)
         self._open = open_
         return Proposal(pool.packed, pool.pairings, open_.new)
 
@@ -294,7 +238,9 @@ class Search:
             )
         )
         self._store(open_, {name: np.asarray(array) for name, array in given.items() if array is not None})
-        self._score(pool)
+        scores = row_scores(pool, self.labels, self.objectives)
+        self._count_nonfinite(np.asarray(~np.isfinite(scores).all(axis=0)), open_.new)
+        set_fitness(pool, scores)
         self._open = None
 
         asked = int(open_.new.sum())
@@ -557,7 +503,7 @@ class Search:
         cost = self.row_cost * np.cumsum(new.sum(axis=1))
         return int(np.searchsorted(cost, self.budget - self.forwards, side="right"))
 
-    def _store(self, open_: _Open, given: dict[str, Array]) -> None:
+    def _store(self, open_: Open, given: dict[str, Array]) -> None:
         asked = int(open_.new.sum())
         for name, array in given.items():
             expected = (asked, self.grid, self.grid) if name.endswith("cell_losses") else (asked,)
@@ -570,36 +516,10 @@ class Search:
         open_.pool.measured[genome, row] = self.weights_version
         open_.pool.known[:] = True
 
-    def _score(self, pool: Population) -> None:
-        rows = RowLosses(
-            cell_losses=pool.cell_losses,
-            image_losses=pool.image_losses,
-            packed=pool.packed,
-            own_labels=self.labels,
-            partner_labels=self.labels[pool.pairings],
-            partners=pool.pairings,
-            reference_cell_losses=pool._rows.get("reference_cell_losses"),
-            reference_image_losses=pool._rows.get("reference_image_losses"),
-        )
-        each = []
-        for name, objective in self.objectives.items():
-            scores = np.asarray(objective(rows))
-            if scores.shape != pool.pairings.shape:
-                raise ValueError(f"the objective {name} must return scores {pool.pairings.shape}, got {scores.shape}")
-            with np.errstate(over="ignore"):
-                scores = scores.astype(np.float32)
-            each.append(np.where(np.isfinite(scores), scores, -np.inf))
-        self._count_nonfinite(pool, each)
-        pool.values = np.stack([_means(scores) for scores in each], axis=1)
-        pool.valid[:] = True
-        pool.scores = each[0] if len(each) == 1 else _combined(each)
-
-    def _count_nonfinite(self, pool: Population, each: list[Array]) -> None:
-        """Count rows without a finite score; raise FloatingPointError where they are too many."""
-        assert self._open is not None
-        bad = ~np.isfinite(each[0])
-        for scores in each[1:]:
-            bad |= ~np.isfinite(scores)
+    def _count_nonfinite(self, bad: Array, new: Array) -> None:
+        """Count the rows asked for, of `new` (P,B), that have no finite score; raise FloatingPointError where such
+        rows, bad (P,B), are too many.
+        """
         share = float(bad.mean())
         if share > self.max_nonfinite or share == 1:
             images = np.flatnonzero(bad.any(axis=0))
@@ -609,7 +529,7 @@ class Search:
                 f"in {int(bad.any(axis=1).sum())} of {len(bad)} genomes (rows of images {listed}), beyond "
                 f"max_nonfinite={self.max_nonfinite:g}; lower the learning rate, or use float32"
             )
-        self.nonfinite += int((bad & self._open.new).sum())
+        self.nonfinite += int((bad & new).sum())
 
     def _unseen(self, population: Population, rows: Array) -> tuple[Array, Array]:
         """Genome and row of those of `rows` (P,B) bool that the archive does not hold yet, each kind once."""
@@ -631,7 +551,7 @@ class Search:
             return np.asarray(chosen)
         return np.asarray(chosen[np.argsort(-pool.values[chosen, 0], kind="stable")])
 
-    def _reward(self, open_: _Open, survivors: Array, cost: Array) -> None:
+    def _reward(self, open_: Open, survivors: Array, cost: Array) -> None:
         """Credit operators with what their children gained over the better parent, per image of cost (P,)."""
         if not self.variation.adaptive or not len(open_.made_by):
             return
@@ -720,23 +640,6 @@ class Search:
             random.setstate(outside)
 
 
-def _opened(
-    pool: Population, kept: int, made_by: Array, parents: Array, before: dict[str, Any], *, full: bool
-) -> _Open:
-    """Find the rows to ask for: those not known, each kind once; in full evaluation all of genomes without value."""
-    genome, row = np.nonzero(~pool.known)
-    first, source = first_of_each(row, pool.pairings[genome, row], pool.packed.words[genome, row])
-    fresh = genome[first], row[first]  # in either evaluation, so that both take the same course
-    new = np.zeros(pool.pairings.shape, bool)
-    if full:
-        new[~pool.valid | ~pool.known.all(axis=1)] = True
-        genome, row = np.nonzero(new)
-        source = np.arange(len(genome))
-    else:
-        new[fresh] = True
-    return _Open(pool, kept, new, (genome, row), source, fresh, made_by, parents, before)
-
-
 def _distinct(pool: Population) -> Array:
     """Indices of genomes that are not copies of an earlier one: copies would fill a population."""
     words = np.ascontiguousarray(pool.packed.words).view(np.uint8).reshape(len(pool), -1)
@@ -744,44 +647,6 @@ def _distinct(pool: Population) -> Array:
     genes = np.concatenate([words, partners], axis=1)
     whole = genes.view(np.dtype((np.void, genes.shape[1]))).ravel()
     return np.sort(np.unique(whole, return_index=True)[1])
-
-
-def _means(scores: Array) -> Array:
-    """(P,) float64: genomes' mean row scores (P,B). A row that has none (-inf) weighs so much that its genome is less
-    fit than any without such a row, and still comparable with others that have some.
-    """
-    bad = np.isinf(scores)
-    if bad.any():
-        low, high = float(scores[~bad].min()), float(scores[~bad].max())
-        scores = np.where(bad, low - scores.shape[1] * max(high - low, 1.0), scores.astype(np.float64))
-    return np.asarray(scores.mean(axis=1, dtype=np.float64))
-
-
-def _combined(each: list[Array]) -> Array:
-    """Row scores of several objectives as one, for crossovers that compare rows: the sum, each standardised."""
-    total = np.zeros_like(each[0])
-    for scores in each:
-        finite = scores[np.isfinite(scores)]
-        total += (scores - finite.mean()) / (finite.std() + 1e-9)
-    return np.where(np.isfinite(total), total, -np.inf).astype(np.float32)
-
-
-def _objectives(objective: str | Function | Sequence[str | Function]) -> dict[str, Function]:
-    """By name, in order."""
-    wanted = [objective] if isinstance(objective, str) or callable(objective) else list(objective)
-    found: dict[str, Function] = {}
-    for one in wanted:
-        if isinstance(one, str):
-            for part in parse_objectives(one):
-                if part.name in found:
-                    raise ValueError(f"the objective {part.name!r} stands twice")
-                found[part.name] = part
-        else:
-            name = getattr(one, "__name__", "objective")
-            found[name if name not in found else f"{name} {len(found) + 1}"] = one
-    if not found:
-        raise ValueError("a search needs at least one objective, got none")
-    return found
 
 
 def _checked_start(

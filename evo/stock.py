@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from evo.archive import first_of_each
 from evo.genome import Individual, Population
-from evo.objectives import RowLosses, parse_objectives
+from evo.objectives import parse_objectives
 from evo.operators import CROSSOVERS, MASK_MUTATIONS, PAIRING_MUTATIONS
+from evo.scoring import row_losses
 from evo.search import Evaluate, Rows
 from evo.variation import as_masks
 
@@ -47,10 +48,7 @@ class Evaluator:
         pool = Population.gather(individuals)
         self._measure(pool)
         labels = np.full(pool.pairings.shape[1], -1) if self.labels is None else self.labels
-        rows = RowLosses(
-            pool.cell_losses, pool.image_losses, pool.packed, labels, labels[pool.pairings], pool.pairings,
-            pool._rows.get("reference_cell_losses"), pool._rows.get("reference_image_losses"),
-        )  # fmt: skip
+        rows = row_losses(pool, labels)
         scores = [objective(rows) for objective in self.objectives]
         pool.scores = scores[0]
         for number, individual in enumerate(individuals):

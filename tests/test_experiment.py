@@ -139,8 +139,7 @@ def test_the_operator_table_counts_what_the_lineage_holds(trained, tmp_path):
     drawn = table[table["slot"] == "drawn"]
     assert drawn["children"].item() == 6
     elites = sum(
-        round(row.children * row.elites / 100)
-        for row in table[table["slot"].isin(["crossover", "drawn"])].itertuples()
+        round(row.children * row.elites / 100) for row in table[table["slot"].isin(["crossover", "drawn"])].itertuples()
     )
     assert elites == len(set(found["ids"].tolist()))
 
