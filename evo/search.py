@@ -46,7 +46,7 @@ Evaluate = Callable[[Rows], Sequence[Any]]
 Evaluation = Literal["incremental", "full"]
 Rescore = Literal["all", "survivors", "none"]
 Duplicates = Literal["remove", "redraw", "keep"]
-CROSSOVER, MASK_MUTATION, PAIRING_MUTATION = "assignment", "flip", "swap"  # the best of those tried: ./run bench search
+CROSSOVER, MASK_MUTATION, PAIRING_MUTATION = "assignment", "flip", "swap"  # fittest at equal image forwards in trials
 IDLE = 100  # generations without a new row, after which a search has seen what there is for it
 
 
