@@ -80,8 +80,8 @@ def _means(scores: Array) -> Array:
 
 def _combined(each: Array) -> Array:
     """Row scores of several objectives as one, for crossovers that compare rows: the sum, each standardised."""
-    total = np.zeros_like(each[0])
-    for scores in each:
+    total = np.zeros(each[0].shape)
+    for scores in each.astype(np.float64):
         finite = scores[np.isfinite(scores)]
         total += (scores - finite.mean()) / (finite.std() + 1e-9)
     return np.where(np.isfinite(total), total, -np.inf).astype(np.float32)

@@ -568,6 +568,15 @@ def with_bad_rows(images):
     return evaluate
 
 
+@pytest.mark.parametrize("objective", ["hard", "hard,diversity"])
+def test_losses_whose_squares_float32_cannot_hold_are_searched_like_others(objective):
+    table = Table()
+    search = Search(B, G, population=8, seed=0, objective=objective, generations=8)
+    search.run(lambda rows: (table(rows) * np.float32(1e37),))
+    best = search.logbook.select("best")
+    assert np.isfinite(best).all() and best[-1] > best[0]
+
+
 @pytest.mark.parametrize("select", SELECTIONS)
 def test_one_bad_image_does_not_end_a_search(select):
     """Even where every genome holds a bad row they stay comparable, and the search finds its way out."""

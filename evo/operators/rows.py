@@ -103,7 +103,8 @@ def assignment(
 
     scores, best = archive.best_pairs()
     known = np.isfinite(scores)
-    found = scores[known] if known.any() else np.zeros(1, np.float32)
+    scores = scores.astype(np.float64)  # a model that diverges has losses whose squares float32 cannot hold
+    found = scores[known] if known.any() else np.zeros(1)
     scores = np.where(known, scores, found.min() - 1 - np.ptp(found))
     scale = float(noise * found.std()) / max(len(first) - 1, 1)
 
