@@ -7,7 +7,10 @@ import pytest
 import torch
 from torch import nn
 
+from evo.bank import PatternBank
+from evo.operators import MASK_SAMPLERS
 from evo.search import Rows
+from evo.selection import SELECTIONS
 from training.compose import compose
 from training.config import UserError, make_config
 from training.distributed import World
@@ -181,3 +184,47 @@ def test_processes_share_rows_or_whole_genomes(size, evaluation, reference, monk
         else:
             assert all(part.shape == expected.shape for part in found)
             np.testing.assert_allclose(np.sum(found, axis=0), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("option", "seen"),
+    [
+        ("population=7", lambda search: search.size == 7),
+        ("generations=5", lambda search: search.generations == 5),
+        ("budget=3", lambda search: search.budget == 3 * B),
+        ("patience=3", lambda search: search.patience == 3),
+        ("target=1.5", lambda search: search.target == 1.5),
+        ("max_nonfinite=0.25", lambda search: search.max_nonfinite == 0.25),
+        ("objective=easy,contrast", lambda search: list(search.objectives) == ["easy", "contrast"]),
+        ("selection=lexicase", lambda search: search.toolbox.select.func is SELECTIONS["lexicase"]),
+        ("crossover=rows+block/ox", lambda search: search.variation.slots[0].names == ["rows", "block/ox"]),
+        ("mask_mutation=trade", lambda search: search.variation.slots[1].names == ["trade"]),
+        ("pairing_mutation=scramble", lambda search: search.variation.slots[2].names == ["scramble"]),
+        ("adaptive=true", lambda search: search.variation.adaptive),
+        ("evaluation=full", lambda search: search.evaluation == "full"),
+        ("duplicates=redraw", lambda search: search.duplicates == "redraw"),
+        ("min_cells=2", lambda search: search.rules.options["min_cells"] == 2),
+        ("self_pairing=false", lambda search: not search.rules.options["self_pairing"]),
+        ("same_class=false", lambda search: not search.rules.options["same_class"]),
+        ("hold=true", lambda search: search.rules.options["hold"]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_every_option_reaches_the_search(option, seen):
+    assert not seen(mix("search.population=4").make_search(*batch()))
+    assert seen(mix(f"search.{option}").make_search(*batch()))
+
+
+def test_the_sampler_a_start_and_islands_reach_the_search(tmp_path):
+    bank = PatternBank(2, 3)
+    bank.collect(np.eye(2, dtype=bool)[None], np.array([0]), np.array([1]))
+    bank.save(tmp_path / "bank.json")
+    search = mix("mix.sampler=box", f"search.start={tmp_path / 'bank.json'}").make_search(*batch())
+    assert search.toolbox.sample.func is MASK_SAMPLERS["box"] and len(search.start) == 1
+    options = ("search.islands=3", "search.migrate_every=7", "search.migrants=2", "search.budget=6")
+    islands = mix(*options).make_search(*batch())
+    assert [s.budget for s in islands.searches] == [2 * B] * 3 and (islands.every, islands.migrants) == (7, 2)
+    with pytest.raises(UserError, match="search.budget=2 image forwards per image is less than one for each of"):
+        mix("search.islands=3", "search.budget=2").make_search(*batch())
+    with pytest.raises(UserError, match="search: islands .* hold=False"):
+        mix("search.islands=2", "search.hold=true").make_search(*batch())
