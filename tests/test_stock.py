@@ -79,3 +79,19 @@ def test_one_individual_can_be_evaluated_alone(setting):
     assert list(batched_map(len, population)) == [B] * 10  # what is not batched is mapped as usual
     several = Evaluator(lambda rows: (table(rows),), objective="hard,diversity")
     assert [len(values) for values in several(population)] == [2] * 10
+
+
+def test_children_know_the_losses_of_rows_that_either_parent_has(setting):
+    population, toolbox, table, *_ = setting
+    toolbox.map(toolbox.evaluate, population)
+    parents = [toolbox.clone(population[i]) for i in (0, 1)]
+    children = [toolbox.clone(parent) for parent in parents]
+    mate(*children, rng=np.random.default_rng(0))
+    from_other = 0
+    for child, own, other in ((children[0], *parents), (children[1], *reversed(parents))):
+        has = [(p.masks == child.masks).all((1, 2)) & (p.pairing == child.pairing) for p in (own, other)]
+        assert np.array_equal(child.population.known[child.index], has[0] | has[1])
+        from_other += int((has[1] & ~has[0]).sum())
+        known = child.population.known[child.index]
+        np.testing.assert_array_equal(child.population.cell_losses[0][known], table.full(child.population)[0][known])
+    assert from_other > 0
