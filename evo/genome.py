@@ -8,10 +8,7 @@ detaches it.
 
 from __future__ import annotations
 
-import os
 import weakref
-import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, MutableSequence, Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -21,6 +18,7 @@ from deap import base
 from numpy.typing import NDArray
 
 from evo.packed import Masks
+from evo.saved import read_arrays, write_arrays
 
 Array = NDArray[Any]
 SCHEMA = 1
@@ -248,20 +246,15 @@ class Population(MutableSequence["Individual"]):
 
     def save(self, path: Path | str) -> None:
         """Write everything to an .npz file, without pickle, atomically."""
-        path = Path(path)
-        unfinished = path.with_name(f".{path.name}.tmp")
-        with open(unfinished, "wb") as file:
-            np.savez(file, schema=np.array(SCHEMA), **self.arrays())  # type: ignore[arg-type]
-        os.replace(unfinished, path)
+        write_arrays(path, {"schema": np.array(SCHEMA), **self.arrays()})
 
     @classmethod
     def load(cls, path: Path | str) -> Population:
         """Read what `save` wrote. Raises ValueError in one line where the file is not sound."""
+        arrays = read_arrays(path, "population")
         try:
-            with np.load(path, allow_pickle=False) as data:
-                arrays = dict(data)
             schema = int(arrays.pop("schema"))
-        except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is not a saved population: {type(error).__name__}: {error}") from None
         if schema != SCHEMA:
             raise ValueError(f"{path} has schema {schema}, this version reads {SCHEMA}; update Evomix")

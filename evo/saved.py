@@ -1,4 +1,4 @@
-"""The file a search is saved in: one .npz of arrays, with a JSON text for the rest. Never pickle."""
+"""How searches and populations are saved: an .npz of arrays, with a JSON text for the rest. Never pickle."""
 
 from __future__ import annotations
 
@@ -40,31 +40,39 @@ def unflatten(arrays: dict[str, Array]) -> tuple[dict[str, Any], dict[str, dict[
 
 
 def write(path: Path | str, state: dict[str, Array], extra: dict[str, Array]) -> None:
-    """Replace a file so that a reader sees the old or the new one, whole."""
+    """Write a state and extra arrays to one file; see write_arrays."""
+    named = {f"state/{name}": array for name, array in state.items()}
+    write_arrays(path, named | {f"extra/{name}": array for name, array in extra.items()})
+
+
+def read(path: Path | str) -> tuple[dict[str, Array], dict[str, Array]]:
+    """The state and the extra arrays `write` was given. Raises ValueError in one line."""
+    parts: dict[str, dict[str, Array]] = {"state": {}, "extra": {}}
+    for key, array in read_arrays(path, "search").items():
+        part, _, name = key.partition("/")
+        if part in parts:
+            parts[part][name] = array
+    return parts["state"], parts["extra"]
+
+
+def write_arrays(path: Path | str, arrays: dict[str, Array]) -> None:
+    """Replace an .npz file so that a reader sees the old or the new one, whole."""
     path = Path(path)
     unfinished = path.with_name(f".{path.name}.tmp")
-    named = {f"state/{name}": array for name, array in state.items()}
-    named |= {f"extra/{name}": array for name, array in extra.items()}
     with open(unfinished, "wb") as file:
-        np.savez(file, **named)  # type: ignore[arg-type]
+        np.savez(file, **arrays)  # type: ignore[arg-type]
         file.flush()
         os.fsync(file.fileno())
     os.replace(unfinished, path)
 
 
-def read(path: Path | str) -> tuple[dict[str, Array], dict[str, Array]]:
-    """The state and the extra arrays `write` was given. Raises ValueError in one line."""
+def read_arrays(path: Path | str, kind: str) -> dict[str, Array]:
+    """The arrays of an .npz file that holds a saved `kind`; never unpickles. Raises ValueError in one line."""
     try:
         with np.load(path, allow_pickle=False) as data:
-            found = dict(data)
+            return dict(data)
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path} is not a saved search: {type(error).__name__}: {error}") from None
-    parts: dict[str, dict[str, Array]] = {"state": {}, "extra": {}}
-    for key, array in found.items():
-        part, _, name = key.partition("/")
-        if part in parts:
-            parts[part][name] = array
-    return parts["state"], parts["extra"]
+        raise ValueError(f"{path} is not a saved {kind}: {type(error).__name__}: {error}") from None
 
 
 def plain(value: Any) -> Any:

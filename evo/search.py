@@ -401,22 +401,19 @@ class Search:
 
     def _wire(self, crossover: str, mask_mutation: str, pairing_mutation: str, adaptive: bool) -> Variation:
         """Register the operators, with the rates found best, and set their shares."""
-        rates: dict[str, Any] = {name: {"row_rate": 0.05} for name in MASK_MUTATIONS} | {
-            "swap": {"rate": 1 / self.batch}
-        }
+        of_crossovers: dict[str, Any] = {name: {"archive": self.archive} for name in ARCHIVE_CROSSOVERS}
+        of_masks: dict[str, Any] = {name: {"row_rate": 0.05} for name in MASK_MUTATIONS}
+        of_pairings: dict[str, Any] = {"swap": {"rate": 1 / self.batch}}
         slots = []
-        for name, text, shelf, kind in (
-            ("mate", crossover, ALL_CROSSOVERS, "crossover"),
-            ("mutate_masks", mask_mutation, MASK_MUTATIONS, "mask mutation"),
-            ("mutate_pairings", pairing_mutation, PAIRING_MUTATIONS, "pairing mutation"),
+        for name, text, shelf, kind, options in (
+            ("mate", crossover, ALL_CROSSOVERS, "crossover", of_crossovers),
+            ("mutate_masks", mask_mutation, MASK_MUTATIONS, "mask mutation", of_masks),
+            ("mutate_pairings", pairing_mutation, PAIRING_MUTATIONS, "pairing mutation", of_pairings),
         ):
             shares = parse_shares(text, shelf, kind)
             slot = Slot(name, list(shares), np.array(list(shares.values())))
             for operator in slot.names:
-                options = {"archive": self.archive} if operator in ARCHIVE_CROSSOVERS else {}
-                if name != "mate":
-                    options = rates.get(operator, {})
-                self.toolbox.register(slot.tool(operator), shelf[operator], **options)
+                self.toolbox.register(slot.tool(operator), shelf[operator], **options.get(operator, {}))
             slots.append(slot)
         return Variation(self.toolbox, slots, adaptive)
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from runs.benchmarks import package_version, row
 from training.compose import compose, image_targets
 
 SHAPES = {"128x3x32x32": (128, 3, 32, 32), "128x3x64x64": (128, 3, 64, 64), "64x3x224x224": (64, 3, 224, 224)}
@@ -30,8 +30,8 @@ def measure(quick: bool) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         rows, ratios = [], []
         for case, shape in SHAPES.items():
             times = _interleaved(_contestants(shape), seconds=1.5 if quick else 8.0)
-            rows += [_row(case, name, values) for name, values in times.items()]
-            rows += [_row(case, name, None) for name in _missing()]
+            rows += [row(case, name, values, "ms", _package(name)) for name, values in times.items()]
+            rows += [row(case, name, None, "ms", _package(name)) for name in _missing()]
             ours = median(times[OURS])
             ratios += [
                 {"case": case, "over": name, "value": median(values) / ours, "target": TARGETS.get(name)}
@@ -92,24 +92,9 @@ def _interleaved(contestants: dict[str, Callable[[], Any]], seconds: float) -> d
     return times
 
 
-def _row(case: str, name: str, values: list[float] | None) -> dict[str, Any]:
-    package = name.split()[0] if name.startswith(("torchvision", "timm")) else "torch"
-    return {
-        "case": case,
-        "name": name,
-        "version": _version(package),
-        "median": median(values) if values else None,
-        "minimum": min(values) if values else None,
-        "unit": "ms",
-    }
+def _package(name: str) -> str:
+    return name.split()[0] if name.startswith(("torchvision", "timm")) else "torch"
 
 
 def _missing() -> list[str]:
-    return ["timm CutMix (batch)", "timm CutMix (elem)"] if _version("timm") is None else []
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+    return ["timm CutMix (batch)", "timm CutMix (elem)"] if package_version("timm") is None else []

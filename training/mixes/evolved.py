@@ -104,6 +104,7 @@ class Evolved:
     def make_search(self, images: Tensor, labels: Tensor) -> Search | Islands:
         """A search of this mix's options over a batch. Raises UserError where they do not fit it."""
         options, count = self.options, len(labels)
+        classes = labels.cpu().numpy()  # once: on a GPU it waits for the device
         evaluation = self.settle_evaluation(images)
         budget = None if options.budget is None else int(options.budget * count) // options.islands
         generators = [self.rng]
@@ -120,7 +121,7 @@ class Evolved:
                 Search(
                     count,
                     self.context.model.grid,
-                    labels.cpu().numpy(),
+                    classes,
                     population=options.population,
                     objective=options.objective,
                     sampler=self.context.config.mix.sampler,
