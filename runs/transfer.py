@@ -18,7 +18,7 @@ def run_transfer(names: list[str], dataset: str, overrides: list[str]) -> None:
             raise UserError(f"run {run.name} has no checkpoint to transfer; expected a run of ./run train")
 
     from training.data.load import load_data  # torch: 5 s
-    from training.models.trained import pick_device
+    from training.devices import pick_device
     from training.transfer import transfer
 
     device = pick_device(target.run)

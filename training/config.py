@@ -44,15 +44,25 @@ class UserError(ValueError):
 def _one_of(shelf: Iterable[str]) -> tuple[AfterValidator, WithJsonSchema]:
     """A name on a shelf: checked with a suggestion, and listed where options are described."""
     names = list(shelf)
+    return AfterValidator(lambda name: _named(name, names)), WithJsonSchema({"type": "string", "enum": names})
+
+
+def _model_name() -> tuple[AfterValidator, WithJsonSchema]:
+    """A name on the shelf of models, or timm:NAME, which is looked up when the model is built."""
+    names = list(MODELS)
 
     def check(name: str) -> str:
-        if name not in names:
-            close = difflib.get_close_matches(name, names, 1)
-            hint = f", did you mean {close[0]!r}?" if close else ""
-            raise ValueError(f"there is no {name!r}{hint} (choose from {', '.join(names)})")
-        return name
+        return name if re.fullmatch(r"timm:[\w.]+", name) else _named(name, [*names, "timm:NAME"])
 
-    return AfterValidator(check), WithJsonSchema({"type": "string", "enum": names})
+    return AfterValidator(check), WithJsonSchema({"type": "string", "enum": [*names, "timm:NAME"]})
+
+
+def _named(name: str, names: list[str]) -> str:
+    if name not in names:
+        close = difflib.get_close_matches(name, names, 1)
+        hint = f", did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"there is no {name!r}{hint} (choose from {', '.join(names)})")
+    return name
 
 
 def _shares_of(shelf: Mapping[str, Any], kind: str) -> AfterValidator:
@@ -99,10 +109,24 @@ class DataOptions(_Section):
     subset_seed: Annotated[int, Field(ge=0, lt=2**63)] | None = Field(
         None, description="draw the subset with this seed instead of taking it in order"
     )
+    crop: Annotated[int, Field(ge=0, le=512)] | None = Field(
+        None, description="pixels a training crop may move; else the data set's custom (4 for CIFAR)"
+    )
+    flip: bool | None = Field(None, description="whether training images are mirrored; else the data set's custom")
+    cutout: int = Field(0, ge=0, le=1024, description="pixels a side of the square erased from training images")
+    resident: Literal["auto", "device", "host"] = Field(
+        "auto", description="where images wait: on the device, or in the host's memory; auto: on it where they fit"
+    )
+    max_unreadable: float = Field(
+        0.0, ge=0, lt=1, description="share of image files that may be unreadable and are left out; more ends the run"
+    )
 
 
 class ModelOptions(_Section):
-    name: Annotated[str, *_one_of(MODELS)] = Field("resnet-small", description="backbone")
+    name: Annotated[str, *_model_name()] = Field(
+        "resnet-small", description="backbone, or timm:NAME for any of timm's (extra `timm`)"
+    )
+    pretrained: bool = Field(False, description="start from the weights that timm or torchvision publishes")
     width: Annotated[int, Field(ge=4, le=1024)] | None = Field(
         None, description="channels of the first stage, where the backbone lets one choose"
     )
@@ -127,6 +151,24 @@ class SearchOptions(_Section):
     elites: int = Field(1, ge=1, description="genomes of each generation that are trained on, E")
     batch: Annotated[int, Field(ge=2)] | None = Field(
         None, description="images per search batch; else train.batch x generations x elites"
+    )
+    every: int = Field(
+        1, ge=1, description="searches run on every R-th search batch; the others draw from the live bank of patterns"
+    )
+    start_epoch: int = Field(1, ge=1, description="epoch of the first search; before it compositions are random")
+    bank_decay: float = Field(
+        0.9, ge=0, le=1, description="share of the live bank's weights kept at each search that adds to it"
+    )
+    bank_pairing: Literal["random", "affinity", "assignment"] = Field(
+        "random",
+        description="partners of compositions drawn from the live bank: by chance, drawn by the classes that searches "
+        "paired, or the best assignment under them",
+    )
+    carry: bool = Field(False, description="start each search from the live bank: half of its first generation")
+    rescore: Literal["hold", "survivors", "all", "none"] = Field(
+        "hold",
+        description="hold: weights hold still during a search; else its generations take turns with the steps on their "
+        "elites, and after each turn survivors, all or none of the genomes are forwarded anew",
     )
     objective: Annotated[str, AfterValidator(_objectives)] = Field(
         "hard",
@@ -188,17 +230,47 @@ class SearchOptions(_Section):
 
 class TrainOptions(_Section):
     epochs: int = Field(20, ge=1, le=100_000, description="passes over the training set")
-    batch: int = Field(64, ge=1, description="images per optimiser step")
-    lr: float = Field(0.1, gt=0, le=100, description="peak learning rate of SGD")
-    momentum: float = Field(0.9, ge=0, lt=1, description="Nesterov momentum")
-    weight_decay: float = Field(5e-4, ge=0, le=1, description="of every parameter")
-    warmup: float = Field(1.0, ge=0, description="epochs of linear warm-up before the cosine")
+    batch: int = Field(64, ge=1, description="images per optimiser step, over all processes")
+    accumulate: int = Field(1, ge=1, description="parts a batch is forwarded in, to save memory")
+    optimiser: Literal["sgd", "adamw", "muon"] = Field(
+        "sgd", description="SGD with Nesterov momentum, AdamW, or Muon for matrices and filters with AdamW for the rest"
+    )
+    lr: float = Field(0.1, gt=0, le=100, description="peak learning rate")
+    momentum: float = Field(0.9, ge=0, lt=1, description="of SGD and Muon, Nesterov's")
+    beta1: float = Field(0.9, ge=0, lt=1, description="of AdamW: decay of the gradient's average")
+    beta2: float = Field(0.999, ge=0, lt=1, description="of AdamW: decay of its square's average")
+    adam_lr: float = Field(1e-3, gt=0, le=100, description="peak learning rate of the AdamW beside Muon")
+    weight_decay: float = Field(5e-4, ge=0, le=1, description="of every parameter, or as norm_decay says")
+    norm_decay: bool = Field(True, description="whether biases and normalisation weights decay too")
+    schedule: Literal["cosine", "onecycle", "step", "constant"] = Field(
+        "cosine",
+        description="learning rate after the warm-up: a cosine to 0; one cycle up and down to 0 (no other warm-up); "
+        "times step_factor at each of step_at; as it is",
+    )
+    warmup: float = Field(1.0, ge=0, description="epochs of linear warm-up")
+    step_at: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(max_length=100)] = Field(
+        [0.5, 0.75], description="shares of the run after which schedule=step lowers the learning rate"
+    )
+    step_factor: float = Field(0.1, gt=0, lt=1, description="what schedule=step multiplies it by")
+    clip: Annotated[float, Field(gt=0)] | None = Field(None, description="largest norm of the gradient")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="of image and cell targets")
+    ema: Annotated[float, Field(ge=0, lt=1)] | None = Field(
+        None, description="decay of a weight average that tests and transfers use in the live model's place"
+    )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: bfloat16 autocast on CUDA, float32 elsewhere"
     )
+    compile: Literal["auto", "yes", "no"] = Field(
+        "auto", description="train through torch.compile; auto: on CUDA, where compilation works"
+    )
+    sync_norm: bool = Field(
+        True,
+        description="of several processes: batch normalisation over the whole batch, so that their number is "
+        "of no matter; false: over each one's part",
+    )
     evaluate_every: int = Field(1, ge=1, description="epochs between tests; the last ten are always tested")
     eval_batch: int = Field(500, ge=1, le=10**6, description="images per forward in tests and in the search's probe")
+    save_minutes: float = Field(10.0, gt=0, description="minutes between checkpoints within an epoch")
 
 
 class RunOptions(_Section):
@@ -210,6 +282,7 @@ class RunOptions(_Section):
         "auto", description="auto (CUDA where there is one), cpu, mps, cuda, cuda:1, ..."
     )
     threads: Annotated[int, Field(ge=1, le=1024)] | None = Field(None, description="CPU threads of torch")
+    tensorboard: bool = Field(False, description="write TensorBoard's event files too (extra `tensorboard`)")
 
 
 class Config(_Section):

@@ -15,15 +15,14 @@ from evo.islands import Islands
 from evo.search import Elites, Search
 from training.config import Config, UserError
 from training.data.load import load_data
+from training.devices import autocast_type, pick_device
 from training.distributed import World
 from training.mixes.batch import Array, MixContext
 from training.mixes.evolved import Evolved, SearchRecord
 from training.models.trained import (
-    autocast_type,
     load_reference,
     load_trained,
     needs_average,
-    pick_device,
     trains_cells,
 )
 from training.progress import Progress

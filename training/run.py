@@ -16,6 +16,7 @@ from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from training.config import Config, UserError
 from training.data.image_set import AnyImageSet
 from training.data.load import load_data
+from training.devices import autocast_type, pick_device
 from training.distributed import World, start
 from training.mixes import MIXES
 from training.mixes.batch import Mix, MixContext
@@ -24,11 +25,9 @@ from training.models.patch_model import PatchModel, build_model
 from training.models.trained import (
     Prepare,
     TrainedModel,
-    autocast_type,
     load_reference,
     load_weights,
     needs_average,
-    pick_device,
 )
 from training.randomness import Streams
 from training.run_log import RunLog, command_line

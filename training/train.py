@@ -61,7 +61,7 @@ def train_epoch(run: Run, epoch: int, progress: Progress) -> dict[str, float | N
     num_classes = len(run.training_set.class_names)
     unmixed_grid = run.model.grid if run.mix.cells else None
     for group in mixed_groups(epoch_batches(run), run.config.mix.probability, run.mix.span, run.choice):
-        composed = iter(run.mix([batch for batch, mixes in group if mixes]))
+        composed = iter(run.mix([batch for batch, mixes in group if mixes], epoch))
         for batch, mixes in group:
             item = next(composed) if mixes else unmixed(batch, num_classes, unmixed_grid)
             for parameters in run.optimiser.param_groups:

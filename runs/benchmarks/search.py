@@ -31,8 +31,9 @@ from runs.benchmarks.peers import LISTS, PYMOO, Peer, Problem
 from runs.folders import recorded_config
 from training.config import Config, UserError, load_config
 from training.data.load import load_data
+from training.devices import autocast_type
 from training.models.patch_model import build_model
-from training.models.trained import autocast_type, load_trained
+from training.models.trained import load_trained
 from training.probe import probe
 from training.progress import Progress
 from training.train import train

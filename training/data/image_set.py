@@ -6,7 +6,7 @@ Both kinds answer the same calls: `len`, `labels`, `class_names`, `shape`, `batc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,6 +47,10 @@ class ImageSet:
         """Images (B,C,H,W) uint8 and labels (B,) at `indices` (B,), on the set's device."""
         indices = indices.to(self.labels.device)
         return self.images.index_select(0, indices), self.labels.index_select(0, indices)
+
+    def batches(self, indices: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """`batch` of each of several indices (B,), in order."""
+        return map(self.batch, indices)
 
     def select(self, indices: Tensor) -> ImageSet:
         """The set of the images at `indices`."""
@@ -90,6 +94,10 @@ class FileSet:
         with ThreadPoolExecutor() as pool:  # decoders release the interpreter's lock
             images = torch.stack(list(pool.map(self.decode, [self.paths[i] for i in chosen])))
         return images.to(self.device), self.labels[indices.cpu()].to(self.device)
+
+    def batches(self, indices: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """`batch` of each of several indices (B,), in order."""
+        return map(self.batch, indices)
 
     def select(self, indices: Tensor) -> FileSet:
         return replace(self, paths=[self.paths[i] for i in indices.tolist()], labels=self.labels[indices])

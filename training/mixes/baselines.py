@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -17,8 +19,8 @@ class Plain:
     def __init__(self, num_classes: int) -> None:
         self.num_classes = num_classes
 
-    def __call__(self, batches: list[Batch]) -> list[Mixed]:
-        return [unmixed(batch, self.num_classes, None) for batch in batches]
+    def __call__(self, batches: list[Batch], epoch: int) -> Iterator[Mixed]:
+        return (unmixed(batch, self.num_classes, None) for batch in batches)
 
     def state(self) -> dict[str, Array]:
         return {}
@@ -34,8 +36,8 @@ class Torchvision(Plain):
         super().__init__(num_classes)
         self.transform = transform
 
-    def __call__(self, batches: list[Batch]) -> list[Mixed]:
-        return [self._mix(images, labels) for images, labels in batches]
+    def __call__(self, batches: list[Batch], epoch: int) -> Iterator[Mixed]:
+        return (self._mix(images, labels) for images, labels in batches)
 
     def _mix(self, images: Tensor, labels: Tensor) -> Mixed:
         mixed, targets = self.transform(images.float(), labels)  # MixUp cannot average uint8

@@ -1,12 +1,13 @@
 """What every mix takes and gives.
 
-A mix draws; `compose` applies. It is given training batches and returns as many mixed ones. Most mixes
-work batch by batch (span 1); the evolved one asks for several at once, to search over all their images.
+A mix draws; `compose` applies. It is given training batches and yields as many mixed ones, one at a time:
+the trainer takes its step on one before it asks for the next. Most mixes work batch by batch (span 1); the
+evolved one asks for several at once, to search over all their images.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -45,7 +46,9 @@ class Mix(Protocol):
     span: int
     cells: bool
 
-    def __call__(self, batches: list[Batch]) -> list[Mixed]: ...
+    def __call__(self, batches: list[Batch], epoch: int) -> Iterator[Mixed]:
+        """As many mixed batches as there are `batches`; epochs count from 1."""
+        ...
 
     def state(self) -> dict[str, Array]:
         """What a checkpoint keeps of it: arrays of numbers."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 
 from evo.bank import PatternBank
@@ -19,8 +21,8 @@ class DrawnCompositions:
     def __init__(self, patchmix: PatchMix, generator: torch.Generator, num_classes: int) -> None:
         self.patchmix, self.generator, self.num_classes = patchmix, generator, num_classes
 
-    def __call__(self, batches: list[Batch]) -> list[Mixed]:
-        return [composed(batch, *self.patchmix.draw(batch[1]), self.num_classes) for batch in batches]
+    def __call__(self, batches: list[Batch], epoch: int) -> Iterator[Mixed]:
+        return (composed(batch, *self.patchmix.draw(batch[1]), self.num_classes) for batch in batches)
 
     def state(self) -> dict[str, Array]:
         return {"generator": self.generator.get_state().numpy()}

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -73,9 +74,9 @@ class Evolved:
         if options.precision != "auto":
             self.autocast = torch.bfloat16 if options.precision == "bfloat16" else None
 
-    def __call__(self, batches: list[Batch]) -> list[Mixed]:
+    def __call__(self, batches: list[Batch], epoch: int) -> Iterator[Mixed]:
         if not batches:
-            return []
+            return
         began = time.perf_counter()
         images = torch.cat([images for images, _ in batches])
         labels = torch.cat([labels for _, labels in batches])
@@ -86,14 +87,12 @@ class Evolved:
         queue = [(e.masks[i], e.pairings[i]) for e in elites for i in reversed(range(len(e.fitness)))]
         size = len(batches[0][1])
         classes = labels.cpu().numpy()  # once: on a GPU it waits for the device
-        mixed = []
         for step in range(len(batches)):
             masks, pairing = queue[math.ceil((step + 1) * len(queue) / len(batches)) - 1]
             rows = np.arange(step * size, (step + 1) * size)
             masks, pairing = masks[rows], pairing[rows]
             self.bank.collect(masks, classes[rows], classes[pairing])
-            mixed.append(self._compose((images, labels), masks, pairing, rows))
-        return mixed
+            yield self._compose((images, labels), masks, pairing, rows)
 
     def evolve(self, images: Tensor, labels: Tensor) -> list[Elites]:
         """Run one search over a batch; return each generation's elites."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from evo.objectives import parse_objectives
 from training.checkpoint import Checkpoint, load_checkpoint
-from training.config import Config, RunOptions, UserError, make_config
+from training.config import Config, UserError, make_config
 from training.data.image_set import AnyImageSet
 from training.models.patch_model import PatchModel, build_model
 
@@ -163,25 +162,3 @@ def evaluate(
         loss.append(nn.functional.cross_entropy(logits.float(), labels, reduction="sum"))
     count = len(test_set)
     return 100 * int(torch.stack(correct).sum()) / count, float(torch.stack(loss).sum()) / count
-
-
-def pick_device(options: RunOptions) -> torch.device:
-    """The device asked for; auto takes CUDA where there is one. Raises UserError where it is absent."""
-    if options.device == "auto":
-        own = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"  # torchrun numbers the processes of a machine
-        return torch.device(own if torch.cuda.is_available() else "cpu")
-    device = torch.device(options.device)
-    missing = (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()) or (
-        device.type == "mps" and not torch.backends.mps.is_available()
-    )
-    if missing:
-        raise UserError(f"run.device={options.device} is not there; use -s run.device=cpu or auto")
-    return device
-
-
-def autocast_type(config: Config, device: torch.device) -> torch.dtype | None:
-    """The dtype to compute in, None for float32."""
-    wanted = config.train.precision
-    if wanted == "auto":
-        wanted = "bfloat16" if device.type == "cuda" else "float32"
-    return torch.bfloat16 if wanted == "bfloat16" else None
