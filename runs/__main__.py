@@ -22,6 +22,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+LOST = 3  # exit status of one of several processes whose fellow has ended (runs/launch.py)
+
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override an option, e.g. -s search.population=32."),
@@ -42,6 +44,7 @@ def train(
     recipe: Annotated[str | None, typer.Argument(metavar="RECIPE", help="A name in runs/recipes, or a path.")] = None,
     overrides: Set = None,
     resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with a run that was cut off.")] = None,
+    devices: Annotated[int, typer.Option(min=1, help="Processes to train with: GPUs of this machine, or CPU.")] = 1,
     options: Annotated[bool, typer.Option("--options", help="List every option a recipe or -s may set.")] = False,
 ) -> None:
     """Train a model as a recipe says."""
@@ -52,7 +55,20 @@ def train(
         return
     from runs.train import run_train
 
-    run_train(recipe, overrides or [], resume)
+    raise typer.Exit(run_train(recipe, overrides or [], resume, devices))
+
+
+@app.command()
+def prepare(
+    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="FOLDER/train/CLASS/*.jpg, FOLDER/val/CLASS/*.jpg.")],
+    size: Annotated[int, typer.Option(min=4, max=1024, help="Pixels a side.")] = 224,
+    out: Annotated[str | None, typer.Option(metavar="FOLDER", help="Where to; else FOLDER-prepared-SIZE.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Decoding threads; else one per core.")] = None,
+) -> None:
+    """Decode a folder of images once, into memory-mapped shards that training reads at full speed."""
+    from runs.prepare import run_prepare
+
+    run_prepare(folder, size, out, workers)
 
 
 @app.command()
@@ -134,18 +150,45 @@ def report(run: RunName) -> None:
 @app.command()
 def transfer(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="One or more trained runs.")],
-    dataset: Annotated[str, typer.Option("--dataset", "-d", help="The data set to transfer to.")] = "cifar10",
+    datasets: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--dataset", "-d", metavar="NAME", help="A data set to transfer to, or folder:PATH; several may be named."
+        ),
+    ] = None,
+    methods: Annotated[
+        str, typer.Option("--method", metavar="METHOD,...", help="Of linear, knn and finetune.")
+    ] = "linear",
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Fine-tunings of each backbone.")] = 1,
     overrides: Set = None,
+    csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write the table as CSV too.")] = None,
+    weights: Annotated[
+        str | None, typer.Option(metavar="model|ema", help="Which weights; else ema of runs that have train.ema.")
+    ] = None,
+    group: Annotated[bool, typer.Option("--group/--each", help="Seeds of one variant as one row, or one each.")] = True,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Compute anew what an earlier call has left.")] = False,
 ) -> None:
-    """Test trained backbones on another data set, with a linear probe."""
+    """Test trained backbones on other data: linear probe, k nearest neighbours, fine-tuning."""
     from runs.transfer import run_transfer
 
-    run_transfer(runs, dataset, overrides or [])
+    run_transfer(
+        runs,
+        datasets or ["cifar10"],
+        overrides or [],
+        methods=methods,
+        seeds=seeds,
+        csv=csv,
+        weights=weights,
+        group=group,
+        fresh=fresh,
+    )
 
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="compose, operators, search, scaling or rescore.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="compose, overhead, speed, operators, search, scaling or rescore.")
+    ],
     quick: Annotated[bool, typer.Option("--quick", help="A small version within a minute.")] = False,
 ) -> None:
     """Run a benchmark; print its table and write it to runs/results/bench/."""
@@ -172,17 +215,34 @@ def user_errors() -> tuple[type[Exception], ...]:
     return tuple(getattr(sys.modules[module], name) for module, name in kinds if module in sys.modules)
 
 
+def is_a(error: Exception, name: str) -> bool:
+    """Whether an exception is of a class so named: typer brings a click of its own, older ones import it."""
+    return any(kind.__name__ == name for kind in type(error).__mro__)
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; return the exit status, or leave with it where typer does."""
+    """Run the command line; return the exit status."""
     try:
-        app(arguments, prog_name="./run")
+        status = app(arguments, prog_name="./run", standalone_mode=False)
+        return status if isinstance(status, int) else 0
+    except (typer.Abort, KeyboardInterrupt):
+        print("\nrun: stopped", file=sys.stderr)
+        return 130
     except Exception as error:
-        if not isinstance(error, user_errors()):
+        if is_a(error, "NoArgsIsHelpError"):
+            print(error)
+        elif is_a(error, "UsageError"):
+            context = getattr(error, "ctx", None)
+            message = error.format_message() if hasattr(error, "format_message") else str(error)
+            print(f"run: {message} See {context.command_path if context else './run'} --help.", file=sys.stderr)
+        elif isinstance(error, user_errors()):
+            for line in str(error).splitlines():
+                print(f"run: {line}", file=sys.stderr)
+            if is_a(error, "LostProcessError"):
+                return LOST
+        else:
             raise
-        for line in str(error).splitlines():
-            print(f"run: {line}", file=sys.stderr)
-        return 2
-    return 0
+    return 2
 
 
 if __name__ == "__main__":

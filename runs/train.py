@@ -7,27 +7,36 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from analysis.run_folder import RunFolder, find_run
+from analysis.run_folder import RunFolder, find_run, out_root
 from runs.folders import new_run_folder, recorded_config, shown, with_run_paths
+from runs.launch import launch
 from training.config import UserError, load_config, recipe_path
 
 
-def run_train(recipe: str | None, overrides: list[str], resume: str | None) -> None:
+def run_train(recipe: str | None, overrides: list[str], resume: str | None, devices: int = 1) -> int:
+    """Train a recipe, or go on with a run; return the exit status."""
     if (recipe is None) == (resume is None):
         raise UserError("expected a RECIPE, or --resume RUN, and not both; recipes are in runs/recipes, e.g. digits")
     if resume is not None:
-        result, folder = resume_run(resume, overrides)
+        run = resumable(resume, overrides)
+        config, folder = recorded_config(run), run.path
+        again = ["--resume", str(folder)]
     else:
         assert recipe is not None
         config = with_run_paths(load_config(recipe, overrides))
         folder = new_run_folder(config, recipe_path(recipe).stem)
-        result = train_in(folder, lambda: call_train(config, folder))
+        again = [recipe, *(word for override in overrides for word in ("-s", override))]
+        again += ["-s", f"run.name={folder.relative_to(out_root())}"]
+    if devices > 1:
+        return launch(["train", *again], devices, folder)
+    result = train_in(folder, lambda: call_train(config, folder, resume=resume is not None))
     if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
         print_result(RunFolder(folder), result)
+    return 0
 
 
-def resume_run(name: str, overrides: list[str]) -> tuple[dict[str, Any], Path]:
-    """Go on with a run. Raises UserError where it has ended, or options are given."""
+def resumable(name: str, overrides: list[str]) -> RunFolder:
+    """A run to go on with. Raises UserError where it has ended, or options are given."""
     run = find_run(name)
     if overrides:
         raise UserError(f"--resume goes on with the run's own config and takes no -s, got -s {overrides[0]}")
@@ -35,8 +44,7 @@ def resume_run(name: str, overrides: list[str]) -> tuple[dict[str, Any], Path]:
         raise UserError(
             f"run {run.name} has ended at epoch {run.config['train']['epochs']}; there is nothing to resume"
         )
-    config = recorded_config(run)
-    return train_in(run.path, lambda: call_train(config, run.path, resume=True)), run.path
+    return run
 
 
 def call_train(*arguments: Any, **options: Any) -> dict[str, Any]:
@@ -48,15 +56,16 @@ def call_train(*arguments: Any, **options: Any) -> dict[str, Any]:
 
 def train_in(folder: Path, work: Any, command: str = "train") -> dict[str, Any]:
     """Call `work`; on Ctrl-C say how `./run COMMAND` goes on."""
-    kept, part = {"train": ("latest.json", "epoch"), "search": ("search.npz", "generation")}[command]
+    kept = {"train": "latest.json", "search": "search.npz"}[command]
     try:
         result: dict[str, Any] = work()
     except KeyboardInterrupt:
         if (folder / "checkpoint" / kept).is_file():
-            hint = f"its last whole {part} is saved; go on with: ./run {command} --resume {RunFolder(folder).name}"
+            hint = f"its state is saved; go on with: ./run {command} --resume {RunFolder(folder).name}"
         else:
-            hint = f"before its first {part} ended, so there is nothing to resume"
-        print(f"\nrun: stopped, {hint}", file=sys.stderr)
+            hint = "before it had a checkpoint, so there is nothing to resume"
+        if os.environ.get("RANK", "0") == "0":
+            print(f"\nrun: stopped; {hint}", file=sys.stderr)
         raise SystemExit(130) from None
     return result
 

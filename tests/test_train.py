@@ -11,9 +11,8 @@ from tests.conftest import TINY
 from training.checkpoint import load_checkpoint
 from training.config import UserError, load_config
 from training.mixes import MIXES
-from training.progress import Progress
 from training.run import snapshot_epochs
-from training.train import learning_rate, mixed_groups, train
+from training.train import mixed_groups, train
 
 CLOCKS = {"time", "seconds", "search_seconds"}
 
@@ -94,58 +93,6 @@ def test_runs_of_one_seed_share_weights_order_and_crops(tmp_path, mixes, patch_w
         assert all(torch.equal(tensor, results[mixes[0]][name]) for name, tensor in results[mix].items()), mix
 
 
-class StopAt(Progress):
-    """Interrupts in the middle of an epoch, as Ctrl-C does."""
-
-    def __init__(self, step):
-        super().__init__()
-        self.left = step
-
-    def update(self, line, *, final=False):
-        self.left -= not final
-        if self.left == 0:
-            raise KeyboardInterrupt
-
-
-@pytest.mark.parametrize(
-    ("mix", "objective"),
-    [("cutmix", "hard"), ("patchmix", "hard"), ("evolved", "hard"), ("evolved", "image_reducible")],
-)
-def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, mix, objective):
-    config = tiny(f"mix.name={mix}", f"search.objective={objective}", "train.epochs=4")
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    train(config, whole)
-    with pytest.raises(KeyboardInterrupt):
-        train(config, cut, progress=StopAt(25))  # in the third epoch of ten steps
-    torch.rand(7), np.random.rand(7)  # what happens meanwhile does not matter
-    train(config, cut, resume=True)
-
-    assert lines(whole, "log.jsonl") == lines(cut, "log.jsonl")
-    one, two = (load_checkpoint(folder / "checkpoint", "latest") for folder in (whole, cut))
-    assert one.tensors.keys() == two.tensors.keys()
-    assert ("average.image_head.weight" in one.tensors) == (objective == "image_reducible")
-    assert all(torch.equal(one.tensors[name], two.tensors[name]) for name in one.tensors)
-    for name in one.arrays:
-        if name != "mix.seconds":
-            np.testing.assert_array_equal(one.arrays[name], two.arrays[name])
-    if mix == "evolved":
-        assert lines(whole, "generations.jsonl") == lines(cut, "generations.jsonl")
-        assert sorted(p.name for p in (whole / "elites").iterdir()) == sorted(
-            p.name for p in (cut / "elites").iterdir()
-        )
-
-
-def test_a_torn_log_line_does_not_stop_a_resume(tmp_path):
-    config = tiny("mix.name=patchmix", "train.epochs=3")
-    with pytest.raises(KeyboardInterrupt):
-        train(config, tmp_path / "run", progress=StopAt(15))
-    with open(tmp_path / "run" / "log.jsonl", "a") as file:
-        file.write('{"event": "epo')
-    assert len(RunFolder(tmp_path / "run").epochs) == 1
-    train(config, tmp_path / "run", resume=True)
-    assert RunFolder(tmp_path / "run").result["steps"] == 30
-
-
 def test_the_best_checkpoint_is_the_best_epochs(tmp_path):
     train(tiny("mix.name=plain", "train.epochs=5"), tmp_path / "run")
     accuracies = RunFolder(tmp_path / "run").epochs["accuracy"].tolist()
@@ -168,7 +115,9 @@ def test_a_batch_larger_than_the_set_leaves_nothing_behind(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path):
-    with pytest.raises(UserError, match=r"the loss became nan in steps \d+\.\.\d+ \(epoch \d\); lower train.lr=100"):
+    with pytest.raises(
+        UserError, match=r"loss became NaN or infinite in steps \d+\.\.\d+ \(epoch \d\); lower train.lr=100"
+    ):
         train(tiny("mix.name=plain", "train.lr=100", "train.epochs=6", "train.momentum=0.99"), tmp_path / "run")
 
 
@@ -191,13 +140,6 @@ def test_damaged_checkpoints_are_refused(tmp_path, damage, words):
     damage(tmp_path / "run" / "checkpoint")
     with pytest.raises(UserError, match=words):
         load_checkpoint(tmp_path / "run" / "checkpoint", "latest")
-
-
-def test_the_learning_rate_warms_up_and_falls_to_zero():
-    config = tiny("train.lr=0.5", "train.warmup=2.0", "train.epochs=10")
-    rates = [learning_rate(step, 100, 10, config) for step in range(100)]
-    assert rates[0] < rates[10] < rates[19] < rates[20] == max(rates) == 0.5
-    assert rates[20:] == sorted(rates[20:], reverse=True) and rates[-1] < 0.001
 
 
 def test_groups_hold_every_batch_in_order_and_up_to_span_mixed_ones():

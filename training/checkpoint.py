@@ -2,7 +2,7 @@
 
 A checkpoint NAME in a folder is NAME.json, which names its two data files and their sha256. The data files
 are written first and carry the step in their names; replacing NAME.json is the moment the new checkpoint
-counts. A crash at any point leaves the old one or the new one, whole.
+counts. All are flushed to the disk before. A crash at any point leaves the old one or the new one, whole.
 """
 
 from __future__ import annotations
@@ -40,8 +40,11 @@ def save_checkpoint(folder: Path, name: str, step: int, checkpoint: Checkpoint) 
     files = {"tensors": f"{name}-{step:08d}.safetensors", "arrays": f"{name}-{step:08d}.npz"}
     plain = {key: tensor.detach().cpu().contiguous() for key, tensor in checkpoint.tensors.items()}
     save_file(plain, str(folder / files["tensors"]))
+    _flush(folder / files["tensors"])
     with open(folder / files["arrays"], "wb") as file:
         np.savez(file, **checkpoint.arrays)  # type: ignore[arg-type]
+        file.flush()
+        os.fsync(file.fileno())
     index = {
         "schema": SCHEMA,
         "files": files,
@@ -86,6 +89,16 @@ def write_atomically(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(unfinished, path)
+    _flush(path.parent)
+
+
+def _flush(path: Path) -> None:
+    """Bring a file, or a folder's entries, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _sha256(path: Path) -> str:

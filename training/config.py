@@ -41,6 +41,10 @@ class UserError(ValueError):
     """A mistake of the user's, told in one line: what was expected, what came, what to do."""
 
 
+class LostProcessError(UserError):
+    """Another of the processes that train together has ended."""
+
+
 def _one_of(shelf: Iterable[str]) -> tuple[AfterValidator, WithJsonSchema]:
     """A name on a shelf: checked with a suggestion, and listed where options are described."""
     names = list(shelf)
@@ -186,7 +190,9 @@ class SearchOptions(_Section):
         "full for a model whose samples influence each other",
     )
     forward_batch: Annotated[int, Field(ge=1, le=10**6)] | None = Field(
-        None, description="images per forward of the search's probe, but for full evaluation; else train.eval_batch"
+        None,
+        description="images per forward of the search's probe, but for full evaluation; else 128 on a CPU, train.eval_batch "
+        "elsewhere",
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="what the search's probe computes in; auto: as in training"

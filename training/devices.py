@@ -3,24 +3,41 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
-from training.config import Config, RunOptions, UserError
+from training.config import Config, RunOptions, TrainOptions, UserError
 
 
 def pick_device(options: RunOptions) -> torch.device:
-    """The device asked for; auto takes CUDA where there is one. Raises UserError where it is absent."""
-    if options.device == "auto":
-        own = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"  # torchrun numbers the processes of a machine
-        return torch.device(own if torch.cuda.is_available() else "cpu")
-    device = torch.device(options.device)
-    missing = (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()) or (
-        device.type == "mps" and not torch.backends.mps.is_available()
-    )
-    if missing:
+    """The device asked for, made the process's own; auto takes CUDA where there is one.
+
+    Of several processes on a machine each takes the GPU of its number. Raises UserError where it is absent.
+    """
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    name = options.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    if several and device.index is not None:
+        raise UserError(f"run.device={name} is one GPU, but several processes run; use -s run.device=cuda, or auto")
+    index = local if device.index is None else device.index
+    if device.type == "cuda" and index >= torch.cuda.device_count():
+        what = f"process {local} of this machine" if several else f"run.device={options.device}"
+        raise UserError(f"{what} finds {torch.cuda.device_count()} GPUs; use fewer --devices, or -s run.device=cpu")
+    if device.type == "mps" and not torch.backends.mps.is_available():
         raise UserError(f"run.device={options.device} is not there; use -s run.device=cpu or auto")
+    if device.type == "cuda":
+        device = torch.device("cuda", index)
+        torch.cuda.set_device(device)
+        torch.backends.cudnn.benchmark = True  # one input shape: the fastest kernel is found once
+        torch.set_float32_matmul_precision("high")
     return device
 
 
@@ -30,6 +47,27 @@ def autocast_type(config: Config, device: torch.device) -> torch.dtype | None:
     if wanted == "auto":
         wanted = "bfloat16" if device.type == "cuda" else "float32"
     return torch.bfloat16 if wanted == "bfloat16" else None
+
+
+def compiles(options: TrainOptions, device: torch.device) -> bool:
+    """Whether to train through torch.compile: as asked; auto, on CUDA with what its compiler needs."""
+    if options.compile != "auto":
+        return options.compile == "yes"
+    compiler = os.environ.get("CC") or any(shutil.which(name) for name in ("gcc", "clang", "cc"))
+    return device.type == "cuda" and bool(compiler) and find_spec("triton") is not None
+
+
+@contextmanager
+def memory_explained(hint: str) -> Iterator[None]:
+    """Turn running out of memory into a UserError that says which option to lower."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UserError(f"out of device memory ({' '.join(str(error).split()):.100}...); {hint}") from None
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):
+            raise
+        raise UserError(f"out of memory; {hint}") from None
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:

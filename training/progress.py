@@ -5,10 +5,11 @@ from __future__ import annotations
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from typing import TextIO
 
 PIPED_INTERVAL = 5.0  # seconds between plain lines
-TERMINAL_INTERVAL = 0.1
+TERMINAL_INTERVAL = 0.5
 
 
 class Progress:
@@ -19,18 +20,28 @@ class Progress:
         self.stream = sys.stderr if stream is None else stream
         self.terminal = self.stream.isatty()
         self._last = 0.0
+        self._open = False  # a line stands without its end
 
-    def update(self, line: str, *, final: bool = False) -> None:
-        """Show a line in place of the last one; a final one stays."""
+    def update(self, line: str | Callable[[], str], *, final: bool = False) -> None:
+        """Show a line in place of the last one; a final one stays. A function is called only where it is drawn."""
         now = time.monotonic()
         if not self.visible:
             return
         if not final and now - self._last < (TERMINAL_INTERVAL if self.terminal else PIPED_INTERVAL):
             return
         self._last = now
+        text = line if isinstance(line, str) else line()
         if self.terminal:
             width = shutil.get_terminal_size().columns - 1
-            self.stream.write("\r\x1b[2K" + line[:width] + ("\n" if final else ""))
+            self.stream.write("\r\x1b[2K" + text[:width] + ("\n" if final else ""))
+            self._open = not final
         else:
-            self.stream.write(line + "\n")
+            self.stream.write(text + "\n")
         self.stream.flush()
+
+    def close(self) -> None:
+        """End an unfinished line, so that what is printed next starts on its own."""
+        if self._open:
+            self.stream.write("\n")
+            self.stream.flush()
+            self._open = False

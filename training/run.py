@@ -1,23 +1,25 @@
-"""One training run: what it works with, all that changes while it goes on, and how that is saved."""
+"""One training run: what it works with, and all that changes while it goes on. run_state.py saves it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from training.average import WeightAverage
-from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from training.config import Config, UserError
+from training.config import Config, TrainOptions, UserError
 from training.data.image_set import AnyImageSet
 from training.data.load import load_data
-from training.devices import autocast_type, pick_device
-from training.distributed import World, start
+from training.devices import autocast_type, compiles, pick_device
+from training.distributed import World, share_batch_norm, start
 from training.mixes import MIXES
 from training.mixes.batch import Mix, MixContext
 from training.mixes.evolved import Evolved, SearchRecord
@@ -25,35 +27,47 @@ from training.models.patch_model import PatchModel, build_model
 from training.models.trained import (
     Prepare,
     TrainedModel,
+    evaluate,
     load_reference,
-    load_weights,
     needs_average,
+    trains_cells,
 )
+from training.optimisers import Optimiser, learning_rate_factor
 from training.randomness import Streams
 from training.run_log import RunLog, command_line
 from training.shelf import open_entry
+from training.tensorboard import Board
 
 SNAPSHOTS = 10  # searches written whole, over a run
 ALWAYS_TESTED = 10  # last epochs, whose median is reported
 GENERATORS = ("order", "crops", "choice")
 
+Forward = Callable[[Tensor], tuple[Tensor, Tensor]]
+
 
 @dataclass
 class Run:
-    """A run's parts, fixed, and its counters. `set_up` builds it; epochs count from 1."""
+    """A run's parts, fixed, and its counters. `set_up` builds it; epochs count from 1.
+
+    forward: images (B,C,H,W) of 0..255 -> logits, the way training steps take: in precision, over processes,
+    compiled. average: what the search's objective compares with. ema: what tests use in the model's place.
+    """
 
     config: Config
     training_set: AnyImageSet
     test_set: AnyImageSet
     model: PatchModel
-    optimiser: torch.optim.Optimizer
+    parallel: nn.Module
+    forward: Forward
+    optimiser: Optimiser
     prepare: Prepare
     autocast: torch.dtype | None
     mix: Mix
     log: RunLog
     streams: Streams
     world: World
-    average: WeightAverage | None = None  # kept where the search's objective compares with it
+    average: WeightAverage | None = None
+    ema: WeightAverage | None = None
 
     def __post_init__(self) -> None:
         self.order, self.crops, self.choice = (self.streams.torch(name) for name in GENERATORS)
@@ -61,10 +75,23 @@ class Run:
         self.step = 0
         self.seconds = 0.0  # of training, search included, tests not
         self.accuracies: list[float] = []  # percent, of every test so far
+        # Of the epoch that is under way:
+        self.position = 0  # batches trained on
+        self.order_before = self.order.get_state()  # of its shuffling
+        self.sums = torch.zeros(4, device=self.device)  # see train.training_step; read seldom: it waits for a GPU
+        self.checked = 0  # the last step whose loss is known to be finite
+        self.saved = time.monotonic()
+        self._ticked = time.perf_counter()
+        self._started_at = 0  # the step this process began with
+        self._started_seconds = 0.0
 
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
+
+    @property
+    def class_names(self) -> list[str]:
+        return self.training_set.class_names
 
     @property
     def steps_per_epoch(self) -> int:
@@ -74,21 +101,10 @@ class Run:
     def total_steps(self) -> int:
         return self.steps_per_epoch * self.config.train.epochs
 
-    def tests_after(self, epoch: int) -> bool:
-        """Whether an epoch is followed by a test."""
-        options = self.config.train
-        return epoch % options.evaluate_every == 0 or epoch > options.epochs - ALWAYS_TESTED
-
-    def cost(self) -> dict[str, Any]:
-        """Images forwarded and seconds spent so far; tests are left out."""
-        searching = self.mix if isinstance(self.mix, Evolved) else None
-        forwards = searching.forwards if searching else 0
-        return {
-            "image_forwards": self.step * self.config.train.batch + forwards,
-            "search_forwards": forwards,
-            "seconds": round(self.seconds, 3),
-            "search_seconds": round(searching.seconds, 3) if searching else 0.0,
-        }
+    @property
+    def learning_rate_factor(self) -> float:
+        """Of the next step."""
+        return learning_rate_factor(self.step, self.total_steps, self.steps_per_epoch, self.config.train)
 
     def begin(self) -> None:
         """Make the run folder. Raises UserError where it is there already."""
@@ -102,7 +118,95 @@ class Run:
             classes=self.training_set.class_names,
             grid=self.model.grid,
             parameters=sum(parameter.numel() for parameter in self.model.parameters()),
+            processes=self.world.size,
         )
+        self._open_board(None)
+
+    def continued(self) -> None:
+        """What follows a resume."""
+        self.log.event("resume", epoch=self.epoch, step=self.step, processes=self.world.size)
+        self._open_board(self.step + 1)
+        self._started_at, self._started_seconds = self.step, self.seconds
+
+    def begin_epoch(self) -> None:
+        """Start an epoch, or go on with the one that a resumed checkpoint was made in."""
+        self.log.epoch, self.log.step = self.epoch + 1, self.step
+        self.model.train()
+        self.tick(counts=False)
+
+    def end_epoch(self) -> dict[str, float | None]:
+        """Close an epoch; return its mean losses (nats) and training accuracy (percent)."""
+        self.tick()
+        sums = self.world.sum(self.sums)
+        self.check_losses(sums)
+        image_loss, cell_loss, hit = (sums[:3] / sums[3]).tolist()
+        self.epoch += 1
+        self.position, self.order_before = 0, self.order.get_state()
+        self.sums = torch.zeros_like(self.sums)
+        return {
+            "image_loss": image_loss,
+            "cell_loss": cell_loss if self.mix.cells else None,
+            "training_accuracy": 100 * hit,
+        }
+
+    def tick(self, *, counts: bool = True) -> None:
+        """Read the clock; the time since it was last read counts as training, or not."""
+        now = time.perf_counter()
+        if counts:
+            self.seconds += now - self._ticked
+        self._ticked = now
+
+    def check_losses(self, sums: Tensor | None = None) -> None:
+        """Raise UserError where a loss since the last check was not finite. It waits for the device."""
+        if not all(map(math.isfinite, (self.sums if sums is None else sums).tolist())):
+            kept = "; the last checkpoint is kept" if self.epoch or self.position > self.step - self.checked else ""
+            raise UserError(
+                f"the loss became NaN or infinite in steps {self.checked + 1}..{self.step} (epoch {self.epoch + 1}); "
+                f"lower train.lr={self.config.train.lr:g}, or set train.clip{kept}"
+            )
+        self.checked = self.step
+
+    def tests_after(self, epoch: int) -> bool:
+        """Whether an epoch is followed by a test."""
+        options = self.config.train
+        return epoch % options.evaluate_every == 0 or epoch > options.epochs - ALWAYS_TESTED
+
+    def test(self) -> dict[str, float]:
+        """Test the model, and where an ema is kept it in the model's place, with the live model's beside it."""
+        batch = self.config.train.eval_batch
+
+        def tested(model: nn.Module) -> tuple[float, float]:
+            return evaluate(model, self.test_set, self.prepare, self.autocast, batch, self.world)
+
+        accuracy, loss = tested(self.model)
+        live = {}
+        if self.ema is not None:
+            live = {"live_accuracy": accuracy}
+            accuracy, loss = tested(self.ema.model)
+        if not math.isfinite(loss):
+            raise UserError(
+                f"the test loss became {loss} after epoch {self.epoch}; lower train.lr={self.config.train.lr:g}, or set "
+                "train.clip; the last checkpoint is kept"
+            )
+        self.accuracies.append(accuracy)
+        return {"accuracy": accuracy, "test_loss": loss, **live}
+
+    @property
+    def images_per_second(self) -> float:
+        """Since this process began; tests are left out."""
+        steps, seconds = self.step - self._started_at, self.seconds - self._started_seconds
+        return steps * self.config.train.batch / max(seconds, 1e-9)
+
+    def cost(self) -> dict[str, Any]:
+        """Images forwarded and seconds spent so far; tests are left out."""
+        searching = self.mix if isinstance(self.mix, Evolved) else None
+        forwards = searching.forwards if searching else 0
+        return {
+            "image_forwards": self.step * self.config.train.batch + forwards,
+            "search_forwards": forwards,
+            "seconds": round(self.seconds, 3),
+            "search_seconds": round(searching.seconds, 3) if searching else 0.0,
+        }
 
     def finish(self) -> dict[str, Any]:
         """Write and return the `end` event."""
@@ -118,58 +222,9 @@ class Run:
         self.log.close()
         return result
 
-    def save(self, *, best: bool) -> None:
-        """Write the latest checkpoint, the best one if this is it, and the patterns trained on so far."""
-        if not self.world.main:
-            return
-        folder, checkpoint = self.log.folder, self._checkpoint()
-        if best:  # first: once `latest` counts, this epoch is never run again
-            save_checkpoint(folder / "checkpoint", "best", self.step, checkpoint)
-        save_checkpoint(folder / "checkpoint", "latest", self.step, checkpoint)
-        if isinstance(self.mix, Evolved) and len(self.mix.bank):
-            self.mix.bank.save(folder / "patterns" / "bank.npz")
-
-    def resume(self) -> None:
-        """Take over the folder's latest checkpoint; drop from the logs what came after it."""
-        saved = load_checkpoint(self.log.folder / "checkpoint", "latest")
-        load_weights(self.model, saved)
-        optimiser = self.optimiser.state_dict()
-        optimiser["state"] = {
-            int(number): {"momentum_buffer": tensor} for number, tensor in _below("momentum", saved.tensors).items()
-        }
-        self.optimiser.load_state_dict(optimiser)
-        if self.average is not None:
-            self.average.restore(_below("average", saved.tensors), updates=saved.meta["step"])
-        self.mix.restore(_below("mix", saved.arrays))
-        for name in GENERATORS:
-            getattr(self, name).set_state(torch.from_numpy(saved.arrays[f"rng.{name}"]))
-        torch.set_rng_state(torch.from_numpy(saved.arrays["rng.torch"]))
-        for name in ("epoch", "step", "seconds", "accuracies"):
-            setattr(self, name, saved.meta[name])
-        self.log.cut(saved.meta["log_lengths"])
-        self.log.event("resume", epoch=self.epoch)
-
-    def _checkpoint(self) -> Checkpoint:
-        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        tensors |= {"input.mean": self.prepare.mean, "input.std": self.prepare.std}
-        for number, state in self.optimiser.state_dict()["state"].items():
-            if state.get("momentum_buffer") is not None:
-                tensors[f"momentum.{number}"] = state["momentum_buffer"]
-        if self.average is not None:
-            tensors |= {f"average.{name}": tensor for name, tensor in self.average.state().items()}
-        arrays = {f"mix.{name}": array for name, array in self.mix.state().items()}
-        arrays |= {f"rng.{name}": getattr(self, name).get_state().numpy() for name in GENERATORS}
-        arrays["rng.torch"] = torch.get_rng_state().numpy()
-        meta = {
-            "epoch": self.epoch,
-            "step": self.step,
-            "seconds": self.seconds,
-            "accuracies": self.accuracies,
-            "log_lengths": self.log.lengths(),
-            "image_shape": list(self.training_set.shape),
-            "class_names": self.training_set.class_names,
-        }
-        return Checkpoint(tensors, arrays, meta)
+    def _open_board(self, purge_step: int | None) -> None:
+        if self.config.run.tensorboard and self.world.main:
+            self.log.watch(Board(self.log.folder, purge_step))
 
 
 def set_up(config: Config, folder: Path) -> Run:
@@ -183,26 +238,19 @@ def set_up(config: Config, folder: Path) -> Run:
     world = start(device)
     streams = Streams(config.run.seed)
     training_set, test_set = (part.to(device) for part in load_data(config.data))
-    if config.train.batch > len(training_set):
-        raise UserError(
-            f"train.batch={config.train.batch} is larger than the training set of {len(training_set)} images; "
-            f"set -s train.batch={len(training_set)} or less"
-        )
-    if world.size > 1 and config.train.batch < 2 * world.size:  # batch norm needs two rows
-        raise UserError(f"train.batch={config.train.batch} leaves {world.size} processes fewer than 2 images each")
+    _check_batch(config.train, len(training_set), world)
     torch.manual_seed(streams.number("weights"))
-    model = build_model(config.model, training_set.shape, len(training_set.class_names)).to(device)
+    names = training_set.class_names
+    model = build_model(config.model, training_set.shape, len(names)).to(device)
     model.to(memory_format=torch.channels_last)
+    if not trains_cells(config):
+        model.cell_head.requires_grad_(False)  # no loss reaches it
+    if world.size > 1 and config.train.sync_norm:
+        model = cast(PatchModel, share_batch_norm(model, device))
     prepare, autocast = Prepare(*training_set.statistics(), device), autocast_type(config, device)
-    optimiser = torch.optim.SGD(
-        model.parameters(),
-        lr=config.train.lr,
-        momentum=config.train.momentum,
-        weight_decay=config.train.weight_decay,
-        nesterov=config.train.momentum > 0,
-    )
+    optimiser = Optimiser(model, config.train)
     log = RunLog(folder, writes=world.main)
-    names, unwritten = training_set.class_names, snapshot_epochs(config.train.epochs)
+    unwritten = snapshot_epochs(config.train.epochs)
 
     def on_search(record: SearchRecord) -> None:
         if log.epoch in unwritten:
@@ -216,15 +264,41 @@ def set_up(config: Config, folder: Path) -> Run:
         reference = load_reference(config, live, None if average is None else average.model)
     context = MixContext(config, model, names, prepare, autocast, streams, world, log.generation, on_search, reference)
     mix: Mix = open_entry(MIXES, config.mix.name, "mix")(context)
+    ema = None if config.train.ema is None else WeightAverage(model, config.train.ema)
+    parallel = world.wrap(model)
+    forward = _forward(parallel, prepare, autocast, device)
+    if compiles(config.train, device):
+        forward = torch.compile(forward, dynamic=False)
     torch.manual_seed(streams.number("global"))  # torchvision's mixes draw from it
-    return Run(config, training_set, test_set, model, optimiser, prepare, autocast, mix, log, streams, world, average)
+    return Run(
+        config, training_set, test_set, model, parallel, forward, optimiser, prepare, autocast, mix, log, streams,
+        world, average, ema,
+    )  # fmt: skip
+
+
+def _forward(model: nn.Module, prepare: Prepare, autocast: torch.dtype | None, device: torch.device) -> Forward:
+    def forward(images: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.autocast(device.type, autocast, enabled=autocast is not None):
+            logits: tuple[Tensor, Tensor] = model(prepare(images))
+        return logits
+
+    return forward
+
+
+def _check_batch(options: TrainOptions, images: int, world: World) -> None:
+    if options.batch > images:
+        raise UserError(
+            f"train.batch={options.batch} is larger than the training set of {images} images; "
+            f"set -s train.batch={images} or less"
+        )
+    parts = world.size * options.accumulate
+    if parts > 1 and options.batch < 2 * parts:  # batch norm needs two rows
+        raise UserError(
+            f"train.batch={options.batch} leaves fewer than 2 images for each of {world.size} processes x "
+            f"train.accumulate={options.accumulate} parts; raise train.batch to {2 * parts} or more"
+        )
 
 
 def snapshot_epochs(epochs: int) -> set[int]:
     """The epochs whose first search is written whole: about SNAPSHOTS, the first and the last among them."""
     return {int(epoch) for epoch in np.linspace(1, epochs, min(SNAPSHOTS, epochs)).round()}
-
-
-def _below(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries `prefix.NAME`, by NAME."""
-    return {key.removeprefix(f"{prefix}."): value for key, value in values.items() if key.startswith(f"{prefix}.")}

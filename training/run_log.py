@@ -13,6 +13,7 @@ A line is written in one call and flushed; a reader forgives a torn last one.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import platform
@@ -31,6 +32,7 @@ from training.checkpoint import write_atomically
 from training.compose import compose
 from training.config import PROJECT, SCHEMA, Config, UserError
 from training.mixes.evolved import SearchRecord
+from training.tensorboard import Board
 
 LOGS = ("log.jsonl", "generations.jsonl")
 GALLERY_ROWS = 8
@@ -49,6 +51,8 @@ class RunLog:
         self.epoch = 0
         self.step = 0
         self._files: dict[str, TextIO] = {}
+        self._lock: TextIO | None = None
+        self._board: Board | None = None
 
     def begin(self, config: Config, device: torch.device, command: str) -> None:
         """Make the folder, with config.json and environment.json. Raises UserError where it is there already."""
@@ -65,17 +69,36 @@ class RunLog:
             raise UserError(
                 f"{self.folder} cannot be made: {error.strerror}; choose another run.name or EVOMIX_OUT"
             ) from None
+        self.claim()
         (self.folder / "elites").mkdir()
         recorded = {"schema": SCHEMA, **config.model_dump()}
         write_atomically(self.folder / "config.json", json.dumps(recorded, indent=1) + "\n")
         found = environment(device, command)
         write_atomically(self.folder / "environment.json", json.dumps(found, indent=1) + "\n")
 
+    def claim(self) -> None:
+        """Make this process the folder's one writer, until it ends. Raises UserError where there is another."""
+        if not self.writes:
+            return
+        self._lock = open(self.folder / ".lock", "a")  # noqa: SIM115 (close() closes it)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"{self.folder}: another process is writing this run; wait for it, or stop it") from None
+
+    def watch(self, board: Board) -> None:
+        """Tell a TensorBoard everything that is logged from now on."""
+        self._board = board
+
     def event(self, name: str, **values: Any) -> None:
         self._append("log.jsonl", {"event": name, "time": now(), **values})
+        if self._board is not None and name == "epoch":
+            self._board.add(values["step"], values)
 
     def generation(self, record: Mapping[str, Any]) -> None:
         self._append("generations.jsonl", {"epoch": self.epoch, "step": self.step, **record})
+        if self._board is not None:
+            self._board.add(self.step, {f"search/{name}": record[name] for name in ("best", "mean") if name in record})
 
     def search(self, record: SearchRecord, class_names: list[str]) -> None:
         """Write a search's elites, and rows of its fittest genome as images: the best and the worst."""
@@ -132,9 +155,11 @@ class RunLog:
                 os.truncate(path, lengths[name])
 
     def close(self) -> None:
-        for file in self._files.values():
-            file.close()
+        for file in (*self._files.values(), self._lock, self._board):
+            if file is not None:
+                file.close()
         self._files.clear()
+        self._lock = self._board = None
 
     def _append(self, name: str, record: Mapping[str, Any]) -> None:
         if not self.writes:

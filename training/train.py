@@ -3,124 +3,139 @@
     images (B,C,H,W), labels (B,) -> mix -> model -> image logits (B,K), cell logits (B,G,G,K)
     loss = image loss + patch_weight x mean cell loss
 
-run.py builds what the loop works with and saves it.
+run.py builds what the loop works with, run_state.py saves it.
 """
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from training.config import Config, UserError
+from training.config import Config
 from training.data.augment import augment
+from training.devices import memory_explained
+from training.distributed import lost_processes_explained
 from training.losses import cell_losses, image_losses
 from training.mixes.batch import Batch, Mixed, unmixed
-from training.models.trained import evaluate
 from training.progress import Progress
 from training.run import Run, set_up
+from training.run_state import resume_run, save_run
+from training.stopping import Interruption
 
 
 def train(config: Config, folder: Path, *, resume: bool = False, progress: Progress | None = None) -> dict[str, Any]:
     """Train as `config` says, writing the run folder `folder`; return the log's `end` event.
 
     With resume, go on from the folder's latest checkpoint: the result is that of a run that was not
-    interrupted. Raises UserError for what the user can mend.
+    interrupted. On Ctrl-C or SIGTERM a checkpoint is written before KeyboardInterrupt is raised. Raises
+    UserError for what the user can mend.
     """
     run = set_up(config, folder)
     progress = progress or Progress(visible=run.world.main)
-    if resume:
-        run.resume()
-    else:
-        run.begin()
-    for epoch in range(run.epoch + 1, config.train.epochs + 1):
-        record = {"epoch": epoch, **train_epoch(run, epoch, progress)}
-        tested = run.tests_after(epoch)
-        if tested:
-            accuracy, loss = evaluate(run.model, run.test_set, run.prepare, run.autocast, config.train.eval_batch)
-            run.accuracies.append(accuracy)
-            record |= {"accuracy": accuracy, "test_loss": loss}
-        record |= {"step": run.step, **run.cost()}
-        run.log.event("epoch", **record)
-        run.save(best=tested and run.accuracies[-1] == max(run.accuracies))
-        progress.update(epoch_line(run, record), final=True)
-    return run.finish()
+    try:
+        with lost_processes_explained(), Interruption() as interruption:
+            if resume:
+                resume_run(run)
+            else:
+                run.begin()
+            for epoch in range(run.epoch + 1, config.train.epochs + 1):
+                record = {"epoch": epoch, **train_epoch(run, epoch, progress, interruption)}
+                if run.tests_after(epoch):
+                    with memory_explained(f"lower train.eval_batch={config.train.eval_batch}"):
+                        record |= run.test()
+                record |= {"step": run.step, **run.cost()}
+                run.log.event("epoch", **record)
+                save_run(run, best="accuracy" in record and run.accuracies[-1] == max(run.accuracies))
+                progress.update(epoch_line(run, record), final=True)
+            return run.finish()
+    finally:
+        progress.close()
+        run.log.close()
 
 
-def train_epoch(run: Run, epoch: int, progress: Progress) -> dict[str, float | None]:
+def train_epoch(run: Run, epoch: int, progress: Progress, interruption: Interruption) -> dict[str, float | None]:
     """Train on every image once; return the epoch's mean losses (nats) and training accuracy (percent)."""
-    began = time.perf_counter()
-    run.log.epoch, run.log.step = epoch, run.step
-    run.model.train()
-    sums = torch.zeros(4, device=run.device)  # read once, after the epoch: reading waits for the device
-    num_classes = len(run.training_set.class_names)
+    run.begin_epoch()
+    num_classes = len(run.class_names)
     unmixed_grid = run.model.grid if run.mix.cells else None
     for group in mixed_groups(epoch_batches(run), run.config.mix.probability, run.mix.span, run.choice):
-        composed = iter(run.mix([batch for batch, mixes in group if mixes], epoch))
+        composed = run.mix([batch for batch, mixes in group if mixes], epoch)
         for batch, mixes in group:
-            item = next(composed) if mixes else unmixed(batch, num_classes, unmixed_grid)
-            for parameters in run.optimiser.param_groups:
-                parameters["lr"] = learning_rate(run.step, run.total_steps, run.steps_per_epoch, run.config)
-            sums += training_step(run, item)
+            with memory_explained(memory_hint(run)):
+                item = next(composed) if mixes else unmixed(batch, num_classes, unmixed_grid)
+                run.sums += training_step(run, item)
             run.step += 1
+            run.position += 1
             run.log.step = run.step
-            progress.update(step_line(run, epoch, began))
-    run.seconds += time.perf_counter() - began
-    run.epoch = epoch
+            progress.update(lambda: step_line(run, epoch))
+        next(composed, None)  # what the mix does after its last step
+        run.tick()
+        between_groups(run, interruption)
+    return run.end_epoch()
 
-    image_loss, cell_loss, hit = (run.world.sum(sums)[:3] / sums[3]).tolist()
-    if not math.isfinite(image_loss + cell_loss):
-        kept = f"; the checkpoint of epoch {epoch - 1} is kept" if epoch > 1 else ""
-        raise UserError(
-            f"the loss became {image_loss + cell_loss} in steps {run.step - run.steps_per_epoch + 1}..{run.step} "
-            f"(epoch {epoch}); lower train.lr={run.config.train.lr}{kept}"
-        )
-    return {
-        "image_loss": image_loss,
-        "cell_loss": cell_loss if run.mix.cells else None,
-        "training_accuracy": 100 * hit,
-    }
+
+def between_groups(run: Run, interruption: Interruption) -> None:
+    """Write a checkpoint where one is due, or where someone asked to stop; then raise KeyboardInterrupt."""
+    due = time.monotonic() - run.saved > 60 * run.config.train.save_minutes
+    stops, due = run.world.any(interruption.asked, due)
+    if stops or due:
+        save_run(run)
+    if stops:
+        raise KeyboardInterrupt
 
 
 def training_step(run: Run, item: Mixed) -> Tensor:
     """One optimiser step. Returns (4,): image loss, mean cell loss, share of the target hit, 1; of several
     processes each returns these times its share of the rows.
     """
-    mine = run.world.share(len(item.targets))
-    share = (mine.stop - mine.start) / len(item.targets)
-    item = item.part(mine)
+    rows, parts = len(item.targets), run.config.train.accumulate
+    mine = run.world.share(rows)
+    bounds = [mine.start + (mine.stop - mine.start) * part // parts for part in range(parts + 1)]
+    run.optimiser.zero_grad()
+    measured = torch.zeros(4, device=run.device)
+    for start, stop in pairwise(bounds):
+        last = stop == mine.stop
+        waits = nullcontext() if last or run.world.size == 1 else run.parallel.no_sync()  # type: ignore[operator]
+        with waits:  # processes sum their gradients once a step
+            measured += backward(run, item.part(slice(start, stop)), (stop - start) / rows)
+    run.optimiser.step(run.learning_rate_factor)
+    if not run.config.train.sync_norm:
+        run.world.average_statistics(run.model)
+    for average in (run.average, run.ema):
+        if average is not None:
+            average.update(run.model)
+    return measured
+
+
+def backward(run: Run, item: Mixed, share: float) -> Tensor:
+    """Add the gradients of a part of a batch, `share` of its rows. Returns (4,) as training_step, times share."""
     smoothing, patch_weight = run.config.train.label_smoothing, run.config.mix.patch_weight
-    with torch.autocast(run.device.type, run.autocast, enabled=run.autocast is not None):
-        image_logits, cell_logits = run.model(run.prepare(item.images))
+    image_logits, cell_logits = run.forward(item.images)
     image_loss = image_losses(image_logits, item.targets, smoothing).mean()
-    cell_loss = torch.zeros_like(image_loss)
+    loss, cell_loss = image_loss, torch.zeros_like(image_loss)
     if item.cell_targets is not None and patch_weight > 0:
         cell_loss = cell_losses(cell_logits, item.cell_targets, smoothing).mean()
-    loss = share * (image_loss + patch_weight * cell_loss)
-    run.optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    run.world.sum_gradients(run.model)
-    run.optimiser.step()
-    run.world.average_statistics(run.model)
-    if run.average is not None:
-        run.average.update(run.model)
+        loss = image_loss + patch_weight * cell_loss
+    (share * run.world.size * loss).backward()  # DDP divides by the world's size
     with torch.no_grad():  # a mixed image hits its targets by their shares, so that accuracy reads as usual
         hit = item.targets.gather(1, image_logits.argmax(1, keepdim=True)).mean()
         return share * torch.stack([image_loss.detach(), cell_loss.detach(), hit, torch.ones_like(hit)])
 
 
 def epoch_batches(run: Run) -> Iterator[Batch]:
-    """The epoch's whole batches, shuffled and augmented: images (B,C,H,W) uint8 and labels (B,)."""
+    """The epoch's whole batches from run.position on, shuffled and augmented: images (B,C,H,W) uint8, labels (B,)."""
     images, size = run.training_set, run.config.train.batch
     order = torch.randperm(len(images), generator=run.order)
-    for start in range(0, len(order) - size + 1, size):
-        pixels, labels = images.batch(order[start : start + size])
-        yield augment(pixels, images.crop, images.flip, run.crops), labels
+    whole = order[: len(order) // size * size].split(size)
+    for pixels, labels in images.batches(whole[run.position :]):
+        yield augment(pixels, images.crop, images.flip, images.cutout, run.crops), labels
 
 
 def mixed_groups(
@@ -140,30 +155,48 @@ def mixed_groups(
         yield group
 
 
-def learning_rate(step: int, total_steps: int, steps_per_epoch: int, config: Config) -> float:
-    """Linear warm-up to train.lr, then a cosine to 0 at the last step."""
-    warmup = min(config.train.warmup * steps_per_epoch, total_steps - 1)
-    if step < warmup:
-        return config.train.lr * (step + 1) / (warmup + 1)
-    return config.train.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total_steps - warmup)))
+def memory_hint(run: Run) -> str:
+    """What to lower when a step does not fit."""
+    options = run.config.train
+    hint = f"lower train.batch={options.batch}, or raise train.accumulate={options.accumulate}"
+    if run.config.mix.name == "evolved":
+        hint += f"; for the search lower search.forward_batch={run.config.search.forward_batch or options.eval_batch}"
+    return hint
 
 
-def step_line(run: Run, epoch: int, began: float) -> str:
-    """Where an epoch stands, for a person."""
-    seconds = run.seconds + time.perf_counter() - began
+def step_line(run: Run, epoch: int) -> str:
+    """Where an epoch stands, for a person. It waits for the device."""
+    run.tick()
+    run.check_losses()
+    image_loss, _, hit, weight = run.sums.tolist()
+    left = run.seconds / run.step * (run.total_steps - run.step)
     return (
         f"{run.config.mix.name}: epoch {epoch}/{run.config.train.epochs}  step {run.step}/{run.total_steps}  "
-        f"{run.step * run.config.train.batch / seconds:,.0f} images/s  "
-        f"{seconds / run.step * (run.total_steps - run.step):.0f} s left"
+        f"loss {image_loss / weight:.3f}  training accuracy {100 * hit / weight:.1f} %  "
+        f"{run.images_per_second:,.0f} images/s  {duration(left)} left{search_share(run.cost())}"
     )
 
 
 def epoch_line(run: Run, record: dict[str, Any]) -> str:
     """How an epoch ended, for a person."""
-    accuracy = f"  accuracy {record['accuracy']:.2f} %" if "accuracy" in record else ""
-    share = 100 * record["search_seconds"] / max(record["seconds"], 1e-9)
-    search = f"  search {share:.0f} % of the time" if record["search_seconds"] else ""
+    tested = f"  test accuracy {record['accuracy']:.2f} %" if "accuracy" in record else ""
     return (
-        f"{run.config.mix.name}: epoch {record['epoch']}/{run.config.train.epochs}  loss {record['image_loss']:.3f}"
-        f"{accuracy}  {record['seconds']:.1f} s{search}"
+        f"{run.config.mix.name}: epoch {record['epoch']}/{run.config.train.epochs}  loss {record['image_loss']:.3f}  "
+        f"training accuracy {record['training_accuracy']:.1f} %{tested}  {run.images_per_second:,.0f} images/s  "
+        f"{record['seconds']:.1f} s{search_share(record)}"
     )
+
+
+def search_share(cost: dict[str, Any]) -> str:
+    share = 100 * cost["search_seconds"] / max(cost["seconds"], 1e-9)
+    return f"  search {share:.0f} % of the time" if cost["search_seconds"] else ""
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `3 min 05 s` or `2 h 07 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -21,12 +21,20 @@ from training.shelf import open_entry
 
 BENCHMARKS = {
     "compose": "runs.benchmarks.compose:measure",
+    "overhead": "runs.benchmarks.overhead:measure",
+    "speed": "runs.benchmarks.speed:measure",
     "operators": "runs.benchmarks.operators:measure",
     "search": "runs.benchmarks.search:measure",
     "scaling": "runs.benchmarks.scaling:measure",
     "rescore": "runs.benchmarks.rescore:measure",
 }
-ALL_THREADS = ("search", "rescore")  # its time is the model's; the others run on one thread
+ALL_THREADS = (
+    "compose",
+    "overhead",
+    "speed",
+    "search",
+    "rescore",
+)  # its time is the model's; the others run on one thread
 DECIMALS = {"forwards": 0, "MiB": 1, "%": 2, "slope": 2}  # of figures in tables; 3 elsewhere
 
 

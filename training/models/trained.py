@@ -13,6 +13,7 @@ from evo.objectives import parse_objectives
 from training.checkpoint import Checkpoint, load_checkpoint
 from training.config import Config, UserError, make_config
 from training.data.image_set import AnyImageSet
+from training.distributed import World
 from training.models.patch_model import PatchModel, build_model
 
 
@@ -58,17 +59,25 @@ class Rescaled(nn.Module):
         return self.model(inputs * self.scale + self.shift)
 
 
-def load_trained(config: Config, folder: Path, device: torch.device, weights: str = "model") -> TrainedModel:
+def load_trained(config: Config, folder: Path, device: torch.device, weights: str | None = None) -> TrainedModel:
     """The model of a run folder's latest checkpoint, in evaluation mode; config is the run's.
 
-    weights: `model`, or `average` for the weight average that some runs keep. Raises UserError where there
-    is no sound checkpoint of that model.
+    weights: `model`; `ema`, the weight average of train.ema; `average`, the one that a search compares with.
+    None takes what the run was tested with: the ema where it has one, else the model. Raises UserError where
+    there is no sound checkpoint of that model.
     """
     saved = load_checkpoint(folder / "checkpoint", "latest")
-    if weights == "average" and not any(name.startswith("average.") for name in saved.tensors):
+    if weights is None:
+        weights = "model" if config.train.ema is None else "ema"
+    if not any(name.startswith(f"{weights}.") for name in saved.tensors):
         raise UserError(
-            f"the run {folder} kept no weight average; give search.reference=RUN, the path of a run folder to compare "
-            "with, or train with an objective that keeps one (reducible or image_reducible)"
+            f"the run {folder} kept no weight average `{weights}`; "
+            + (
+                "take --weights model, or train with -s train.ema=0.999"
+                if weights == "ema"
+                else "give search.reference=RUN, the path of a run folder to compare with, or train with an objective "
+                "that keeps one (reducible or image_reducible)"
+            )
         )
     channels, height, width = saved.meta["image_shape"]
     names = saved.meta["class_names"]
@@ -149,16 +158,25 @@ def load_reference(config: Config, live: TrainedModel, average: nn.Module | None
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, test_set: AnyImageSet, prepare: Prepare, autocast: torch.dtype | None, batch: int
+    model: nn.Module,
+    test_set: AnyImageSet,
+    prepare: Prepare,
+    autocast: torch.dtype | None,
+    batch: int,
+    world: World | None = None,
 ) -> tuple[float, float]:
-    """Top-1 accuracy in percent and mean cross-entropy in nats over a whole set."""
+    """Top-1 accuracy in percent and mean cross-entropy in nats over a whole set, which several processes share."""
+    world = world or World()
     model.eval()
-    correct, loss = [], []
-    for indices in torch.arange(len(test_set)).split(batch):
-        images, labels = test_set.batch(indices)
+    mine = torch.arange(len(test_set))[world.share(len(test_set))]
+    sums = torch.zeros(2, dtype=torch.float64)
+    found = []
+    for images, labels in test_set.batches(mine.split(batch)):
         with torch.autocast(images.device.type, autocast, enabled=autocast is not None):
             logits = model(prepare(images))[0]
-        correct.append((logits.argmax(1) == labels).sum())
-        loss.append(nn.functional.cross_entropy(logits.float(), labels, reduction="sum"))
-    count = len(test_set)
-    return 100 * int(torch.stack(correct).sum()) / count, float(torch.stack(loss).sum()) / count
+        loss = nn.functional.cross_entropy(logits.float(), labels, reduction="sum")
+        found.append(torch.stack([(logits.argmax(1) == labels).sum().float(), loss]))
+    if found:
+        sums = torch.stack(found).cpu().double().sum(0)  # the one time that the device is waited for
+    correct, loss_sum = world.sum(sums.to(prepare.scale.device) if world.size > 1 else sums).tolist()
+    return 100 * correct / len(test_set), loss_sum / len(test_set)

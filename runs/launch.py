@@ -1,0 +1,122 @@
+"""`./run train --devices N`: N processes of this machine that train one run together, and what becomes of them.
+
+For several machines start the same command with torchrun on each.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import IO
+
+from runs.folders import shown
+from training.config import PROJECT, UserError
+
+GRACE = 10.0  # seconds that processes get to end by themselves once one has failed
+LOST = 3  # exit status of a process whose fellow has ended (runs/__main__.py)
+TOLD = (2, 130)  # exit statuses of processes that said why
+
+
+def launch(arguments: list[str], processes: int, folder: Path) -> int:
+    """Run `python -m runs ARGUMENTS` in N processes; return the exit status.
+
+    folder: the run's, for what is said of a process that dies. The first process speaks; what another one
+    prints as errors is shown where it is the first to fail.
+    """
+    if any(name in os.environ for name in ("WORLD_SIZE", "RANK")):
+        raise UserError("--devices starts processes itself and is not for use under torchrun; leave it out")
+    with tempfile.TemporaryDirectory() as kept:
+        outputs = [None, *(open(Path(kept) / str(rank), "w+") for rank in range(1, processes))]  # noqa: SIM115
+        running = [
+            subprocess.Popen(
+                [sys.executable, "-P", "-m", "runs", *arguments],
+                env=_environment(rank, processes, port),
+                stdout=None if rank == 0 else subprocess.DEVNULL,
+                stderr=output,
+            )
+            for port in [_free_port()]
+            for rank, output in enumerate(outputs)
+        ]
+        try:
+            first = _wait(running)
+            if first is None:
+                return 0
+            return _explain(first, [process.wait() for process in running], outputs, folder)
+        finally:
+            for process in running:
+                process.kill()
+                process.wait()
+            for output in outputs:
+                if output is not None:
+                    output.close()
+
+
+def _wait(running: list[subprocess.Popen[bytes]]) -> int | None:
+    """Wait for all; return who failed first, None where nobody did. Signals are the processes' to answer."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all of them
+    signal.signal(signal.SIGTERM, lambda number, frame: [process.send_signal(number) for process in running])
+    first, deadline = None, float("inf")
+    try:
+        while any(process.poll() is None for process in running):
+            failed = [rank for rank, process in enumerate(running) if process.poll() not in (None, 0)]
+            if failed and first is None:
+                first, deadline = failed[0], time.monotonic() + GRACE
+            if time.monotonic() > deadline:
+                for process in running:
+                    process.kill()
+            time.sleep(0.05)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    failed = [rank for rank, process in enumerate(running) if process.returncode != 0]
+    return first if first is not None else (failed[0] if failed else None)
+
+
+def _explain(first: int, statuses: list[int], outputs: list[IO[str] | None], folder: Path) -> int:
+    """Say what happened where the first process has not; return the exit status."""
+    if statuses[0] in TOLD:
+        return statuses[0]
+    guilty = next((rank for rank in (first, *range(len(statuses))) if statuses[rank] not in (0, LOST)), first)
+    status, output = statuses[guilty], outputs[guilty]
+    if output is not None:
+        output.seek(0)
+        sys.stderr.write(output.read())
+    if status in TOLD:
+        return status
+    how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+    index = folder / "checkpoint" / "latest.json"
+    kept = (
+        f"its last checkpoint is kept; go on, with as many processes as you like: ./run train --resume {shown(folder)}"
+        if index.is_file()
+        else "it had no checkpoint yet"
+    )
+    print(f"run: process {guilty} of {len(statuses)} ended ({how}), and the run with it; {kept}", file=sys.stderr)
+    return 1
+
+
+def _environment(rank: int, processes: int, port: int) -> dict[str, str]:
+    """What torchrun would set."""
+    threads = str(max(1, (os.cpu_count() or 1) // processes))
+    return {
+        "OMP_NUM_THREADS": threads,
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(processes),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])

@@ -1,0 +1,179 @@
+"""A run that was killed, or stopped, at any step ends bit for bit as one that was not."""
+
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from analysis.run_folder import RunFolder
+from tests.conftest import TINY
+from tests.test_train import lines
+from training.checkpoint import load_checkpoint
+from training.config import UserError, load_config
+from training.progress import Progress
+from training.stopping import Interruption
+from training.train import train
+
+OFTEN = "train.save_minutes=1e-9"  # a checkpoint after every group of batches
+
+
+def tiny(*overrides):
+    return load_config("digits", [*TINY, *overrides])
+
+
+class At(Progress):
+    """Does something at one step, in the middle of an epoch."""
+
+    def __init__(self, step, act):
+        super().__init__(visible=False)
+        self.left, self.act = step, act
+
+    def update(self, line, *, final=False):
+        self.left -= not final
+        if self.left == 0:
+            self.act()
+
+
+class Killed(Exception):
+    pass
+
+
+def die():
+    raise Killed
+
+
+def assert_same_run(one, two):
+    for name in ("log.jsonl", "generations.jsonl"):
+        assert lines(one, name) == lines(two, name)
+    left, right = (load_checkpoint(folder / "checkpoint", "latest") for folder in (one, two))
+    assert left.tensors.keys() == right.tensors.keys() and left.arrays.keys() == right.arrays.keys()
+    assert all(torch.equal(tensor, right.tensors[name]) for name, tensor in left.tensors.items())
+    for name, array in left.arrays.items():
+        if name != "mix.seconds":
+            np.testing.assert_array_equal(array, right.arrays[name], err_msg=name)
+    for folder in ("elites", "patterns"):
+        files = [sorted(path.name for path in (run / folder).glob("*")) for run in (one, two)]
+        assert files[0] == files[1]
+        for name in files[0]:
+            with np.load(one / folder / name) as a, np.load(two / folder / name) as b:
+                assert all(np.array_equal(a[key], b[key]) for key in a.files)
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory):
+    """A folder of 96 colour images, which are cropped and mirrored."""
+    root, rng = tmp_path_factory.mktemp("colours"), np.random.default_rng(0)
+    for part, count in (("train", 32), ("val", 4)):
+        for name in "abc":
+            (root / part / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / part / name / f"{number:03d}.png")
+    return ("data.name=folder", f"data.root={root}", "data.image_size=16", "data.subset=null", "data.cutout=4")
+
+
+CASES = [
+    ("mix.name=plain",),
+    ("mix.name=mixup", "train.optimiser=adamw", "train.lr=0.001", "train.clip=0.5"),
+    ("mix.name=cutmix", "train.ema=0.9", "train.schedule=step"),
+    ("mix.name=patchmix", "train.precision=bfloat16", "train.optimiser=muon", "train.lr=0.02"),
+    ("mix.name=patchmix", "train.accumulate=3", "train.schedule=onecycle", "train.label_smoothing=0.1"),
+    ("mix.name=evolved",),
+    ("mix.name=evolved", "search.objective=image_reducible", "train.ema=0.95", "search.islands=2"),
+    ("mix.name=evolved", "search.every=2", "search.carry=true", "search.bank_pairing=affinity"),
+    ("mix.name=evolved", "search.rescore=survivors", "search.elites=2", "search.start_epoch=2"),
+]
+
+
+@pytest.mark.parametrize("step", [4, 9])
+@pytest.mark.parametrize("options", CASES, ids=[" ".join(case) for case in CASES])
+def test_killed_and_resumed_equals_uninterrupted(tmp_path, colours, options, step):
+    config = tiny(*colours, *options, OFTEN, "train.epochs=2")  # epochs of six steps
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    train(config, whole)
+    with pytest.raises(Killed):
+        train(config, cut, progress=At(step, die))
+    torch.rand(7), np.random.rand(7)  # what happens meanwhile does not matter
+    train(config, cut, resume=True)
+    assert_same_run(whole, cut)
+    resumed = next(e for e in RunFolder(cut).events if e["event"] == "resume")
+    assert resumed["step"] >= step - 1 - (2 if "evolved" in options[0] else 0) or "search" in str(options)
+
+
+def test_a_bank_run_resumes(tmp_path, trained):
+    config = tiny("mix.name=bank", f"mix.bank={trained / 'patterns' / 'bank.npz'}", OFTEN)
+    train(config, tmp_path / "whole")
+    with pytest.raises(Killed):
+        train(config, tmp_path / "cut", progress=At(13, die))
+    train(config, tmp_path / "cut", resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_behind_a_checkpoint(tmp_path, number):
+    config = tiny("mix.name=patchmix", "train.epochs=3")
+    train(config, tmp_path / "whole")
+    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "cut", progress=At(14, lambda: os.kill(os.getpid(), number)))
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
+    assert load_checkpoint(tmp_path / "cut" / "checkpoint", "latest").meta["step"] == 14
+    train(config, tmp_path / "cut", resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_a_second_signal_stops_at_once():
+    with Interruption() as interruption:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interruption.asked
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_torn_log_line_does_not_stop_a_resume(tmp_path):
+    config = tiny("mix.name=patchmix", "train.epochs=3")
+    with pytest.raises(Killed):
+        train(config, tmp_path / "run", progress=At(15, die))
+    with open(tmp_path / "run" / "log.jsonl", "a") as file:
+        file.write('{"event": "epo')
+    assert len(RunFolder(tmp_path / "run").epochs) == 1
+    train(config, tmp_path / "run", resume=True)
+    assert RunFolder(tmp_path / "run").result["steps"] == 30
+
+
+def test_other_data_is_refused(tmp_path):
+    with pytest.raises(Killed):
+        train(tiny("mix.name=plain", OFTEN), tmp_path / "run", progress=At(12, die))
+    index = tmp_path / "run" / "checkpoint" / "latest.json"
+    content = json.loads(index.read_text())
+    content["meta"]["class_names"][3] = "drei"
+    index.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="restore the data it was trained on"):
+        train(tiny("mix.name=plain", OFTEN), tmp_path / "run", resume=True)
+    del content["meta"]["position"]
+    index.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="made by an older version"):
+        train(tiny("mix.name=plain", OFTEN), tmp_path / "run", resume=True)
+
+
+def test_two_processes_do_not_write_one_run(tmp_path):
+    config = tiny("mix.name=plain", OFTEN)
+
+    def resume_as_well():
+        with pytest.raises(UserError, match="another process is writing this run"):
+            train(config, tmp_path / "run", resume=True)
+
+    train(config, tmp_path / "run", progress=At(3, resume_as_well))
+    assert RunFolder(tmp_path / "run").result["steps"] == 20
+
+
+def test_a_loss_gone_bad_keeps_the_last_good_checkpoint(tmp_path):
+    config = tiny("mix.name=plain", OFTEN, "train.lr=100", "train.momentum=0.99", "train.epochs=6")
+    with pytest.raises(UserError, match=r"in steps (\d+)\.\.\1 .*the last checkpoint is kept"):
+        train(config, tmp_path / "run")
+    saved = load_checkpoint(tmp_path / "run" / "checkpoint", "latest")
+    assert saved.meta["step"] >= 1 and np.isfinite(saved.arrays["sums"]).all()

@@ -1,0 +1,108 @@
+"""A run's state as a checkpoint, and back: between two groups of batches, when the mix holds nothing in hand."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from training.config import UserError
+from training.mixes.evolved import Evolved
+from training.models.trained import load_weights
+from training.run import GENERATORS, Run
+
+COUNTERS = ("epoch", "position", "step", "seconds", "accuracies")
+AVERAGES = ("average", "ema")
+
+
+def save_run(run: Run, *, best: bool = False) -> None:
+    """Write the latest checkpoint, the best one too if this is it, and the patterns trained on so far.
+
+    All processes call it, one writes. Raises UserError where a loss since the last checkpoint was not finite;
+    the old one stays.
+    """
+    sums = run.world.sum(run.sums.clone())
+    run.check_losses(sums)
+    run.saved = time.monotonic()
+    if not run.world.main:
+        return
+    folder, checkpoint = run.log.folder, run_state(run, sums)
+    if best:  # first: once `latest` counts, this epoch is never run again
+        save_checkpoint(folder / "checkpoint", "best", run.step, checkpoint)
+    save_checkpoint(folder / "checkpoint", "latest", run.step, checkpoint)
+    if isinstance(run.mix, Evolved) and len(run.mix.bank):
+        run.mix.bank.save(folder / "patterns" / "bank.npz")
+
+
+def resume_run(run: Run) -> None:
+    """Take over the folder's latest checkpoint; drop from the logs what came after it.
+
+    Raises UserError where there is none, it is damaged, of another model or of an older version.
+    """
+    run.log.claim()
+    saved = load_checkpoint(run.log.folder / "checkpoint", "latest")
+    if any(name not in saved.meta for name in COUNTERS):
+        raise UserError(
+            f"{run.log.folder}: its checkpoint was made by an older version, which did not keep the position in an "
+            "epoch; train anew, or go on with that version"
+        )
+    if (tuple(saved.meta["image_shape"]), saved.meta["class_names"]) != (run.training_set.shape, run.class_names):
+        raise UserError(
+            f"{run.log.folder}: its checkpoint is of images {saved.meta['image_shape']} of "
+            f"{len(saved.meta['class_names'])} classes, the data are {list(run.training_set.shape)} of "
+            f"{len(run.class_names)}, or other ones; restore the data it was trained on"
+        )
+    load_weights(run.model, saved)
+    run.optimiser.restore(_below("optimiser", saved.tensors))
+    for name in AVERAGES:
+        average = getattr(run, name)
+        if average is not None:
+            average.restore(_below(name, saved.tensors), updates=saved.meta["step"])
+    run.mix.restore(_below("mix", saved.arrays))
+    for name in COUNTERS:
+        setattr(run, name, saved.meta[name])
+    for name in GENERATORS:
+        getattr(run, name).set_state(torch.from_numpy(saved.arrays[f"rng.{name}"]))
+    run.order_before = run.order.get_state()
+    torch.set_rng_state(torch.from_numpy(saved.arrays["rng.torch"]))
+    if run.device.type == "cuda" and "rng.cuda" in saved.arrays:
+        torch.cuda.set_rng_state(torch.from_numpy(saved.arrays["rng.cuda"]), run.device)
+    if run.world.main:  # the sums of all ranks so far
+        run.sums = torch.from_numpy(saved.arrays["sums"]).to(run.device)
+    run.checked = run.step
+    run.log.cut(saved.meta["log_lengths"])
+    run.continued()
+
+
+def run_state(run: Run, sums: Tensor) -> Checkpoint:
+    """All that a run needs to go on as if nothing had happened. sums: of the epoch so far, over all processes."""
+    tensors = {f"model.{name}": tensor for name, tensor in run.model.state_dict().items()}
+    tensors |= {"input.mean": run.prepare.mean, "input.std": run.prepare.std}
+    tensors |= {f"optimiser.{name}": tensor for name, tensor in run.optimiser.state().items()}
+    for name in AVERAGES:
+        average = getattr(run, name)
+        if average is not None:
+            tensors |= {f"{name}.{key}": tensor for key, tensor in average.state().items()}
+    arrays = {f"mix.{name}": array for name, array in run.mix.state().items()}
+    arrays |= {f"rng.{name}": getattr(run, name).get_state().numpy() for name in GENERATORS}
+    arrays["rng.order"] = run.order_before.numpy()  # the epoch's shuffling is drawn again
+    arrays["rng.torch"] = torch.get_rng_state().numpy()
+    if run.device.type == "cuda":
+        arrays["rng.cuda"] = torch.cuda.get_rng_state(run.device).numpy()
+    arrays["sums"] = sums.cpu().numpy()
+    meta = {name: getattr(run, name) for name in COUNTERS}
+    meta |= {
+        "log_lengths": run.log.lengths(),
+        "image_shape": list(run.training_set.shape),
+        "class_names": run.class_names,
+    }
+    return Checkpoint(tensors, arrays, meta)
+
+
+def _below(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries `prefix.NAME`, by NAME."""
+    return {key.removeprefix(f"{prefix}."): value for key, value in values.items() if key.startswith(f"{prefix}.")}
