@@ -9,15 +9,22 @@ import json
 import os
 import zipfile
 import zlib
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from evo.operators.rows import BLOCK
+
 Array = NDArray[Any]
+Pairing = Literal["random", "affinity", "assignment"]
 
 SCHEMA = 1
+FADED = 0.05  # of a row: a pattern that has decayed below this weight is dropped
+SMALLEST_LIFT = 1e-3  # what a pair of classes never seen counts as: rare, and not impossible
+SWEEPS = 32  # of B/2 proposed trades each; a random walk by trades forgets its start after about ln B
 MAX_PATTERNS = 100_000
 MAX_GRID = 64
 MAX_CLASSES = 50_000
@@ -69,13 +76,13 @@ class PatternBank:
     @property
     def masks(self) -> Array:
         """(N,G,G) bool, distinct, the heaviest first."""
-        self._settle()
+        self.settle()
         return self._masks
 
     @property
     def weights(self) -> Array:
         """(N,) float64, in the order of `masks`."""
-        self._settle()
+        self.settle()
         return self._weights
 
     def __len__(self) -> int:
@@ -88,14 +95,23 @@ class PatternBank:
         self._pending.append(masks)
         np.add.at(self.pairs, (own_labels, partner_labels), 1.0)
 
-    def _settle(self) -> None:
+    def decay(self, share: float) -> None:
+        """Keep a share (0..1) of all weights and pairs, and drop the patterns that have faded."""
+        if not 0 <= share <= 1:
+            raise ValueError(f"a bank keeps a share of 0..1 of its weights, got {share}")
+        weights = self.weights * share
+        kept = weights >= FADED
+        self._masks, self._weights = self._masks[kept], weights[kept]
+        self.pairs = self.pairs * share
+
+    def settle(self) -> None:
         """Fold pending rows into distinct masks with weights; put off because each fold sorts them all."""
         if not self._pending:
             return
         every = np.concatenate([self._masks, *self._pending]).reshape(-1, self.grid**2)
         weights = np.concatenate([self._weights, np.ones(len(every) - len(self._masks))])
-        packed, index, inverse = np.unique(np.packbits(every, axis=1), axis=0, return_index=True, return_inverse=True)
-        totals = np.bincount(inverse.ravel(), weights, minlength=len(packed))
+        index, inverse = _distinct(every)
+        totals = np.bincount(inverse, weights, minlength=len(index))
         order = np.argsort(-totals, kind="stable")[:MAX_PATTERNS]
         self._masks = every[index[order]].reshape(-1, self.grid, self.grid)
         self._weights = totals[order]
@@ -121,23 +137,35 @@ class PatternBank:
         expected = np.outer(self.pairs.sum(axis=1), self.pairs.sum(axis=0)) / max(total, 1.0)
         return np.divide(self.pairs, expected, out=np.ones_like(self.pairs), where=expected > 0)
 
-    def draw(self, labels: Array, rng: np.random.Generator) -> tuple[Array, Array]:
-        """Draw a composition for a batch with `labels` (B,): masks (B,G,G) by weight, a pairing (B,) int32
-        by class affinity.
+    def draw(self, labels: Array, rng: np.random.Generator, pairing: Pairing = "assignment") -> tuple[Array, Array]:
+        """Draw a composition for a batch with `labels` (B,): masks (B,G,G) by weight, a pairing (B,) int32."""
+        return self.draw_masks(len(labels), rng), self.draw_pairing(labels, rng, pairing)
 
-        The pairing is the permutation of largest total of log affinity plus Gumbel noise
-        (perturb-and-maximise, Papandreou and Yuille, ICCV 2011): uniform where affinities are equal.
-        """
-        from scipy.optimize import linear_sum_assignment  # half a second
-
+    def draw_masks(self, count: int, rng: np.random.Generator) -> Array:
+        """Masks (count,G,G) bool, each by the patterns' weights. Raises ValueError where the bank is empty."""
         if not len(self):
             raise ValueError("this pattern bank is empty; collect elites before drawing")
+        cumulative = np.cumsum(self.weights)
+        chosen = np.searchsorted(cumulative, rng.random(count) * cumulative[-1], side="right")
+        drawn: Array = self.masks[np.minimum(chosen, len(cumulative) - 1)]
+        return drawn
+
+    def draw_pairing(self, labels: Array, rng: np.random.Generator, pairing: Pairing = "assignment") -> Array:
+        """A permutation (B,) int32 for a batch with `labels` (B,), of which `random` needs only the length.
+
+        affinity: with a probability in proportion to the product of its pairs' affinities. assignment: the one of
+        largest total of log affinity plus Gumbel noise (perturb-and-maximise, Papandreou and Yuille, ICCV 2011),
+        in random blocks of at most BLOCK rows, so that the time grows with B. All are uniform where affinities
+        are equal.
+        """
+        if pairing not in get_args(Pairing):
+            raise ValueError(f"unknown pairing {pairing!r}; there are {', '.join(get_args(Pairing))}")
+        if pairing == "random":
+            return rng.permutation(len(labels)).astype(np.int32)
         if labels.size and (labels.min() < 0 or labels.max() >= self.num_classes):
             raise ValueError(f"this bank knows {self.num_classes} classes, got labels up to {labels.max()}")
-        chosen = rng.choice(len(self), size=len(labels), p=self.weights / self.weights.sum())
-        smoothed = np.log(self.affinity() + 1e-3)
-        gain = smoothed[labels[:, None], labels[None, :]] + rng.gumbel(size=(len(labels),) * 2)
-        return self.masks[chosen], linear_sum_assignment(gain, maximize=True)[1].astype(np.int32)
+        gain = np.log(self.affinity() + SMALLEST_LIFT)
+        return _traded(gain, labels, rng) if pairing == "affinity" else _assigned(gain, labels, rng)
 
     def save(self, path: Path | str) -> None:
         """Write to PATH.json or PATH.npz, by its ending, atomically."""
@@ -247,6 +275,54 @@ class PatternBank:
             raise ValueError("at least one weight must be above zero")
         bank.restore(masks, weights.astype(np.float64), pairs.astype(np.float64))
         return bank
+
+
+def _distinct(rows: Array) -> tuple[Array, Array]:
+    """Of rows (R,N) bool: where each kind first stands, in lexicographic order, and the kind of each row (R,)."""
+    packed = np.packbits(rows, axis=1)
+    if packed.shape[1] > 8:
+        _, index, inverse = np.unique(packed, axis=0, return_index=True, return_inverse=True)
+    else:  # one number a row: sorted many times faster
+        padded = np.zeros((len(rows), 8), np.uint8)
+        padded[:, : packed.shape[1]] = packed
+        numbers = padded.view(">u8").ravel().astype(np.uint64)
+        _, index, inverse = np.unique(numbers, return_index=True, return_inverse=True)
+    return index, inverse.ravel()
+
+
+def _traded(gain: Array, labels: Array, rng: np.random.Generator) -> Array:
+    """A permutation (B,) of probability exp(the sum of gain[own class, partner's class]), gain (K,K).
+
+    Metropolis' walk: rows trade partners two by two, each pair of rows by its own odds (Metropolis et al.,
+    Journal of Chemical Physics 21, 1953).
+    """
+    count = len(labels)
+    pairing = rng.permutation(count).astype(np.int32)
+    half = count // 2
+    for _ in range(SWEEPS if half else 0):
+        order = rng.permutation(count)
+        one, two = order[:half], order[half : 2 * half]
+        own_one, own_two, first, second = labels[one], labels[two], labels[pairing[one]], labels[pairing[two]]
+        odds = gain[own_one, second] + gain[own_two, first] - gain[own_one, first] - gain[own_two, second]
+        trades = np.log(rng.random(half)) < odds
+        one, two = one[trades], two[trades]
+        pairing[one], pairing[two] = pairing[two], pairing[one]
+    return pairing
+
+
+def _assigned(gain: Array, labels: Array, rng: np.random.Generator) -> Array:
+    """The permutation (B,) of largest sum of gain[own class, partner's class] plus Gumbel noise, in random blocks."""
+    from scipy.optimize import linear_sum_assignment  # half a second
+
+    count = len(labels)
+    pairing = np.empty(count, np.int32)
+    rows, partners = rng.permutation(count), rng.permutation(count)
+    cuts = np.linspace(0, count, -(-count // BLOCK) + 1).astype(int)
+    for start, end in pairwise(cuts):
+        mine, theirs = rows[start:end], partners[start:end]
+        noisy = gain[labels[mine, None], labels[theirs]] + rng.gumbel(size=(end - start,) * 2)
+        pairing[mine] = theirs[linear_sum_assignment(noisy, maximize=True)[1]]
+    return pairing
 
 
 def _check_schema(schema: Any) -> None:

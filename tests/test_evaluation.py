@@ -140,7 +140,7 @@ def test_options_reach_the_probe(monkeypatch):
     mix("search.precision=bfloat16", "search.channels_last=false", "search.compile=true").evolve(*batch())
     plain, other = calls[0], calls[-1]
     assert plain["autocast"] is None and plain["channels_last"] is True and plain["forward"] is None
-    assert plain["chunk"] == 500 and plain["reference"] is None
+    assert plain["chunk"] == evolved.CPU_CHUNK and plain["reference"] is None
     assert other["autocast"] is torch.bfloat16 and other["channels_last"] is False and other["forward"] is not None
 
 

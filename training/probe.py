@@ -13,11 +13,13 @@ from torch import Tensor, nn
 
 from evo.search import Rows
 from training.compose import cell_targets, compose, image_targets
+from training.devices import sent
 from training.losses import cell_losses, image_losses
 
 Array = NDArray[Any]
 Forward = Callable[[Tensor], tuple[Tensor, Tensor]]
 
+CPU_CHUNK = 128  # images per forward: 1.2 to 1.8 times faster than 512, whose activations leave the caches
 CHECKED = 8  # images of either half of the independence check
 # Share of the largest output by which outputs may differ from rounding alone (float32 on a GPU may be TF32).
 TOLERANCES = {None: 2e-3, torch.bfloat16: 3e-2, torch.float16: 5e-3}
@@ -130,10 +132,7 @@ def _sent(array: Array, filled: int, device: torch.device) -> Tensor:
     """An array on the device, with `filled` copies of its first entry at its end."""
     if filled and len(array):
         array = np.concatenate([array, np.broadcast_to(array[:1], (filled, *array.shape[1:]))])
-    tensor = torch.from_numpy(np.require(array, requirements=["C", "W"]))
-    if device.type == "cuda":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)
+    return sent(torch.from_numpy(np.require(array, requirements=["C", "W"])), device)
 
 
 def _same_random_states(device: torch.device) -> AbstractContextManager[None]:

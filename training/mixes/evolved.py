@@ -1,9 +1,13 @@
 """Evolved compositions: a search over the images about to be trained on, scored by the live model.
 
-For every group of training batches a population evolves over all their images at once. Weights hold still
-meanwhile, so losses carried with rows stay exact. Then training steps follow, one per elite, generation by
-generation: step j trains on its own batch's rows of the j-th elite. So each generation's elites are
-consumed, every image is trained on once an epoch, and the number of steps is that of any other mix.
+For every R-th group of training batches (R is search.every) a population evolves over all their images at
+once. Training steps follow, one per elite, generation by generation: step j trains on its own batch's rows of
+the j-th elite. So each generation's elites are consumed, every image is trained on once an epoch, and the
+number of steps is that of any other mix. With search.rescore=hold the weights hold still during a search,
+and losses carried with rows are exact; else every generation's steps are taken before the next generation.
+
+The groups between searches draw from the live bank: masks of recent searches, and partners by chance or by
+the classes that those searches paired. That costs no forward.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -21,8 +26,11 @@ from torch import Tensor, nn
 
 from evo.bank import PatternBank
 from evo.islands import Islands
+from evo.packed import Masks
+from evo.rules import Rules
 from evo.search import Elites, Rows, Search
-from training.config import UserError
+from training.config import SearchOptions, UserError
+from training.devices import sent
 from training.mixes.batch import (
     Array,
     Batch,
@@ -33,7 +41,10 @@ from training.mixes.batch import (
     generator_state,
     set_generator_state,
 )
-from training.probe import Losses, check_independence, probe
+from training.mixes.patchmix import PatchMix
+from training.probe import CPU_CHUNK, Losses, check_independence, probe
+
+BANK = ("masks", "weights", "pairs")  # what a checkpoint keeps of a pattern bank
 
 
 @dataclass(frozen=True)
@@ -48,19 +59,28 @@ class SearchRecord:
 
 
 class Evolved:
-    """The live search as a mix."""
+    """The live search as a mix.
+
+    bank: the patterns trained on so far, for export. live: those of recent searches' last elites, decaying.
+    searches, forwards (the reference's included) and seconds (of searches and draws, without the trainer's
+    steps) count what was spent; groups counts groups of batches since search.start_epoch.
+    """
 
     cells = True
 
     def __init__(self, context: MixContext) -> None:
-        options, train = context.config.search, context.config.train
+        options, train, grid = context.config.search, context.config.train, context.model.grid
         self.context = context
         self.options = options
-        wanted = options.batch or train.batch * options.generations * options.elites
-        self.span = max(1, wanted // train.batch)
+        self.span = span(options, train.batch)
         self.rng = context.streams.numpy("search")
-        self.bank = PatternBank(context.model.grid, context.num_classes, context.class_names)
+        # The stream of random PatchMix: until the first search both see the same compositions.
+        self.random = context.streams.torch("mix")
+        self.patchmix = PatchMix(grid=grid, sampler=context.config.mix.sampler, generator=self.random)
+        self.bank = PatternBank(grid, context.num_classes, context.class_names)
+        self.live = PatternBank(grid, context.num_classes, context.class_names)
         self.start = None if options.start is None else PatternBank.load(options.start)
+        self.groups = 0
         self.searches = 0
         self.forwards = 0
         self.seconds = 0.0
@@ -77,22 +97,103 @@ class Evolved:
     def __call__(self, batches: list[Batch], epoch: int) -> Iterator[Mixed]:
         if not batches:
             return
-        began = time.perf_counter()
+        if epoch < self.options.start_epoch:
+            yield from (self._by_chance(batch) for batch in batches)
+            return
+        searches = self.groups % self.options.every == 0
+        self.groups += 1
+        yield from self._searched(batches) if searches else self._drawn(batches)
+
+    def _searched(self, batches: list[Batch]) -> Iterator[Mixed]:
+        """Search over all the batches' images; train on each generation's elites, the fittest last."""
         images = torch.cat([images for images, _ in batches])
         labels = torch.cat([labels for _, labels in batches])
-        elites = self.evolve(images, labels)
-        self.seconds += time.perf_counter() - began
+        classes = labels.cpu().numpy()  # once: on a GPU it waits for the device, before the clock starts
+        steps, size, done = len(batches), len(batches[0][1]), 0
+        with self._clock():
+            search, elites = self.make_search(images, labels, classes), list[Elites]()
+        turns, generations = self.options.rescore != "hold", self.options.generations
+        if not turns:
+            self.go_on(search, elites, images, labels)
+            generations = len(elites)
+        found = self._generations(search, elites, images, labels) if turns else iter(elites)
+        for number, kept in enumerate(found, 1):
+            due = steps * number // generations
+            for step in range(done, due):
+                yield self._of_elite(images, labels, classes, kept, (step - done + 1) / (due - done), step, size)
+            if turns and due > done:
+                search.forget()
+            done = due
+        for step in range(done, steps):  # it ended before its time
+            yield self._of_elite(images, labels, classes, elites[-1], (step - done + 1) / (steps - done), step, size)
+        with self._clock():
+            self._remember(elites[-1], classes)
+        if turns:
+            self._finish(search, elites, images, labels)
 
-        # One composition per elite, generation by generation, the fittest of each generation last.
-        queue = [(e.masks[i], e.pairings[i]) for e in elites for i in reversed(range(len(e.fitness)))]
-        size = len(batches[0][1])
-        classes = labels.cpu().numpy()  # once: on a GPU it waits for the device
-        for step in range(len(batches)):
-            masks, pairing = queue[math.ceil((step + 1) * len(queue) / len(batches)) - 1]
-            rows = np.arange(step * size, (step + 1) * size)
-            masks, pairing = masks[rows], pairing[rows]
-            self.bank.collect(masks, classes[rows], classes[pairing])
-            yield self._compose((images, labels), masks, pairing, rows)
+    def _of_elite(
+        self, images: Tensor, labels: Tensor, classes: Array, elites: Elites, progress: float, step: int, size: int
+    ) -> Mixed:
+        """Batch number `step` of `size` images under one of a generation's elites: the fittest at progress 1."""
+        count = len(elites.fitness)
+        rank = count - math.ceil(progress * count - 1e-9)
+        rows = slice(step * size, (step + 1) * size)
+        masks, pairing = elites.masks[rank][rows], elites.pairings[rank][rows]
+        self.bank.collect(masks, classes[rows], classes[pairing])
+        own = torch.arange(rows.start, rows.stop, device=images.device)
+        return self._composed((images, labels), masks, pairing, own)
+
+    def _remember(self, elites: Elites, classes: Array) -> None:
+        """Take a search's last elites into the live bank, if anything is drawn from it."""
+        if self.options.every == 1 and not self.options.carry:
+            return
+        self.live.decay(self.options.bank_decay)
+        for masks, pairing in zip(elites.masks, elites.pairings, strict=True):
+            self.live.collect(masks, classes, classes[pairing])
+        # At once, so that sums are rounded alike whether or not a checkpoint is written before the next search.
+        self.live.settle()
+
+    def _drawn(self, batches: list[Batch]) -> Iterator[Mixed]:
+        """Compositions from the live bank. Labels leave the device, once, only where the partners depend on them."""
+        options = self.options
+        classes = None
+        if options.bank_pairing != "random" or not options.same_class:
+            classes = torch.cat([labels for _, labels in batches]).cpu().numpy()
+        start = 0
+        for batch in batches:
+            count = len(batch[1])
+            with self._clock():
+                own = np.full(count, -1) if classes is None else classes[start : start + count]
+                masks, pairing = self._obeying(*self.live.draw(own, self.rng, options.bank_pairing), own)
+                start += count
+            yield self._composed(batch, masks, pairing)
+
+    def _by_chance(self, batch: Batch) -> Mixed:
+        """What random PatchMix would draw, made to obey the search's rules."""
+        masks, pairing = self.patchmix.draw(batch[1])
+        own = np.full(len(pairing), -1) if self.options.same_class else batch[1].cpu().numpy()
+        return self._composed(batch, *self._obeying(masks.numpy(), pairing.numpy(), own))
+
+    def _obeying(self, masks: Array, pairing: Array, labels: Array) -> tuple[Array, Array]:
+        """A composition (B,G,G), (B,) under search.min_cells, self_pairing and same_class; labels (B,) or -1."""
+        options = self.options
+        if options.min_cells == 0 and options.self_pairing and options.same_class:
+            return masks, pairing
+        rules = Rules(
+            labels,
+            masks.shape[1],
+            min_cells=options.min_cells,
+            self_pairing=options.self_pairing,
+            same_class=options.same_class,
+        )
+        packed, pairings = rules.repair(Masks.pack(masks[None]), pairing[None], self.rng)
+        return packed.cells[0], pairings[0]
+
+    @contextmanager
+    def _clock(self) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.seconds += time.perf_counter() - began
 
     def evolve(self, images: Tensor, labels: Tensor) -> list[Elites]:
         """Run one search over a batch; return each generation's elites."""
@@ -100,10 +201,15 @@ class Evolved:
         self.go_on(search, elites, images, labels)
         return elites
 
-    def make_search(self, images: Tensor, labels: Tensor) -> Search | Islands:
-        """A search of this mix's options over a batch. Raises UserError where they do not fit it."""
+    def make_search(self, images: Tensor, labels: Tensor, classes: Array | None = None) -> Search | Islands:
+        """A search of this mix's options over a batch; classes: its labels, where they are known outside the device.
+
+        Raises UserError where the options do not fit it.
+        """
         options, count = self.options, len(labels)
-        classes = labels.cpu().numpy()  # once: on a GPU it waits for the device
+        if classes is None:
+            classes = labels.cpu().numpy()
+        start = self.live if options.carry and len(self.live) else self.start
         evaluation = self.settle_evaluation(images)
         budget = None if options.budget is None else int(options.budget * count) // options.islands
         generators = [self.rng]
@@ -130,6 +236,7 @@ class Evolved:
                     pairing_mutation=options.pairing_mutation,
                     adaptive=options.adaptive,
                     evaluation=evaluation,
+                    rescore="survivors" if options.rescore == "hold" else options.rescore,
                     duplicates=options.duplicates,
                     generations=options.generations,
                     budget=budget,
@@ -140,7 +247,7 @@ class Evolved:
                     self_pairing=options.self_pairing,
                     same_class=options.same_class,
                     hold=options.hold,
-                    start=self.start,
+                    start=start,
                     rng=generator,
                 )
                 for generator in generators
@@ -153,19 +260,37 @@ class Evolved:
 
     def go_on(self, search: Search | Islands, elites: list[Elites], images: Tensor, labels: Tensor) -> None:
         """Run a search to its end; add every generation's elites to `elites` and report it."""
+        for _ in self._generations(search, elites, images, labels):
+            pass
+        self._finish(search, elites, images, labels)
+
+    def _generations(
+        self, search: Search | Islands, elites: list[Elites], images: Tensor, labels: Tensor
+    ) -> Iterator[Elites]:
+        """The elites of one generation after the other, which are added to `elites`, reported and yielded."""
         options, context = self.options, self.context
         told: dict[str, int | str] = {"search": self.searches, "images": len(labels)}
         if self.evaluation == "full":
             told["evaluation"] = "full"
-        while (proposal := search.ask()) is not None:
-            try:
-                record = search.tell(*self._losses(images, labels, proposal.rows))
-            except FloatingPointError as error:
-                raise UserError(f"search {self.searches}, {error}") from None
-            elites.append(search.elites(min(options.elites, len(search))))
-            context.on_generation({**told, **record})
+        while True:
+            if images.is_cuda:  # the probe would wait for queued training steps, which are not the search's time
+                torch.cuda.synchronize(images.device)
+            with self._clock():
+                proposal = search.ask()
+                if proposal is None:
+                    return
+                try:
+                    record = search.tell(*self._losses(images, labels, proposal.rows))
+                except FloatingPointError as error:
+                    raise UserError(f"search {self.searches}, {error}") from None
+                elites.append(search.elites(min(options.elites, len(search))))
+                context.on_generation({**told, **record})
+            yield elites[-1]
+
+    def _finish(self, search: Search | Islands, elites: list[Elites], images: Tensor, labels: Tensor) -> None:
         self.forwards += search.forwards
-        context.on_search(SearchRecord(self.searches, images, labels, elites, search.lineage.arrays()))
+        with self._clock():
+            self.context.on_search(SearchRecord(self.searches, images, labels, elites, search.lineage.arrays()))
 
     def settle_evaluation(self, images: Tensor) -> Literal["incremental", "full"]:
         """Whether losses may be carried with rows; asks the model the first time and keeps the answer.
@@ -193,7 +318,10 @@ class Evolved:
         """Losses of rows, which each process has forwarded its share of: rows, or whole genomes of B rows."""
         context, options = self.context, self.options
         unit = len(labels) if self.evaluation == "full" else 1  # rows that share a forward
-        chunk = unit if self.evaluation == "full" else options.forward_batch or context.config.train.eval_batch
+        chunk = unit
+        if self.evaluation != "full":
+            usual = CPU_CHUNK if images.device.type == "cpu" else context.config.train.eval_batch
+            chunk = options.forward_batch or usual
         count = len(rows.image) // unit
         mine = context.world.share(count)
         mine = slice(mine.start * unit, mine.stop * unit)
@@ -220,35 +348,50 @@ class Evolved:
         columns = np.split(whole, np.cumsum(widths)[:-1], axis=1)
         return Losses(*(column.reshape(-1, *part.shape[1:]) for column, part in zip(columns, parts, strict=True)))
 
-    def _compose(self, batch: Batch, masks: Array, pairing: Array, rows: Array) -> Mixed:
+    def _composed(self, batch: Batch, masks: Array, pairing: Array, rows: Tensor | None = None) -> Mixed:
+        device = batch[0].device
         return composed(
             batch,
-            torch.from_numpy(masks),
-            torch.from_numpy(pairing.astype(np.int64)),
+            sent(torch.from_numpy(np.require(masks, requirements=["C", "W"])), device),
+            sent(torch.from_numpy(pairing.astype(np.int64)), device),
             self.context.num_classes,
-            rows=torch.from_numpy(rows).to(batch[0].device),
+            rows=rows,
         )
 
     def state(self) -> dict[str, Array]:
         return {
             "rng": generator_state(self.rng),
-            "counts": np.array([self.searches, self.forwards]),
+            "random": self.random.get_state().numpy(),
+            "counts": np.array([self.searches, self.forwards, self.groups]),
             "seconds": np.array(self.seconds),
             "full": np.array([] if self.evaluation is None else [self.evaluation == "full"], dtype=bool),
-            "bank_masks": self.bank.masks,
-            "bank_weights": self.bank.weights,
-            "bank_pairs": self.bank.pairs,
+            **{f"bank_{name}": getattr(self.bank, name) for name in BANK},
+            **{f"live_{name}": getattr(self.live, name) for name in BANK},
         }
 
     def restore(self, state: dict[str, Array]) -> None:
         set_generator_state(self.rng, state["rng"])
-        self.searches, self.forwards = (int(count) for count in state["counts"])
+        self.random.set_state(torch.from_numpy(state["random"]))
+        self.searches, self.forwards, self.groups = (int(count) for count in state["counts"])
         self.seconds = float(state["seconds"])
         if len(state["full"]):
             self.evaluation = "full" if state["full"][0] else "incremental"
-        self.bank.restore(state["bank_masks"], state["bank_weights"], state["bank_pairs"])
+        self.bank.restore(*(state[f"bank_{name}"] for name in BANK))
+        self.live.restore(*(state[f"live_{name}"] for name in BANK))
+
+
+def span(options: SearchOptions, batch: int) -> int:
+    """Training batches of a search batch: one for each elite of each generation where search.batch is not given."""
+    return max(1, (options.batch or batch * options.generations * options.elites) // batch)
 
 
 def build(context: MixContext) -> Mix:
-    """The live search."""
+    """The live search. Raises UserError where a search could not take turns with training steps."""
+    options, batch = context.config.search, context.config.train.batch
+    if options.rescore != "hold" and min(options.generations, span(options, batch)) < 2:
+        raise UserError(
+            f"search.rescore={options.rescore} takes turns between generations and training steps, but a search batch has "
+            f"{span(options, batch)} steps of train.batch={batch} and {options.generations} generations; set search.batch "
+            "to at least two batches and search.generations to at least 2, or search.rescore=hold"
+        )
     return Evolved(context)
