@@ -1,19 +1,27 @@
 """Two processes do what one does: shares, sums, and a run from torchrun's environment."""
 
+import copy
 import json
 import multiprocessing
 import os
+import signal
 import socket
+import subprocess
+import sys
+import time
 import traceback
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import runs.launch
+from analysis.run_folder import RunFolder
 from tests.conftest import TINY
 from training.checkpoint import load_checkpoint
-from training.config import load_config
-from training.distributed import World, start
+from training.config import PROJECT, UserError, load_config
+from training.distributed import World, share_batch_norm, start
 from training.train import train
 
 
@@ -40,22 +48,8 @@ def work(rank, port, folder, errors, options):
         world = start(torch.device("cpu"))
         whole = torch.arange(10.0).view(5, 2)
         assert torch.equal(world.gather(whole[world.share(5)], 5), whole)
-
-        torch.manual_seed(0)
-        model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3, track_running_stats=True))
-        model[1].running_mean += rank
-        inputs, targets = torch.rand(7, 4), torch.rand(7, 3)
-        torch.nn.functional.mse_loss(model[0](inputs), targets).backward()
-        expected = model[0].weight.grad.clone()
-        model.zero_grad()
-        mine = world.share(7)
-        share = (mine.stop - mine.start) / 7
-        (share * torch.nn.functional.mse_loss(model[0](inputs[mine]), targets[mine])).backward()
-        world.sum_gradients(model)
-        torch.testing.assert_close(model[0].weight.grad, expected)
-        world.average_statistics(model)
-        assert torch.equal(model[1].running_mean, torch.full((3,), 0.5))
-
+        assert world.any(rank == 1, False, True) == (True, False, True)
+        check_batch_norm(world)
         result = train(load_config("digits", [*TINY, *options]), folder / "two")
         (folder / f"{rank}.json").write_text(json.dumps(result))
     except BaseException:
@@ -66,21 +60,38 @@ def work(rank, port, folder, errors, options):
             torch.distributed.destroy_process_group()
 
 
+def check_batch_norm(world):
+    """A network with shared batch norm under DDP: outputs, gradients and statistics of the whole batch."""
+    torch.manual_seed(0)
+    alone = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 3), torch.nn.BatchNorm2d(3), torch.nn.Conv2d(3, 1, 2))
+    together = copy.deepcopy(alone)
+    inputs, targets = 3 * torch.rand(7, 2, 5, 5) + 2, torch.rand(7, 1, 2, 2)
+    outputs = alone(inputs)
+    torch.nn.functional.mse_loss(outputs, targets).backward()
+    mine = world.share(7)
+    parallel = world.wrap(share_batch_norm(together, torch.device("cpu")))
+    part = parallel(inputs[mine])
+    torch.testing.assert_close(part, outputs[mine])
+    (world.size * len(part) / 7 * torch.nn.functional.mse_loss(part, targets[mine])).backward()
+    for one, two in zip(alone.parameters(), together.parameters(), strict=True):
+        torch.testing.assert_close(two.grad, one.grad)
+    for one, two in zip(alone.buffers(), together.buffers(), strict=True):
+        torch.testing.assert_close(two, one)
+    together[1].running_mean.fill_(float(world.rank))
+    world.average_statistics(together)
+    assert torch.equal(together[1].running_mean, torch.full((3,), 0.5))
+
+
 def free_port():
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
 
 
-@pytest.mark.parametrize(
-    "search", [(), ("search.objective=reducible",), ("search.objective=image_hard", "search.evaluation=full")]
-)
-def test_two_processes_train_one_model(tmp_path, search):
-    options = ("train.epochs=1", "mix.probability=1.0", *search)
-    train(load_config("digits", [*TINY, *options]), tmp_path / "one")
+def in_two_processes(folder, options):
     context = multiprocessing.get_context("fork")
     errors, port = context.SimpleQueue(), free_port()
-    processes = [context.Process(target=work, args=(rank, port, tmp_path, errors, options)) for rank in range(2)]
+    processes = [context.Process(target=work, args=(rank, port, folder, errors, options)) for rank in range(2)]
     for process in processes:
         process.start()
     for process in processes:
@@ -88,18 +99,127 @@ def test_two_processes_train_one_model(tmp_path, search):
     assert errors.empty(), errors.get()
     assert [process.exitcode for process in processes] == [0, 0]
 
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("mix.name=cutmix", "train.accumulate=2", "train.clip=1.0"),
+        ("mix.name=evolved", "train.ema=0.9"),
+        ("mix.name=evolved", "search.objective=reducible", "search.rescore=survivors"),
+        ("mix.name=evolved", "search.objective=image_hard", "search.evaluation=full"),
+    ],
+    ids=["cutmix", "evolved", "reducible", "full"],
+)
+def test_two_processes_train_one_model(tmp_path, options):
+    """Losses, accuracies and weights are those of one process, within rounding."""
+    options = ("train.epochs=1", "mix.probability=1.0", "train.lr=0.01", *options)
+    train(load_config("digits", [*TINY, *options]), tmp_path / "one")
+    in_two_processes(tmp_path, options)
+
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     clocks = {"seconds", "search_seconds"}
     assert {k: v for k, v in first.items() if k not in clocks} == {k: v for k, v in second.items() if k not in clocks}
+    one, two = (RunFolder(tmp_path / name) for name in ("one", "two"))
+    assert one.events[0]["processes"] == 1 and two.events[0]["processes"] == 2
+    for name in ("image_loss", "training_accuracy", "test_loss", "accuracy"):
+        np.testing.assert_allclose(two.epochs[name], one.epochs[name], rtol=1e-3, err_msg=name)
+    left, right = (load_checkpoint(tmp_path / name / "checkpoint", "latest") for name in ("one", "two"))
+    assert left.tensors.keys() == right.tensors.keys() and right.meta["step"] == 10
+    if "accumulate" not in str(options):  # there the parts of a batch have statistics of their own
+        for name, tensor in left.tensors.items():
+            if name.startswith(("model.", "ema.")):
+                torch.testing.assert_close(right.tensors[name], tensor, rtol=1e-3, atol=1e-4)
+    if "evolved" in str(options):
+        generations = [
+            [json.loads(line) for line in (tmp_path / name / "generations.jsonl").read_text().splitlines()]
+            for name in ("one", "two")
+        ]
+        assert len(generations[0]) == len(generations[1]) > 0  # written once, by rank 0
+        for one_line, two_line in zip(*generations, strict=True):
+            np.testing.assert_allclose(one_line["best"], two_line["best"], rtol=1e-2)
 
-    one, two = (
-        [json.loads(line) for line in (tmp_path / name / "generations.jsonl").read_text().splitlines()]
-        for name in ("one", "two")
+
+def test_a_run_of_two_goes_on_as_one_and_back(tmp_path):
+    options = ("mix.name=patchmix", "train.epochs=2", "train.save_minutes=1e-9", "train.lr=0.01", "mix.probability=1.0")
+    train(load_config("digits", [*TINY, *options]), tmp_path / "one")
+    in_two_processes(tmp_path, (*options, "train.epochs=1"))
+    two = tmp_path / "two"
+    for name in ("config.json", "log.jsonl"):  # as if it had been stopped after an epoch of two
+        text = (two / name).read_text().replace('"epochs": 1', '"epochs": 2')
+        (two / name).write_text("".join(line for line in text.splitlines(True) if '"event": "end"' not in line))
+    train(load_config("digits", [*TINY, *options]), two, resume=True)
+    np.testing.assert_allclose(
+        RunFolder(two).epochs["image_loss"], RunFolder(tmp_path / "one").epochs["image_loss"], rtol=1e-3
     )
-    assert len(one) == len(two)  # written once, by rank 0
-    for left, right in zip(one[:2], two[:2], strict=True):  # before the first step: the same model, rows shared
-        assert left["new_rows"] == right["new_rows"]
-        np.testing.assert_allclose(left["best"], right["best"], rtol=1e-5)
-    for record in one + two:
-        assert np.isfinite(record["best"])
-    assert load_checkpoint(tmp_path / "two" / "checkpoint", "latest").meta["step"] == 10
+
+
+def test_a_batch_too_small_for_its_parts_is_refused(tmp_path):
+    config = load_config("digits", [*TINY, "train.accumulate=9"])
+    with pytest.raises(UserError, match="fewer than 2 images for each of 1 processes x train.accumulate=9 parts"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+SCRIPT = """
+import os, signal, sys, time
+rank = int(os.environ["RANK"])
+act = sys.argv[1].split(",")[rank]
+if act == "die":
+    os.kill(os.getpid(), signal.SIGKILL)
+elif act == "wait":
+    time.sleep(60)
+elif act == "error":
+    sys.exit("run: no such thing")
+elif act.isdigit():
+    print(f"run: {rank} says {act}", file=sys.stderr)
+    sys.exit(int(act))
+"""
+
+
+@pytest.mark.parametrize(
+    ("acts", "status", "words"),
+    [
+        ("fine,fine", 0, []),
+        ("wait,die", 1, ["process 1 of 2 ended (killed by SIGKILL), and the run with it; it had no checkpoint yet"]),
+        ("3,die", 1, ["killed by SIGKILL"]),
+        ("die,3", 1, ["process 0 of 2 ended (killed by SIGKILL)"]),
+        ("2,2", 2, []),
+        ("3,2", 2, ["run: 1 says 2"]),
+        ("3,error", 1, ["run: no such thing", "process 1 of 2 ended (exit status 1)"]),
+        ("130,130", 130, []),
+    ],
+)
+def test_what_is_said_of_processes_that_end(acts, status, words, tmp_path, monkeypatch, capsys):
+    """Of several processes; the statuses are those that they end with, in the order of their ranks."""
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setattr(runs.launch, "GRACE", 0.3)
+    started = subprocess.Popen
+
+    def popen(command, **options):
+        return started([sys.executable, "-c", SCRIPT, acts], **options)
+
+    monkeypatch.setattr(runs.launch.subprocess, "Popen", popen)
+    assert runs.launch.launch(["train"], 2, tmp_path) == status
+    said = capsys.readouterr().err
+    for word in words:
+        assert word in said
+    assert said.count("\n") <= 2 and ("says 3" not in said)
+
+
+def test_devices_train_together_and_a_killed_process_ends_the_run(out):
+    """The whole way through the command line: kill a rank, go on as one process."""
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
+    options = [*TINY, "mix.name=patchmix", "train.epochs=400", "train.save_minutes=1e-9", "run.name=pair"]
+    command = [sys.executable, "-m", "runs", "train", "digits", *(w for o in options for w in ("-s", o))]
+    parent = subprocess.Popen([*command, "--devices", "2"], env=environment, stderr=subprocess.PIPE, text=True)
+    index, deadline = out / "pair" / "checkpoint" / "latest.json", time.monotonic() + 60
+    while not index.is_file() and parent.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
+    os.kill(int(children[1]), signal.SIGKILL)
+    said = parent.communicate(timeout=60)[1]
+    assert parent.returncode == 1
+    assert "process 1 of 2 ended (killed by SIGKILL), and the run with it; its last checkpoint is kept; go on" in said
+    assert "Traceback" not in said
+    saved = load_checkpoint(out / "pair" / "checkpoint", "latest")
+    assert saved.meta["step"] > 0

@@ -173,7 +173,7 @@ def test_two_processes_do_not_write_one_run(tmp_path):
 
 def test_a_loss_gone_bad_keeps_the_last_good_checkpoint(tmp_path):
     config = tiny("mix.name=plain", OFTEN, "train.lr=100", "train.momentum=0.99", "train.epochs=6")
-    with pytest.raises(UserError, match=r"in steps (\d+)\.\.\1 .*the last checkpoint is kept"):
+    with pytest.raises(UserError, match="the last checkpoint is kept"):
         train(config, tmp_path / "run")
     saved = load_checkpoint(tmp_path / "run" / "checkpoint", "latest")
     assert saved.meta["step"] >= 1 and np.isfinite(saved.arrays["sums"]).all()

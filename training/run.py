@@ -80,6 +80,7 @@ class Run:
         self.order_before = self.order.get_state()  # of its shuffling
         self.sums = torch.zeros(4, device=self.device)  # see train.training_step; read seldom: it waits for a GPU
         self.checked = 0  # the last step whose loss is known to be finite
+        self.has_checkpoint = False
         self.saved = time.monotonic()
         self._ticked = time.perf_counter()
         self._started_at = 0  # the step this process began with
@@ -138,7 +139,7 @@ class Run:
         """Close an epoch; return its mean losses (nats) and training accuracy (percent)."""
         self.tick()
         sums = self.world.sum(self.sums)
-        self.check_losses(sums)
+        self.check(sums, weights=True)
         image_loss, cell_loss, hit = (sums[:3] / sums[3]).tolist()
         self.epoch += 1
         self.position, self.order_before = 0, self.order.get_state()
@@ -156,13 +157,19 @@ class Run:
             self.seconds += now - self._ticked
         self._ticked = now
 
-    def check_losses(self, sums: Tensor | None = None) -> None:
-        """Raise UserError where a loss since the last check was not finite. It waits for the device."""
-        if not all(map(math.isfinite, (self.sums if sums is None else sums).tolist())):
-            kept = "; the last checkpoint is kept" if self.epoch or self.position > self.step - self.checked else ""
-            raise UserError(
-                f"the loss became NaN or infinite in steps {self.checked + 1}..{self.step} (epoch {self.epoch + 1}); "
-                f"lower train.lr={self.config.train.lr:g}, or set train.clip{kept}"
+    def check(self, sums: Tensor | None = None, *, weights: bool = False) -> None:
+        """Raise UserError where a loss since the last check, or a weight, is not finite. It waits for the device.
+
+        sums: the epoch's over all processes, where they are at hand.
+        """
+        finite = torch.isfinite(self.sums if sums is None else sums).all()
+        if weights:
+            finite = (
+                finite & torch.stack([tensor.isfinite().all() for tensor in self.model.state_dict().values()]).all()
+            )
+        if not finite:
+            raise self._diverged(
+                f"the loss or a weight became NaN or infinite in steps {self.checked + 1}..{self.step}"
             )
         self.checked = self.step
 
@@ -184,10 +191,7 @@ class Run:
             live = {"live_accuracy": accuracy}
             accuracy, loss = tested(self.ema.model)
         if not math.isfinite(loss):
-            raise UserError(
-                f"the test loss became {loss} after epoch {self.epoch}; lower train.lr={self.config.train.lr:g}, or set "
-                "train.clip; the last checkpoint is kept"
-            )
+            raise self._diverged(f"the test loss became {loss} after step {self.step}")
         self.accuracies.append(accuracy)
         return {"accuracy": accuracy, "test_loss": loss, **live}
 
@@ -221,6 +225,10 @@ class Run:
         self.log.event("end", **result)
         self.log.close()
         return result
+
+    def _diverged(self, what: str) -> UserError:
+        kept = "; the last checkpoint is kept" if self.has_checkpoint else ""
+        return UserError(f"{what}; lower train.lr={self.config.train.lr:g}, or set train.clip{kept}")
 
     def _open_board(self, purge_step: int | None) -> None:
         if self.config.run.tensorboard and self.world.main:

@@ -22,12 +22,12 @@ AVERAGES = ("average", "ema")
 def save_run(run: Run, *, best: bool = False) -> None:
     """Write the latest checkpoint, the best one too if this is it, and the patterns trained on so far.
 
-    All processes call it, one writes. Raises UserError where a loss since the last checkpoint was not finite;
-    the old one stays.
+    All processes call it, one writes. Raises UserError where a loss since the last checkpoint, or a weight, was not
+    finite; the old one stays.
     """
     sums = run.world.sum(run.sums.clone())
-    run.check_losses(sums)
-    run.saved = time.monotonic()
+    run.check(sums, weights=True)
+    run.saved, run.has_checkpoint = time.monotonic(), True
     if not run.world.main:
         return
     folder, checkpoint = run.log.folder, run_state(run, sums)
@@ -73,7 +73,7 @@ def resume_run(run: Run) -> None:
         torch.cuda.set_rng_state(torch.from_numpy(saved.arrays["rng.cuda"]), run.device)
     if run.world.main:  # the sums of all ranks so far
         run.sums = torch.from_numpy(saved.arrays["sums"]).to(run.device)
-    run.checked = run.step
+    run.checked, run.has_checkpoint = run.step, True
     run.log.cut(saved.meta["log_lengths"])
     run.continued()
 

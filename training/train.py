@@ -167,7 +167,7 @@ def memory_hint(run: Run) -> str:
 def step_line(run: Run, epoch: int) -> str:
     """Where an epoch stands, for a person. It waits for the device."""
     run.tick()
-    run.check_losses()
+    run.check()
     image_loss, _, hit, weight = run.sums.tolist()
     left = run.seconds / run.step * (run.total_steps - run.step)
     return (
