@@ -34,10 +34,10 @@ def compose(
         _check_out(images, len(masks), out)
     masks, pairing = masks.to(images.device), pairing.to(images.device)
     rows = None if rows is None else rows.to(images.device)
-    differentiated = images.requires_grad and torch.is_grad_enabled()
-    if torch.compiler.is_compiling() or images.device.type != "cpu" or differentiated:
-        return _compose_by_expression(images, masks, pairing, rows, out)
-    return _compose_on_cpu(images.detach(), masks, pairing, rows, out)
+    if torch.compiler.is_compiling() or (images.requires_grad and torch.is_grad_enabled()):
+        mixed = _compose_by_expression(images, masks, pairing, rows)
+        return mixed if out is None else out.copy_(mixed)
+    return _compose_into_memory(images.detach(), masks, pairing, rows, out)
 
 
 def image_targets(
@@ -140,70 +140,87 @@ def _images(lines: Tensor, shape: tuple[int, ...], memory_format: torch.memory_f
     return lines.view(shape[0], shape[2], shape[3], shape[1]).permute(0, 3, 1, 2)
 
 
-def _compose_by_expression(
-    images: Tensor, masks: Tensor, pairing: Tensor, rows: Tensor | None, out: Tensor | None
-) -> Tensor:
-    """Torch operations only: differentiable, nothing to wait for on a GPU, and one kernel when compiled.
-
-    Where G divides W, each pixel is read and written once, like a copy. torch.where reads both images.
-    """
-    height, width = images.shape[2:]
+def _compose_by_expression(images: Tensor, masks: Tensor, pairing: Tensor, rows: Tensor | None) -> Tensor:
+    """Differentiable and, compiled, one kernel: where G divides W, each pixel is read and written once."""
     grid = masks.shape[1]
     memory_format = _memory_format(images)
-    if width % grid == 0:
-        lines = _lines(images.contiguous(memory_format=memory_format), memory_format)
-        count, planes, _, length = lines.shape
-        per_image = planes * height * grid
-        dtype = torch.int32 if count * per_image < 2**31 else torch.int64
-        starts = _starts(masks, pairing, rows, count, per_image, dtype)
-        starts = starts.index_select(1, _cells(height, grid, images.device)).view(-1, 1, height * grid)
-        offsets = torch.arange(per_image, dtype=dtype, device=images.device).view(planes, height * grid)
-        index = (starts + offsets).flatten()
-        pieces = lines.reshape(count * per_image, length // grid)
-        mixed = pieces.index_select(0, index).view(len(masks), planes, height, length)
-        mixed = _images(mixed, (len(masks), *images.shape[1:]), memory_format)
-    else:
-        pixels = masks.index_select(1, _cells(height, grid, images.device))
-        pixels = pixels.index_select(2, _cells(width, grid, images.device)).unsqueeze(1)  # (R,1,H,W)
-        own = images if rows is None else _pick(images, rows)
-        mixed = torch.where(pixels, own, _pick(images, pairing)).contiguous(memory_format=memory_format)
-    return mixed if out is None else out.copy_(mixed)
+    if images.shape[3] % grid:
+        return _select_pixels(images, masks, pairing, rows).contiguous(memory_format=memory_format)
+    lines = _lines(images.contiguous(memory_format=memory_format), memory_format)
+    index = _piece_index(lines.shape, masks, pairing, rows)
+    pieces = lines.reshape(len(images) * (index.shape[1] * index.shape[2]), lines.shape[3] // grid)
+    mixed = pieces.index_select(0, index.flatten()).view(len(masks), *lines.shape[1:])
+    return _images(mixed, (len(masks), *images.shape[1:]), memory_format)
 
 
-def _compose_on_cpu(images: Tensor, masks: Tensor, pairing: Tensor, rows: Tensor | None, out: Tensor | None) -> Tensor:
+def _compose_into_memory(
+    images: Tensor, masks: Tensor, pairing: Tensor, rows: Tensor | None, out: Tensor | None
+) -> Tensor:
     memory_format = _memory_format(images)
     images = images.contiguous(memory_format=memory_format)
     if out is not None and not out.requires_grad and out.is_contiguous(memory_format=memory_format):
         result = out
     else:
         shape = (len(masks), *images.shape[1:])
-        result = torch.empty(shape, dtype=images.dtype, memory_format=memory_format)
+        result = torch.empty(shape, dtype=images.dtype, device=images.device, memory_format=memory_format)
     if result.numel():
         lines, result_lines = _lines(images, memory_format), _lines(result, memory_format)
         if images.shape[3] % masks.shape[1] == 0:
             _take_pieces(lines, masks, pairing, rows, result_lines)
-        else:
+        elif images.device.type == "cpu":
             _blend_bits(lines, masks, pairing, rows, result_lines, images.shape[3])
+        else:
+            result.copy_(_select_pixels(images, masks, pairing, rows))
     return result if out is None or result is out else out.copy_(result)
+
+
+def _piece_index(shape: torch.Size, masks: Tensor, pairing: Tensor, rows: Tensor | None) -> Tensor:
+    """(R,L,HG): for each piece of the result's lines, which of the (BLHG,X/G) pieces of lines (B,L,H,X) it is."""
+    count, planes, height, _ = shape
+    grid = masks.shape[1]
+    per_image = planes * height * grid
+    dtype = torch.int32 if count * per_image < 2**31 else torch.int64
+    starts = _starts(masks, pairing, rows, count, per_image, dtype)
+    if height % grid == 0:
+        starts = starts.repeat_interleave(height // grid, 1)
+    else:
+        starts = starts.index_select(1, _cells(height, grid, masks.device))
+    offsets = torch.arange(per_image, dtype=dtype, device=masks.device).view(planes, height * grid)
+    return starts.view(-1, 1, height * grid) + offsets
 
 
 def _take_pieces(lines: Tensor, masks: Tensor, pairing: Tensor, rows: Tensor | None, result: Tensor) -> None:
     """Gather the pieces of lines that lie in one cell: memory is read and written once.
 
-    lines: (B,L,H,X); result: (R,L,H,X). On the CPU this is several times faster than torch.where over pixels.
+    lines: (B,L,H,X); result: (R,L,H,X). On the CPU this is several times faster than torch.where over pixels;
+    on a GPU torch.where would read both images.
     """
     count, planes, height, _ = lines.shape
-    grid = masks.shape[1]
-    per_image = planes * height * grid
+    per_image = planes * height * masks.shape[1]
+    pieces = lines.reshape(count * per_image, -1)
+    result_pieces = result.view(len(masks) * per_image, -1)
+    if lines.device.type != "mps":  # it has no numbers of 16 bytes
+        pieces, result_pieces = _in_large_words(pieces, result_pieces)
+    shared = torch.get_num_threads() > 1 and result.numel() * result.element_size() >= SHARED_BYTES
+    if lines.device.type != "cpu" or shared:
+        index = _piece_index(lines.shape, masks, pairing, rows).flatten()
+        torch.index_select(pieces, 0, index, out=result_pieces)
+        return
+    # numpy takes 64-bit indices without a copy, and adds small arrays with less ado.
     starts = _starts(masks, pairing, rows, count, per_image, torch.int64).numpy()
-    starts = starts.take(np.arange(height) * grid // height, axis=1).reshape(-1, 1, height * grid)
-    index = (starts + np.arange(per_image).reshape(planes, height * grid)).ravel()
-    pieces, result_pieces = _in_large_words(lines.reshape(count * per_image, -1), result.view(len(index), -1))
-    if torch.get_num_threads() > 1 and result.numel() * result.element_size() >= SHARED_BYTES:
-        torch.index_select(pieces, 0, torch.from_numpy(index), out=result_pieces)
-    else:
-        # mode="clip" because numpy would buffer what it may have to take back; `_starts` has checked the index.
-        np.take(pieces.numpy(), index, axis=0, out=result_pieces.numpy(), mode="clip")
+    starts = starts.take(np.arange(height) * masks.shape[1] // height, axis=1).reshape(len(masks), 1, -1)
+    whole = (starts + np.arange(per_image).reshape(planes, -1)).ravel()
+    # mode="clip" because numpy would buffer what it may have to take back; `_starts` has checked the index.
+    np.take(pieces.numpy(), whole, axis=0, out=result_pieces.numpy(), mode="clip")
+
+
+def _select_pixels(images: Tensor, masks: Tensor, pairing: Tensor, rows: Tensor | None) -> Tensor:
+    """Any H and W of at least G."""
+    height, width = images.shape[2:]
+    pixels = masks.index_select(2, _cells(width, masks.shape[1], images.device))
+    pixels = pixels.index_select(1, _cells(height, masks.shape[1], images.device)).unsqueeze(1)  # (R,1,H,W)
+    own = images if rows is None else _pick(images, rows)
+    return torch.where(pixels, own, _pick(images, pairing))
 
 
 def _in_large_words(*pieces: Tensor) -> list[Tensor]:
