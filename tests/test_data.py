@@ -1,5 +1,10 @@
 """Data sets: digits, folders, Tiny ImageNet's tree, real CIFAR-10 where it is, subsets, augmentation."""
 
+import gc
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -8,10 +13,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from training.config import DataOptions, UserError
-from training.data import DATASETS, folder
-from training.data.augment import augment
-from training.data.image_set import FileSet, ImageSet, subset_indices
-from training.data.load import load_data
+from training.data import DATASETS, folder, image_set
+from training.data.augment import GREY, augment
+from training.data.decode import Decoder
+from training.data.image_set import CPU, FileSet, ImageSet, ShardSet, UnreadableImage, subset_indices
+from training.data.load import load_data, place
+from training.data.prefetch import AHEAD, prefetched
 from training.shelf import open_entry
 
 
@@ -57,7 +64,7 @@ def test_statistics_are_the_channels():
 def test_augmented_pixels_are_shifted_and_mirrored_ones(count, height, width, crop, flip, seed):
     images = torch.arange(count * 2 * height * width).view(count, 2, height, width)
     given_images = images.clone()
-    result = augment(images, crop, flip, torch.Generator().manual_seed(seed))
+    result = augment(images, crop, flip, 0, torch.Generator().manual_seed(seed))
     assert torch.equal(images, given_images) and result.shape == images.shape
     for image, changed in zip(images, result, strict=True):
         padded = torch.nn.functional.pad(image.float(), (crop,) * 4, mode="reflect").long() if crop else image
@@ -68,9 +75,49 @@ def test_augmented_pixels_are_shifted_and_mirrored_ones(count, height, width, cr
 
 def test_augmentation_uses_every_shift_and_both_sides():
     images = torch.arange(64).view(1, 1, 8, 8).expand(4000, 1, 8, 8)
-    result = augment(images, 1, True, torch.Generator().manual_seed(0))
+    result = augment(images, 1, True, 0, torch.Generator().manual_seed(0))
     kinds, counts = torch.unique(result.flatten(1), dim=0, return_counts=True)
     assert len(kinds) == 18 and counts.min() > 4000 / 18 * 0.7
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 12), st.integers(1, 12), st.integers(1, 12), st.integers(0, 999))
+def test_cutout_erases_one_square_that_may_hang_over_the_border(count, height, width, side, seed):
+    images = torch.full((count, 2, height, width), 7, dtype=torch.uint8)
+    result = augment(images, 0, False, side, torch.Generator().manual_seed(seed))
+    assert (images == 7).all()
+    for image in result:
+        erased = image == GREY
+        assert torch.equal(erased[0], erased[1]) and ((image == 7) | erased).all()
+        rows, columns = erased[0].any(1).nonzero().flatten(), erased[0].any(0).nonzero().flatten()
+        assert erased[0].sum() == len(rows) * len(columns)  # a rectangle
+        for places, length in ((rows, height), (columns, width)):
+            assert places.tolist() == list(range(int(places[0]), int(places[-1]) + 1)) and len(places) <= side
+            assert len(places) == side or places[0] == 0 or places[-1] == length - 1
+            assert len(places) >= min(length, side // 2, 1)
+    filled = augment(images, 0, False, side, torch.Generator().manual_seed(seed), fill=torch.tensor([1.0, 2.0]))
+    assert torch.equal(filled == torch.tensor([1, 2]).view(2, 1, 1), result == GREY)
+
+
+def test_cutouts_centre_is_any_pixel():
+    result = augment(torch.zeros(4000, 1, 5, 5, dtype=torch.uint8), 0, False, 1, torch.Generator().manual_seed(0))
+    counts = (result == GREY).sum((0, 1))
+    assert counts.sum() == 4000 and counts.min() > 4000 / 25 * 0.6
+
+
+def test_without_cutout_the_stream_is_as_it_was():
+    """What crop and mirror draw is part of a run's results: two draws, in this order."""
+    images = torch.arange(3 * 36).view(3, 1, 6, 6)
+    generator, expected = (torch.Generator().manual_seed(5) for _ in range(2))
+    result = augment(images, 2, True, 0, generator)
+    shift = torch.randint(-2, 3, (2, 3, 1), generator=expected)
+    mirror = torch.rand(3, 1, generator=expected) < 0.5
+    assert torch.equal(generator.get_state(), expected.get_state())
+    padded = torch.nn.functional.pad(images.float(), (2,) * 4, mode="reflect").long()
+    for index in range(3):
+        row, column = (shift[:, index, 0] + 2).tolist()
+        view = padded[index, :, row : row + 6, column : column + 6]
+        assert torch.equal(result[index], view.flip(2) if mirror[index] else view)
 
 
 def write_images(root, classes, count=3, size=(12, 10)):
@@ -163,14 +210,249 @@ def test_a_download_that_fails_is_one_line(tmp_path, monkeypatch):
         load_data(DataOptions(name="cifar10", root=str(tmp_path)))
 
 
-def test_folders_without_images_and_broken_images_are_named(tree):
-    (tree / "train" / "empty").mkdir()
+def test_folders_without_images_and_broken_images_are_named(tree, capsys):
+    for part in ("train", "val"):
+        (tree / part / "empty").mkdir()
     with pytest.raises(UserError, match="no images in .*empty"):
         load_data(DataOptions(name="folder", root=str(tree)))
-    (tree / "train" / "empty").rmdir()
+    for part in ("train", "val"):
+        (tree / part / "empty").rmdir()
     (tree / "train" / "cat" / "broken.png").write_bytes(b"not an image")
-    with pytest.raises(UserError, match="broken.png cannot be read as an image"):
+    options = {"name": "folder", "root": str(tree), "image_size": 8}
+    with pytest.raises(UserError, match="1 of 7 images cannot be read: .*broken.png; repair .*max_unreadable=0"):
+        load_data(DataOptions(**options))
+    training = load_data(DataOptions(**options, max_unreadable=0.2))[0]
+    assert training.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert "1 of 7 images cannot be read" in capsys.readouterr().err
+    for path in (tree / "train" / "cat").glob("*.png"):
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match="no image that can be read is left of 1 classes: cat"):
+        load_data(DataOptions(**options, max_unreadable=0.9))
+
+
+def test_many_broken_images_are_counted_and_ten_are_named(tree):
+    for index in range(12):
+        (tree / "train" / "dog" / f"broken{index:02d}.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"12 of 18 images cannot be read: .*broken09.png, \.\.\.;") as caught:
+        load_data(DataOptions(name="folder", root=str(tree), image_size=8, max_unreadable=0.5))
+    assert str(caught.value).count("/broken") == 10
+
+
+def test_a_lazy_sets_unreadable_images_are_replaced_by_others_of_their_class(tree, monkeypatch):
+    monkeypatch.setattr(folder, "MEMORY_LIMIT", 10)
+    (tree / "train" / "cat" / "0.png").write_bytes(b"")
+    (tree / "train" / "dog" / "2.png").write_bytes(b"")
+    options = {"name": "folder", "root": str(tree), "image_size": 8}
+    lazy = load_data(DataOptions(**options, max_unreadable=0.4))[0]
+    images, labels = lazy.batch(torch.arange(6))
+    assert labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert torch.equal(images[0], images[1]) and torch.equal(images[5], images[3])
+    assert sorted(path.name for path in lazy.unreadable) == ["0.png", "2.png"]
+    strict = load_data(DataOptions(**options, max_unreadable=0.2))[0]
+    with pytest.raises(UserError, match="2 of 6 images cannot be read"):
+        list(strict.batches([torch.arange(6)]))
+
+
+def test_test_classes_unlike_the_training_classes_are_named(tree):
+    (tree / "val" / "dog").rename(tree / "val" / "wolf")
+    with pytest.raises(UserError, match="classes of .*val are not those of .*train: missing dog; only there wolf"):
         load_data(DataOptions(name="folder", root=str(tree)))
+
+
+def save(path, mode):
+    """A picture whose left half is dark and right half bright, 16 wide and 8 high."""
+    values = np.full((8, 16), 40, dtype=np.uint8)
+    values[:, 8:] = 200
+    grey = Image.fromarray(values)
+    if mode == "I;16":
+        Image.fromarray(values.astype(np.uint16) * 257).save(path)
+    elif mode == "transparent palette":
+        grey.convert("P").save(path, transparency=bytes(range(256)))
+    elif mode == "turned":
+        exif = Image.Exif()
+        exif[0x0112] = 6  # turn clockwise by 90 degrees to see it upright
+        grey.rotate(90, expand=True).save(path, exif=exif)
+    elif mode == "1":
+        Image.fromarray(values > 100).save(path)
+    else:
+        grey.convert(mode).save(path)
+
+
+@pytest.mark.parametrize(
+    ("mode", "ending"),
+    [
+        ("L", "jpg"), ("RGB", "jpg"), ("CMYK", "jpg"), ("turned", "jpg"), ("L", "png"), ("1", "png"), ("LA", "png"),
+        ("P", "png"), ("transparent palette", "png"), ("RGBA", "png"), ("I;16", "png"), ("I;16", "tiff"),
+        ("CMYK", "tiff"), ("RGB", "webp"), ("RGB", "bmp"), ("RGB", "ppm"),
+    ],
+)  # fmt: skip
+def test_every_kind_of_image_is_decoded(tmp_path, mode, ending, recwarn):
+    path = tmp_path / f"image.{ending}"
+    save(path, mode)
+    pixels = Decoder(8)(path)
+    assert pixels.shape == (3, 8, 8) and pixels.dtype == torch.uint8
+    dark, bright = (0, 255) if mode == "1" else (40, 200)
+    assert (pixels[:, :, :3].int() - dark).abs().max() <= 6 and (pixels[:, :, 5:].int() - bright).abs().max() <= 6
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "tiff", "webp"])
+def test_truncated_files_are_unreadable(tmp_path, ending):
+    path = tmp_path / f"image.{ending}"
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(UnreadableImage, match="image"):
+        Decoder(8)(path)
+
+
+def test_large_jpegs_are_shrunk_no_further_than_the_square(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    picture = Image.fromarray(noise).resize((480, 320), Image.Resampling.BICUBIC)
+    picture.save(tmp_path / "a.jpg", quality=95)
+    picture.save(tmp_path / "a.png")
+    fast, whole = (Decoder(64)(tmp_path / name).float() for name in ("a.jpg", "a.png"))
+    assert (fast - whole).abs().mean() < 4
+
+
+def write_set(kind, count, tmp_path):
+    """The same images as an ImageSet, a FileSet or a ShardSet."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (count, 3, 4, 4), dtype=torch.uint8, generator=generator)
+    labels = torch.arange(count) % 2
+    names = ["a", "b"]
+    if kind == "memory":
+        return ImageSet(images, labels, names, crop=1)
+    if kind == "files":
+        return FileSet(range(count), labels, names, (3, 4, 4), lambda index: images[index], crop=1)
+    shards = []
+    for number, part in enumerate(images.split(5)):
+        np.save(tmp_path / f"{number}.npy", part.numpy())
+        shards.append(np.load(tmp_path / f"{number}.npy", mmap_mode="r"))
+    scaling = ImageSet(images, labels, names).statistics()
+    return ShardSet(shards, torch.arange(count), labels, names, scaling, crop=1)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(1, 17), st.lists(st.integers(1, 6), min_size=1, max_size=5), st.integers(0, 99))
+def test_all_sets_give_the_same_batches(tmp_path_factory, count, sizes, seed):
+    generator = torch.Generator().manual_seed(seed)
+    chosen = [torch.randint(count, (size,), generator=generator) for size in sizes]
+    kept = torch.randperm(count, generator=generator)[: max(1, count // 2)]
+    folder = tmp_path_factory.mktemp("shards")
+    expected, *others = (write_set(kind, count, folder) for kind in ("memory", "files", "shards"))
+    for other in others:
+        assert (len(other), other.shape, other.crop) == (count, (3, 4, 4), 1)
+        for left, right in zip(expected.batches(chosen), other.batches(chosen), strict=True):
+            assert torch.equal(left[0], right[0]) and torch.equal(left[1], right[1])
+        few, many = other.select(kept).to(CPU), expected.select(kept)
+        assert torch.equal(few.batch(torch.arange(len(kept)))[0], many.images) and torch.equal(few.labels, many.labels)
+
+
+def test_batches_are_made_ahead_in_order_and_end_with_their_consumer():
+    made, drawn = [], []
+
+    def indices():
+        for number in range(20):
+            drawn.append(threading.current_thread())
+            yield torch.tensor([number])
+
+    def make(chosen):
+        made.append(int(chosen))
+        return chosen, chosen
+
+    before = threading.active_count()
+    batches = prefetched(make, indices())
+    assert made == []
+    assert [int(next(batches)[0]) for _ in range(4)] == [0, 1, 2, 3]
+    batches.close()
+    assert 4 <= len(made) <= 4 + AHEAD and made == sorted(made)
+    assert threading.active_count() == before
+    assert set(drawn) == {threading.current_thread()}
+    assert [int(batch[0]) for batch in prefetched(make, indices())] == list(range(20))
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("where", ["make", "indices", "consumer"])
+def test_errors_reach_the_consumer_and_threads_end(where):
+    def indices():
+        yield from torch.arange(5).split(1)
+        if where == "indices":
+            raise UserError("here")
+
+    def make(chosen):
+        if where == "make" and chosen == 3:
+            raise UserError("here")
+        return chosen, chosen
+
+    before, seen = threading.active_count(), []
+    with pytest.raises(UserError, match="here"):
+        for number, _ in prefetched(make, indices()):
+            seen.append(int(number))
+            if where == "consumer" and number == 2:
+                raise UserError("here")
+    assert seen == list(range({"make": 3, "indices": 2, "consumer": 3}[where]))
+    gc.collect()
+    assert threading.active_count() == before
+
+
+def test_resident_images_move_and_others_wait_in_the_hosts_memory(monkeypatch, tmp_path):
+    device = torch.device("meta")  # stands in for a GPU: it takes tensors, and nothing can be read there
+    monkeypatch.setattr(image_set, "free_memory", lambda device: 1000.0)
+    small, large = write_set("memory", 5, tmp_path), write_set("memory", 20, tmp_path)  # 240 and 960 bytes
+    assert small.to(device).images.device == device and small.to(device).device is None
+    assert large.to(device).images.device == CPU and large.to(device).device == device
+    assert small.to(device, "host").images.device == CPU
+    assert large.to(device, "device").images.device == device
+    options = DataOptions(resident="host")
+    assert place(small, device, options).device == device and place(small, CPU, options).device is None
+    for images, labels in large.to(device).batches([torch.tensor([3, 1]), torch.tensor([0])]):
+        assert images.device == labels.device == device and images.shape[1:] == (3, 4, 4)
+
+
+def test_augmentation_options_replace_the_sets_own(tree):
+    options = {"name": "folder", "root": str(tree), "image_size": 16}
+    training, test = load_data(DataOptions(**options))
+    assert (training.crop, training.flip, training.cutout, test.cutout) == (2, True, 0, 0)
+    training, test = load_data(DataOptions(**options, crop=0, flip=False, cutout=5))
+    assert (training.crop, training.flip, training.cutout, test.cutout) == (0, False, 5, 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"subset_start": 3}, "data.subset_start has no effect without data.subset"),
+        ({"subset_seed": 0}, "data.subset_seed has no effect without data.subset"),
+        ({"image_size": 16}, "images of digits have one size; leave it out, or take one of tiny-imagenet, folder"),
+        ({"crop": 8}, "data.crop=8 is larger than images of 8 pixels allow; set 7 or less"),
+        ({"cutout": 9}, "data.cutout=9 is larger than images of 8 pixels allow; set 8 or less"),
+    ],
+)
+def test_options_without_effect_are_refused(options, words):
+    with pytest.raises(UserError, match=words):
+        load_data(DataOptions(**options))
+
+
+def test_one_process_downloads_while_others_wait(tmp_path, monkeypatch):
+    from torchvision.datasets import FashionMNIST
+
+    def fetch(self):  # torchvision's looks for the files first, too
+        raw = tmp_path / "FashionMNIST" / "raw"
+        if raw.is_dir():
+            return
+        fetched.append(threading.current_thread())
+        time.sleep(0.05)
+        raw.mkdir(parents=True)
+        for part in ("train", "t10k"):
+            write_idx(raw / f"{part}-images-idx3-ubyte", np.zeros((10, 28, 28), np.uint8))
+            write_idx(raw / f"{part}-labels-idx1-ubyte", np.arange(10, dtype=np.uint8))
+
+    fetched = []
+    monkeypatch.setattr(FashionMNIST, "download", fetch)
+    options = DataOptions(name="fashion-mnist", root=str(tmp_path))
+    with ThreadPoolExecutor(3) as pool:
+        sizes = list(pool.map(lambda _: len(load_data(options)[0]), range(3)))
+    assert sizes == [10] * 3 and len(fetched) == 1
 
 
 def test_real_cifar10(data_root):

@@ -12,3 +12,5 @@ DATASETS = {
     "tiny-imagenet": "training.data.tiny_imagenet:load",
     "folder": "training.data.folder:load",
 }
+
+ANY_SIZE = ("tiny-imagenet", "folder")  # those that are resized to data.image_size

@@ -1,31 +1,44 @@
-"""Labelled images: in memory as uint8, or decoded from files batch by batch.
+"""Labelled images: in memory as uint8, decoded from files batch by batch, or read from memory-mapped shards.
 
-Both kinds answer the same calls: `len`, `labels`, `class_names`, `shape`, `batch(indices)`, `select`,
-`to(device)` and `statistics()`; the trainer does not know which one it has.
+All three answer the same calls: `len`, `labels`, `class_names`, `shape`,
+`batch(indices)`, `batches(several indices)`, `select`, `to(device)` and `statistics()`; the trainer does not know
+which one it has. Each says how its training images are augmented: `crop`, pixels a crop may move; `flip`,
+whether they may be mirrored; `cutout`, pixels a side of the square that is erased.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from training.config import DataOptions, UserError
+from training.data.prefetch import decoding_threads, prefetched, prefetched_with_threads
+from training.devices import sent
 
 # Per channel, fractions; those of ImageNet, as in torchvision's references.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+READERS = 16  # parts of a batch that are read at once from shards
+CPU = torch.device("cpu")
+RESIDENT_SHARE = 0.5  # of a device's free memory that images may take there; the rest is the model's
+
+Resident = Literal["auto", "device", "host"]
 
 
 @dataclass(frozen=True)
 class ImageSet:
     """M images in memory.
 
-    images: (M,C,H,W) uint8. labels: (M,) int64. crop: pixels a training crop may move. flip: whether
-    training images may be mirrored.
+    images: (M,C,H,W) uint8. labels: (M,) int64. device: where batches go from images that stay in the host's
+    memory; None: they are where the images are.
     """
 
     images: Tensor
@@ -33,6 +46,8 @@ class ImageSet:
     class_names: list[str]
     crop: int = 0
     flip: bool = False
+    cutout: int = 0
+    device: torch.device | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -45,35 +60,46 @@ class ImageSet:
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Images (B,C,H,W) uint8 and labels (B,) at `indices` (B,), on the set's device."""
-        indices = indices.to(self.labels.device)
-        return self.images.index_select(0, indices), self.labels.index_select(0, indices)
+        indices = sent(indices, self.images.device)
+        if self.device is None:
+            return self.images.index_select(0, indices), self.labels.index_select(0, indices)
+        images = host_buffer((len(indices), *self.shape), self.device)
+        torch.index_select(self.images, 0, indices, out=images)
+        return sent(images, self.device), sent(self.labels.index_select(0, indices), self.device)
 
     def batches(self, indices: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """`batch` of each of several indices (B,), in order."""
-        return map(self.batch, indices)
+        return map(self.batch, indices) if self.device is None else prefetched(self.batch, indices)
 
     def select(self, indices: Tensor) -> ImageSet:
         """The set of the images at `indices`."""
         return replace(self, images=self.images[indices], labels=self.labels[indices])
 
-    def to(self, device: torch.device) -> ImageSet:
-        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+    def to(self, device: torch.device, resident: Resident = "auto") -> ImageSet:
+        """The set with its batches on `device`.
+
+        resident: `device` moves the images there; `host` leaves them in the host's memory; `auto` moves them
+        where they take less than half of the device's free memory.
+        """
+        if device.type != "cpu" and self.images.device.type == "cpu":
+            fits = self.images.nbytes < RESIDENT_SHARE * free_memory(device)
+            if resident == "host" or (resident == "auto" and not fits):
+                return replace(self, device=device)
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device), device=None)
 
     def statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each channel, (C,) float32, as fractions of 255."""
-        counts = torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in self.images.unbind(1)])
-        levels = torch.arange(256, dtype=torch.float64, device=counts.device) / 255
-        share = counts.double() / counts.sum(1, keepdim=True)
-        mean = share @ levels
-        std = (share @ levels.square() - mean.square()).clamp(min=1e-8).sqrt()
-        return mean.float(), std.float()
+        counts = [torch.bincount(channel.flatten(), minlength=256) for channel in self.images.unbind(1)]
+        return statistics_of(torch.stack(counts).cpu())
 
 
 @dataclass(frozen=True)
 class FileSet:
     """M images in files, decoded when they are asked for; for sets larger than memory.
 
-    decode: path -> (C,H,W) uint8.
+    decode: path -> (C,H,W) uint8, UnreadableImage where it cannot. An unreadable file's place is taken by the next
+    readable one of its class, so that epochs keep their length. max_unreadable: share of the files beyond which
+    that is a UserError; `unreadable` holds those met so far with the reason.
     """
 
     paths: Sequence[Path]
@@ -83,34 +109,174 @@ class FileSet:
     decode: Callable[[Path], Tensor]
     crop: int = 0
     flip: bool = False
-    device: torch.device | str = "cpu"
+    cutout: int = 0
+    device: torch.device = CPU
+    max_unreadable: float = 0.0
+    unreadable: dict[Path, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Images (B,C,H,W) uint8 and labels (B,) at `indices` (B,), on the set's device."""
-        chosen = indices.tolist()
-        with ThreadPoolExecutor() as pool:  # decoders release the interpreter's lock
-            images = torch.stack(list(pool.map(self.decode, [self.paths[i] for i in chosen])))
-        return images.to(self.device), self.labels[indices.cpu()].to(self.device)
+        with ThreadPoolExecutor(decoding_threads()) as pool:
+            return self._batch(indices, pool)
 
     def batches(self, indices: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """`batch` of each of several indices (B,), in order."""
-        return map(self.batch, indices)
+        """`batch` of each of several indices (B,), in order, decoded ahead."""
+        return prefetched_with_threads(self._batch, indices)
 
     def select(self, indices: Tensor) -> FileSet:
         return replace(self, paths=[self.paths[i] for i in indices.tolist()], labels=self.labels[indices])
 
-    def to(self, device: torch.device) -> FileSet:
+    def to(self, device: torch.device, resident: Resident = "auto") -> FileSet:
+        """The set with its batches on `device`; the images stay in their files."""
         return replace(self, device=device)
 
     def statistics(self) -> tuple[Tensor, Tensor]:
         """ImageNet's mean and standard deviation: counting these pixels would mean decoding all files."""
         return torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
 
+    def _batch(self, indices: Tensor, pool: Executor) -> tuple[Tensor, Tensor]:
+        indices = indices.cpu()
+        images = host_buffer((len(indices), *self.shape), self.device)
+        for place, image in enumerate(pool.map(self._decoded, indices.tolist())):
+            images[place] = image
+        return sent(images, self.device), sent(self.labels[indices], self.device)
 
-AnyImageSet = ImageSet | FileSet
+    def _decoded(self, index: int) -> Tensor:
+        """The image at `index`, or the next readable one of its class."""
+        try:
+            return self.decode(self.paths[index])
+        except UnreadableImage as error:
+            self._note(self.paths[index], error)
+        members = (self.labels == self.labels[index]).nonzero().flatten().tolist()
+        place = members.index(index)
+        for other in members[place + 1 :] + members[:place]:
+            try:
+                return self.decode(self.paths[other])
+            except UnreadableImage as error:
+                self._note(self.paths[other], error)
+        raise UserError(f"data: no image of class {self.class_names[int(self.labels[index])]!r} can be read")
+
+    def _note(self, path: Path, error: UnreadableImage) -> None:
+        if path not in self.unreadable:
+            self.unreadable[path] = str(error)
+            check_unreadable(list(self.unreadable), len(self), self.max_unreadable)
+
+
+@dataclass(frozen=True)
+class ShardSet:
+    """M images in memory-mapped arrays, for sets larger than memory that `./run prepare` decoded once.
+
+    shards: arrays (n,C,H,W) uint8. rows: (M,) int64, each image's row in the shards put end to end. scaling: what
+    `statistics` answers, of the whole set.
+    """
+
+    shards: Sequence[NDArray[np.uint8]]
+    rows: Tensor
+    labels: Tensor
+    class_names: list[str]
+    scaling: tuple[Tensor, Tensor]
+    crop: int = 0
+    flip: bool = False
+    cutout: int = 0
+    device: torch.device = CPU
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C,H,W)"""
+        channels, height, width = self.shards[0].shape[1:]
+        return channels, height, width
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (B,C,H,W) uint8 and labels (B,) at `indices` (B,), on the set's device."""
+        with ThreadPoolExecutor(decoding_threads()) as pool:
+            return self._batch(indices, pool)
+
+    def batches(self, indices: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """`batch` of each of several indices (B,), in order, read ahead."""
+        return prefetched_with_threads(self._batch, indices)
+
+    def select(self, indices: Tensor) -> ShardSet:
+        return replace(self, rows=self.rows[indices], labels=self.labels[indices])
+
+    def to(self, device: torch.device, resident: Resident = "auto") -> ShardSet:
+        """The set with its batches on `device`; the images stay in their files."""
+        return replace(self, device=device)
+
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of each channel, (C,) float32, as fractions of 255."""
+        return self.scaling
+
+    def _batch(self, indices: Tensor, pool: Executor) -> tuple[Tensor, Tensor]:
+        indices = indices.cpu()
+        images = host_buffer((len(indices), *self.shape), self.device)
+        out, rows = images.numpy(), self.rows[indices].numpy()
+        ends = np.cumsum([len(shard) for shard in self.shards])
+        number = np.searchsorted(ends, rows, side="right")
+        starts = ends - [len(shard) for shard in self.shards]
+
+        def read(places: NDArray[np.int64]) -> None:  # several at a time: a disk answers many threads sooner
+            for place in places:
+                out[place] = self.shards[number[place]][rows[place] - starts[number[place]]]
+
+        list(pool.map(read, np.array_split(np.arange(len(rows)), READERS)))
+        return sent(images, self.device), sent(self.labels[indices], self.device)
+
+
+AnyImageSet = ImageSet | FileSet | ShardSet
+
+
+class UnreadableImage(ValueError):
+    """A file that cannot be decoded, with the reason."""
+
+
+def check_unreadable(paths: Sequence[Path | str], total: int, limit: float) -> None:
+    """Raise UserError where more than the share `limit` of `total` files is unreadable, naming the first ten."""
+    if len(paths) > limit * total:
+        raise UserError(
+            f"data: {unreadable_named(paths, total)}; repair or remove them, or raise data.max_unreadable={limit:g}"
+        )
+
+
+def unreadable_named(paths: Sequence[Path | str], total: int) -> str:
+    """`3 of 1,000 images cannot be read: a.jpg, b.jpg, ...`"""
+    names = ", ".join(str(path) for path in paths[:10]) + (", ..." if len(paths) > 10 else "")
+    return f"{len(paths):,} of {total:,} images cannot be read: {names}"
+
+
+def check_classes(labels: Tensor, class_names: Sequence[str]) -> None:
+    """Raise UserError where a class has no image left."""
+    bare = [name for label, name in enumerate(class_names) if not (labels == label).any()]
+    if bare:
+        raise UserError(f"data: no image that can be read is left of {len(bare)} classes: {', '.join(bare[:10])}")
+
+
+def host_buffer(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Empty uint8 in the host's memory, pinned where it will be copied to a GPU without waiting."""
+    return torch.empty(shape, dtype=torch.uint8, pin_memory=device.type == "cuda")
+
+
+def free_memory(device: torch.device) -> float:
+    """Bytes that may still be allocated on a device, as far as it tells."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    return float("inf")
+
+
+def statistics_of(counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each channel as fractions of 255, (C,) float32, from how often each level occurs, (C,256)."""
+    levels = torch.arange(256, dtype=torch.float64) / 255
+    share = counts.double() / counts.sum(1, keepdim=True)
+    mean = share @ levels
+    std = (share @ levels.square() - mean.square()).clamp(min=1e-8).sqrt()
+    return mean.float(), std.float()
 
 
 def subset_indices(labels: Tensor, options: DataOptions, class_names: Sequence[str]) -> Tensor:

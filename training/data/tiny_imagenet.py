@@ -6,10 +6,13 @@ public; the validation images serve as the test set, as everywhere in the field.
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 from training.config import DataOptions, UserError
-from training.data.folder import files_by_class, image_set
+from training.data.download import alone_in
+from training.data.folder import class_folders, files_by_class, image_set
 from training.data.image_set import AnyImageSet
 
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
@@ -29,22 +32,30 @@ def load(options: DataOptions, root: Path) -> tuple[AnyImageSet, AnyImageSet]:
             f"get {URL}, unpack it in {root}, or set -s data.download=true; data.root or EVOMIX_DATA names another "
             "folder"
         )
-    class_names = sorted(entry.name for entry in (tree / "train").iterdir() if entry.is_dir())
+    class_names = class_folders(tree / "train")
     labels = {name: label for label, name in enumerate(class_names)}
     lines = [line.split("\t") for line in annotations.read_text().splitlines() if line.strip()]
+    unknown = [line for line in lines if len(line) < 2 or line[1] not in labels]
+    if unknown:
+        raise UserError(f"data: {annotations} names a class that {tree / 'train'} has not: {' '.join(unknown[0]):.80}")
     validation = [(tree / "val" / "images" / file, labels[name]) for file, name, *_ in lines]
     size = options.image_size or 64
     return (
-        image_set(files_by_class(tree / "train", class_names), class_names, size),
-        image_set(validation, class_names, size),
+        image_set(files_by_class(tree / "train", class_names), class_names, size, options.max_unreadable),
+        image_set(validation, class_names, size, options.max_unreadable),
     )
 
 
 def _download(root: Path) -> None:
     from torchvision.datasets.utils import download_and_extract_archive
 
+    unpacked = root / f"{FOLDER}.unpacking"
     try:
-        download_and_extract_archive(URL, str(root), md5=MD5)
+        with alone_in(root):
+            if not (root / FOLDER).is_dir():
+                download_and_extract_archive(URL, str(root), str(unpacked), md5=MD5)
+                os.replace(unpacked / FOLDER, root / FOLDER)  # all at once: half a tree would look like a whole one
+                shutil.rmtree(unpacked)
     except (RuntimeError, OSError) as error:
         reason = " ".join(str(error).split())
         raise UserError(

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from training.config import DataOptions, UserError
+from training.data.download import alone_in
 from training.data.image_set import ImageSet
 
 
@@ -30,8 +31,18 @@ def _load(name: str, folder: str, options: DataOptions, root: Path) -> tuple[Ima
     from torchvision import datasets  # 5 s to import
 
     kind = getattr(datasets, name)
+
+    def read(download: bool) -> list[Any]:
+        return [kind(str(root), train=train, download=download) for train in (True, False)]
+
     try:
-        parts = [kind(str(root), train=train, download=options.download) for train in (True, False)]
+        try:
+            parts = read(download=False)
+        except (RuntimeError, OSError):
+            if not options.download:
+                raise
+            with alone_in(root):
+                parts = read(download=True)
     except (RuntimeError, OSError) as error:  # torchvision: RuntimeError if missing, URLError is an OSError
         reason = " ".join(str(error).split())
         if options.download:
