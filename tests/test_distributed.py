@@ -8,9 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import traceback
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,8 +17,9 @@ import torch
 import runs.launch
 from analysis.run_folder import RunFolder
 from tests.conftest import TINY
+from tests.test_resume import At
 from training.checkpoint import load_checkpoint
-from training.config import PROJECT, UserError, load_config
+from training.config import UserError, load_config
 from training.distributed import World, share_batch_norm, start
 from training.train import train
 
@@ -140,7 +139,13 @@ def test_two_processes_train_one_model(tmp_path, options):
 
 
 def test_a_run_of_two_goes_on_as_one_and_back(tmp_path):
-    options = ("mix.name=patchmix", "train.epochs=2", "train.save_minutes=1e-9", "train.lr=0.01", "mix.probability=1.0")
+    options = (
+        "mix.name=patchmix",
+        "train.epochs=2",
+        "train.save_minutes=1e-9",
+        "train.lr=0.01",
+        "train.schedule=constant",
+    )
     train(load_config("digits", [*TINY, *options]), tmp_path / "one")
     in_two_processes(tmp_path, (*options, "train.epochs=1"))
     two = tmp_path / "two"
@@ -206,20 +211,27 @@ def test_what_is_said_of_processes_that_end(acts, status, words, tmp_path, monke
     assert said.count("\n") <= 2 and ("says 3" not in said)
 
 
-def test_devices_train_together_and_a_killed_process_ends_the_run(out):
-    """The whole way through the command line: kill a rank, go on as one process."""
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
-    options = [*TINY, "mix.name=patchmix", "train.epochs=400", "train.save_minutes=1e-9", "run.name=pair"]
-    command = [sys.executable, "-m", "runs", "train", "digits", *(w for o in options for w in ("-s", o))]
-    parent = subprocess.Popen([*command, "--devices", "2"], env=environment, stderr=subprocess.PIPE, text=True)
-    index, deadline = out / "pair" / "checkpoint" / "latest.json", time.monotonic() + 60
-    while not index.is_file() and parent.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.1)
-    children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
-    os.kill(int(children[1]), signal.SIGKILL)
-    said = parent.communicate(timeout=60)[1]
-    assert parent.returncode == 1
-    assert "process 1 of 2 ended (killed by SIGKILL), and the run with it; its last checkpoint is kept; go on" in said
-    assert "Traceback" not in said
-    saved = load_checkpoint(out / "pair" / "checkpoint", "latest")
-    assert saved.meta["step"] > 0
+def dies(rank, port, folder, errors, config):
+    """One of two processes, of which the second is killed at step 14."""
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    progress = At(14, lambda: os.kill(os.getpid(), signal.SIGKILL)) if rank else None
+    try:
+        train(config, folder, progress=progress)
+    except UserError as error:
+        errors.put(f"{type(error).__name__}: {error}")
+
+
+def test_a_killed_process_ends_the_run_which_goes_on_alone(tmp_path):
+    config = load_config("digits", [*TINY, "mix.name=patchmix", "train.save_minutes=1e-9"])
+    context = multiprocessing.get_context("fork")
+    errors, port = context.SimpleQueue(), free_port()
+    processes = [context.Process(target=dies, args=(rank, port, tmp_path / "run", errors, config)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert processes[1].exitcode == -signal.SIGKILL
+    assert errors.get().startswith("LostProcessError: rank 0: another process of this run has ended")
+    assert load_checkpoint(tmp_path / "run" / "checkpoint", "latest").meta["step"] == 13
+    assert train(config, tmp_path / "run", resume=True)["steps"] == 20
