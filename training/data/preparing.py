@@ -153,7 +153,7 @@ def _finish(out: Path, plan: list[Planned], kept: dict[str, Record], size: int, 
     write_atomically(out / INDEX, index_text(index))
     shutil.rmtree(out / UNFINISHED, ignore_errors=True)
     for path in out.iterdir():
-        if re.fullmatch(r"(train|test)-\d+\.npy", path.name) and path.name not in kept:
+        if re.fullmatch(r"\.?(train|test)-\d+\.npy(\.tmp)?", path.name) and path.name not in kept:
             path.unlink()
     return index
 
