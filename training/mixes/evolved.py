@@ -115,6 +115,7 @@ class Evolved:
         turns, generations = self.options.rescore != "hold", self.options.generations
         if not turns:
             self.go_on(search, elites, images, labels)
+            self._remember(elites[-1], classes)
             generations = len(elites)
         found = self._generations(search, elites, images, labels) if turns else iter(elites)
         for number, kept in enumerate(found, 1):
@@ -126,10 +127,9 @@ class Evolved:
             done = due
         for step in range(done, steps):  # it ended before its time
             yield self._of_elite(images, labels, classes, elites[-1], (step - done + 1) / (steps - done), step, size)
-        with self._clock():
-            self._remember(elites[-1], classes)
         if turns:
             self._finish(search, elites, images, labels)
+            self._remember(elites[-1], classes)
 
     def _of_elite(
         self, images: Tensor, labels: Tensor, classes: Array, elites: Elites, progress: float, step: int, size: int
@@ -147,11 +147,12 @@ class Evolved:
         """Take a search's last elites into the live bank, if anything is drawn from it."""
         if self.options.every == 1 and not self.options.carry:
             return
-        self.live.decay(self.options.bank_decay)
-        for masks, pairing in zip(elites.masks, elites.pairings, strict=True):
-            self.live.collect(masks, classes, classes[pairing])
-        # At once, so that sums are rounded alike whether or not a checkpoint is written before the next search.
-        self.live.settle()
+        with self._clock():
+            self.live.decay(self.options.bank_decay)
+            for masks, pairing in zip(elites.masks, elites.pairings, strict=True):
+                self.live.collect(masks, classes, classes[pairing])
+            # At once, so that sums are rounded alike whether or not a checkpoint is written before the next search.
+            self.live.settle()
 
     def _drawn(self, batches: list[Batch]) -> Iterator[Mixed]:
         """Compositions from the live bank. Labels leave the device, once, only where the partners depend on them."""
