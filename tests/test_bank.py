@@ -2,6 +2,8 @@
 
 import json
 import pickle
+from itertools import permutations
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evo import bank as module
-from evo.bank import BankError, PatternBank
+from evo.bank import BankError, Pairing, PatternBank
 
 
 def filled(grid=3, classes=4, rows=50, seed=0):
@@ -76,6 +78,82 @@ def test_pairings_are_permutations_that_follow_affinity():
     bank.pairs[:] = 1
     by_chance = [(labels[bank.draw(labels, np.random.default_rng(s))[1]] != labels).mean() for s in range(30)]
     assert np.mean(by_chance) == pytest.approx(0.5, abs=0.08)
+
+
+def test_decay_keeps_a_share_and_drops_what_has_faded():
+    bank = PatternBank(2, 2)
+    masks = np.array([[[1, 0], [0, 0]], [[1, 1], [1, 1]]], bool)
+    bank.collect(masks[[0, 0, 0, 1]], np.zeros(4, int), np.ones(4, int))
+    bank.decay(0.5)
+    assert bank.weights.tolist() == [1.5, 0.5] and bank.pairs.tolist() == [[0, 2], [0, 0]]
+    bank.collect(masks[1:], np.array([1]), np.array([1]))  # after a decay it counts in full
+    assert bank.weights.tolist() == [1.5, 1.5]
+    bank.restore(masks, np.array([3.0, 0.09]), np.ones((2, 2)))
+    bank.decay(0.5)
+    assert bank.weights.tolist() == [1.5] and np.array_equal(bank.masks, masks[:1])
+    bank.decay(0)
+    assert len(bank) == 0 and not bank.pairs.any()
+    with pytest.raises(ValueError, match=r"a share of 0..1 of its weights, got 1.5"):
+        bank.decay(1.5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 300), st.integers(1, 6), st.integers(0, 2**31), st.sampled_from(get_args(Pairing)))
+def test_drawn_pairings_are_permutations(count, classes, seed, how):
+    bank = filled(classes=classes, seed=seed)
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, classes, count)
+    before = labels.copy()
+    masks, pairing = bank.draw(labels, rng, how)
+    assert masks.shape == (count, 3, 3) and pairing.dtype == np.int32
+    assert sorted(pairing) == list(range(count)) and np.array_equal(labels, before)
+
+
+def test_affinity_draws_each_permutation_by_the_product_of_its_affinities():
+    bank = PatternBank(2, 3)
+    bank.pairs = np.array([[1.0, 4.0, 2.0], [3.0, 1.0, 1.0], [1.0, 2.0, 5.0]])
+    labels = np.array([0, 1, 2, 0])
+    lift = bank.affinity() + module.SMALLEST_LIFT
+    every = list(permutations(range(4)))
+    expected = np.array([np.prod([lift[labels[row], labels[partner]] for row, partner in enumerate(p)]) for p in every])
+    expected /= expected.sum()
+    rng, counts = np.random.default_rng(0), dict.fromkeys(every, 0)
+    for _ in range(3000):
+        counts[tuple(int(j) for j in bank.draw_pairing(labels, rng, "affinity"))] += 1
+    drawn = np.array([counts[p] for p in every]) / 3000
+    assert np.abs(drawn - expected).max() < 0.03 and 0.5 * np.abs(drawn - expected).sum() < 0.06
+
+
+def test_assignment_follows_affinities_in_large_batches_too():
+    bank = filled(classes=2)
+    bank.pairs = np.array([[1.0, 9.0], [9.0, 1.0]])
+    labels = np.arange(300) % 2
+    by = {how: bank.draw_pairing(labels, np.random.default_rng(0), how) for how in get_args(Pairing)}
+    other = {how: (labels[pairing] != labels).mean() for how, pairing in by.items()}
+    assert min(other["assignment"], other["affinity"]) > 0.8 and 0.35 < other["random"] < 0.65
+
+
+def test_random_pairing_needs_no_labels_and_others_need_known_ones():
+    bank = filled(classes=3)
+    rng = np.random.default_rng(0)
+    unknown = np.full(5, -1)
+    assert sorted(bank.draw_pairing(unknown, rng, "random")) == list(range(5))
+    for how in ("affinity", "assignment"):
+        with pytest.raises(ValueError, match="this bank knows 3 classes"):
+            bank.draw_pairing(unknown, rng, how)
+    with pytest.raises(ValueError, match=r"unknown pairing 'best'; there are random, affinity, assignment"):
+        bank.draw_pairing(unknown, rng, "best")
+    with pytest.raises(ValueError, match="this pattern bank is empty"):
+        PatternBank(2, 2).draw_masks(3, rng)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 100), st.integers(0, 60), st.integers(0, 2**31))
+def test_kinds_of_rows_are_those_of_numpy(cells, count, seed):
+    rows = np.random.default_rng(seed).random((count, cells)) < 0.1
+    index, inverse = module._distinct(rows)
+    _, expected_index, expected = np.unique(np.packbits(rows, axis=1), axis=0, return_index=True, return_inverse=True)
+    assert np.array_equal(index, expected_index) and np.array_equal(inverse, expected.ravel())
 
 
 def sound():

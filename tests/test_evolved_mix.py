@@ -1,0 +1,287 @@
+"""The live search inside training: when it searches, what it draws between, turns with steps, exact resumption."""
+
+import numpy as np
+import pytest
+import torch
+
+from evo.bank import PatternBank
+from training.config import UserError, make_config
+from training.mixes import MIXES, evolved
+from training.mixes.batch import MixContext
+from training.models.patch_model import build_model
+from training.models.trained import Prepare
+from training.randomness import Streams
+from training.shelf import open_entry
+
+NAMES = ["a", "b", "c"]
+B = 8
+
+
+def context(*overrides, name="evolved", **events):
+    options = [f"mix.name={name}", "model.grid=2", "model.width=8", f"train.batch={B}", "search.population=4",
+               "search.generations=3", "search.every=1"]  # fmt: skip
+    config = make_config({}, [*options, *overrides])
+    torch.manual_seed(0)
+    model = build_model(config.model, (1, 8, 8), 3)
+    prepare = Prepare(torch.tensor([0.5]), torch.tensor([0.25]), torch.device("cpu"))
+    return MixContext(config, model, NAMES, prepare, None, Streams(0), **events)
+
+
+def build(*overrides, name="evolved", **events):
+    given = context(*overrides, name=name, **events)
+    return open_entry(MIXES, name, "mix")(given)
+
+
+def batches(count, seed=1):
+    """Image i of the group is all i, so that every mixed pixel tells where it came from."""
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.arange(count * B, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 8, 8)
+    labels = torch.randint(0, 3, (count * B,), generator=generator)
+    return [(values[i : i + B].contiguous(), labels[i : i + B]) for i in range(0, count * B, B)]
+
+
+def noise(model):
+    """What a training step does to a search: other weights."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(7)))
+
+
+def composition(item, batch):
+    """The masks (B,2,2) and partners (B,), numbered over the group, of a mixed batch; -1 where a row shows none."""
+    source = item.images[:, 0, ::4, ::4].long()
+    own = batch[0][:, 0, :1, :1].long()
+    masks = source == own
+    partner = torch.where(masks, -1, source).flatten(1).amax(1)
+    assert ((source == own) | (source == partner.view(-1, 1, 1))).all()
+    return masks.numpy(), partner.numpy()
+
+
+def forwards_of(mix):
+    counts = []
+    mix.context.model.register_forward_hook(lambda *_: counts.append(1))
+    return counts
+
+
+def test_every_third_group_is_searched_and_the_others_cost_no_forward():
+    mix = build("search.every=3")
+    counts, searched = forwards_of(mix), []
+    for _ in range(7):
+        before = len(counts)
+        assert len(list(mix(batches(mix.span), 1))) == mix.span == 3
+        searched.append(len(counts) > before)
+    assert searched == [True, False, False, True, False, False, True]
+    assert mix.searches == 3 and mix.forwards > 0
+
+
+@pytest.mark.parametrize("pairing", ["random", "affinity", "assignment"])
+def test_between_searches_masks_come_from_the_live_bank_and_pairings_are_permutations(pairing):
+    mix = build("search.every=2", f"search.bank_pairing={pairing}")
+    list(mix(batches(3), 1))
+    known = {mask.tobytes() for mask in mix.live.masks}
+    assert len(known) < 16  # else this test shows nothing
+    given = batches(3)
+    for item, batch in zip(mix(given, 1), given, strict=True):
+        masks, partner = composition(item, batch)
+        shown = partner >= 0
+        assert len(set(partner[shown])) == shown.sum()
+        assert {mask.tobytes() for mask in masks[shown]} <= known
+        own, labels = batch[1].numpy(), batch[1].numpy()[partner % B]
+        expected = np.where(masks, own[:, None, None], labels[:, None, None])
+        assert np.array_equal(item.cell_targets.numpy()[shown], expected[shown])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "fetched"),
+    [
+        ([], 0),
+        (["search.self_pairing=false", "search.min_cells=1"], 0),
+        (["search.bank_pairing=affinity"], 1),
+        (["search.bank_pairing=assignment"], 1),
+        (["search.same_class=false"], 1),
+    ],
+)
+def test_labels_leave_the_device_only_where_partners_depend_on_them(overrides, fetched, monkeypatch):
+    mix = build("search.every=2", *overrides)
+    list(mix(batches(3), 1))
+    calls = []
+    copy = torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: calls.append(1) or copy(tensor))
+    list(mix(batches(3), 1))
+    assert len(calls) == fetched
+
+
+def test_before_the_start_epoch_compositions_are_those_of_random_patchmix():
+    mix, random = build("search.start_epoch=3"), build(name="patchmix")
+    for epoch in (1, 2):
+        given = batches(3)
+        for mine, other in zip(mix(given, epoch), random(given, epoch), strict=True):
+            assert torch.equal(mine.images, other.images) and torch.equal(mine.targets, other.targets)
+    assert mix.searches == 0 and mix.forwards == 0
+    list(mix(batches(3), 3))
+    assert mix.searches == 1
+
+
+RULES = ("search.self_pairing=false", "search.same_class=false", "search.min_cells=1")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [["search.start_epoch=9"], *([f"search.bank_pairing={name}"] for name in ("random", "affinity", "assignment"))],
+)
+def test_rules_hold_for_compositions_that_no_search_made(overrides):
+    mix = build("search.every=2", *RULES, *overrides)
+    labels = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1])
+    given = [(images, labels) for images, _ in batches(3)]
+    list(mix(given, 1))
+    for item, batch in zip(mix(given, 1), given, strict=True):
+        masks, partner = composition(item, batch)
+        assert (
+            (partner >= 0).all()
+            and (labels[partner % B] != labels).all()
+            and (partner // B == batch[0][:, 0, 0, 0].numpy() // B).all()
+        )
+        assert ((masks.sum((1, 2)) >= 1) & (masks.sum((1, 2)) <= 3)).all()
+
+
+def test_the_live_bank_holds_the_last_elites_and_fades():
+    searches = []
+    mix = build("search.every=2", "search.bank_decay=0.5", on_search=searches.append)
+    expected = PatternBank(2, 3, NAMES)
+    for group in range(5):
+        list(mix(batches(3), 1))
+        if group % 2 == 0:
+            last, labels = searches[-1].elites[-1], searches[-1].labels.numpy()
+            expected.decay(0.5)
+            expected.collect(last.masks[0], labels, labels[last.pairings[0]])
+    assert len(searches) == 3
+    for name in ("masks", "weights", "pairs"):
+        assert np.array_equal(getattr(mix.live, name), getattr(expected, name))
+    assert mix.live.pairs.sum() == 24 * (1 + 0.5 + 0.25)
+
+
+def test_a_search_starts_from_the_live_bank_where_it_is_carried(monkeypatch):
+    starts = []
+
+    class Watched(evolved.Search):
+        def __init__(self, *arguments, **options):
+            starts.append(options["start"])
+            super().__init__(*arguments, **options)
+
+    monkeypatch.setattr(evolved, "Search", Watched)
+    for carry in (False, True):
+        mix = build(f"search.carry={str(carry).lower()}")
+        list(mix(batches(3), 1))
+        list(mix(batches(3), 1))
+        assert starts == [None, mix.live if carry else None] and (len(mix.live) > 0) == carry
+        starts.clear()
+
+
+class TestTurns:
+    """search.rescore other than hold."""
+
+    @pytest.mark.parametrize("rescore", ["survivors", "all", "none"])
+    def test_steps_are_taken_between_generations_under_their_elites(self, rescore):
+        events, searches = [], []
+        mix = build(
+            f"search.rescore={rescore}", "search.elites=2",
+            on_generation=lambda record: events.append(record), on_search=searches.append,
+        )  # fmt: skip
+        given = batches(mix.span)
+        items = []
+        for item in mix(given, 1):
+            events.append("step")
+            items.append(item)
+            noise(mix.context.model)
+        order = ["step" if event == "step" else event["generation"] for event in events]
+        assert order == [1, "step", "step", 2, "step", "step", 3, "step", "step"]
+        second = [event for event in events if event != "step"][1]
+        # survivors and all of them are forwarded anew under the new weights; `none` keeps what was measured before
+        assert (second["age"] > 0) == (rescore == "none")
+        for step, item in enumerate(items):
+            elites, rank = searches[0].elites[step // 2], 1 - step % 2  # the fitter of the two comes last
+            masks, partner = composition(item, given[step])
+            rows = slice(B * step, B * step + B)
+            shown = partner >= 0
+            assert np.array_equal(masks[shown], elites.masks[rank][rows][shown])
+            assert np.array_equal(partner[shown], elites.pairings[rank][rows][shown])
+
+    def test_what_is_forwarded_is_counted_and_the_budget_ends_it(self):
+        for budget in (None, 5):
+            records = []
+            mix = build(
+                "search.rescore=all", f"search.budget={'null' if budget is None else budget}",
+                "search.generations=4", on_generation=records.append,
+            )  # fmt: skip
+            assert mix.span == 4
+            for _ in mix(batches(4), 1):
+                noise(mix.context.model)
+            assert mix.forwards == sum(record["new_rows"] for record in records)
+            assert (mix.forwards > 5 * 4 * B) if budget is None else (mix.forwards <= 5 * 4 * B and len(records) < 4)
+
+    def test_fewer_steps_than_generations_take_the_latest_elites(self):
+        searches, records = [], []
+        mix = build("search.rescore=survivors", on_generation=records.append, on_search=searches.append)
+        (item,) = mix(batches(1), 1)
+        assert len(records) == 3 and all(record.get("age", 0) == 0 for record in records)
+        masks, partner = composition(item, batches(1)[0])
+        shown = partner >= 0
+        assert np.array_equal(masks[shown], searches[0].elites[-1].masks[0][shown])
+
+    def test_there_must_be_steps_to_take_turns_with(self):
+        with pytest.raises(UserError, match=r"has 1 steps of train.batch=8 and 3 generations; set search.batch"):
+            build("search.rescore=none", f"search.batch={B}")
+        with pytest.raises(UserError, match=r"search.rescore=all .* 1 generations"):
+            build("search.rescore=all", "search.generations=1", "search.elites=2")
+
+
+@pytest.mark.parametrize("rescore", ["hold", "survivors"])
+def test_the_trainers_steps_are_not_the_searchs_time(rescore, monkeypatch):
+    clock = [0.0]
+
+    def tick():
+        clock[0] += 0.001
+        return clock[0]
+
+    monkeypatch.setattr(evolved.time, "perf_counter", tick)
+    mix = build(f"search.rescore={rescore}", "search.every=2")
+    for _ in range(2):
+        before = mix.seconds
+        for _ in mix(batches(3), 1):
+            clock[0] += 100
+        assert 0 < mix.seconds - before < 1
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["search.every=3"],
+        ["search.every=2", "search.bank_pairing=affinity", "search.carry=true", "search.bank_decay=0.7"],
+        ["search.every=2", "search.bank_pairing=assignment", "search.rescore=survivors", "search.start_epoch=2"],
+        ["search.rescore=none", "search.carry=true", "search.self_pairing=false"],
+    ],
+)
+def test_resumed_at_any_group_it_goes_on_the_same(overrides):
+    def group(mix, number):
+        epoch = 1 if number < 2 else 2
+        made = []
+        for item in mix(batches(2 if number == 3 else 3, seed=number), epoch):
+            made.append(item)
+            noise(mix.context.model)
+        return made
+
+    whole = build(*overrides)
+    items = [group(whole, number) for number in range(7)]
+    for stop in range(1, 7):
+        first = build(*overrides)
+        for number in range(stop):
+            group(first, number)
+        state = {name: array.copy() for name, array in first.state().items()}
+        second = build(*overrides)
+        second.context.model.load_state_dict(first.context.model.state_dict())
+        second.restore(state)
+        for number in range(stop, 7):
+            for mine, other in zip(group(second, number), items[number], strict=True):
+                assert torch.equal(mine.images, other.images) and torch.equal(mine.targets, other.targets)
+        for name, array in second.state().items():
+            assert name == "seconds" or np.array_equal(array, whole.state()[name]), name
