@@ -1,4 +1,4 @@
-"""Every mix of the shelf under its contract, and PatchMix as a part of other people's loops."""
+"""Every mix of the shelf under its contract."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import torch
 
 from evo.bank import PatternBank
 from training.config import UserError, make_config
-from training.mixes import MIXES, PatchMix
+from training.mixes import MIXES
 from training.mixes.batch import MixContext, generator_state, set_generator_state
 from training.models.patch_model import build_model
 from training.models.trained import Prepare
@@ -118,82 +118,3 @@ def test_generator_states_travel_as_numbers():
     rng.integers(0, 9, 3, dtype=np.uint8)
     set_generator_state(other, generator_state(rng))
     assert np.array_equal(rng.integers(0, 2**60, 9), other.integers(0, 2**60, 9))
-
-
-class TestPatchMix:
-    images = torch.arange(5 * 3 * 9 * 7, dtype=torch.float32).view(5, 3, 9, 7)
-    labels = torch.tensor([0, 1, 2, 3, 4])
-
-    def test_it_returns_the_composition_it_applied(self):
-        mix = PatchMix(num_classes=5, grid=3, generator=torch.Generator().manual_seed(0))
-        before = self.images.clone()
-        mixed, targets, masks, pairing = mix(self.images, self.labels, return_composition=True)
-        assert torch.equal(self.images, before)
-        assert sorted(pairing.tolist()) == [0, 1, 2, 3, 4]
-        share = masks.float().mean((1, 2))
-        for row in range(5):
-            for y in range(9):
-                for x in range(7):
-                    source = row if masks[row, y * 3 // 9, x * 3 // 7] else int(pairing[row])
-                    assert torch.equal(mixed[row, :, y, x], self.images[source, :, y, x])
-            expected = torch.zeros(5)
-            expected[row] += share[row]
-            expected[pairing[row]] += 1 - share[row]
-            torch.testing.assert_close(targets[row], expected)
-
-    def test_untouched_batches_are_the_same_and_p_is_a_share_of_calls(self):
-        mix = PatchMix(num_classes=5, grid=3, probability=0.3, generator=torch.Generator().manual_seed(0))
-        touched = 0
-        for _ in range(400):
-            mixed, targets, masks, _ = mix(self.images, self.labels, return_composition=True)
-            if masks.all() and mixed is self.images:
-                assert torch.equal(targets, torch.eye(5))
-            else:
-                touched += 1
-        assert 80 < touched < 160
-
-    def test_generators_decide_alone(self):
-        one, two = (PatchMix(num_classes=5, grid=3, generator=torch.Generator().manual_seed(4)) for _ in range(2))
-        torch.manual_seed(0)
-        first = one(self.images, self.labels)[0]
-        torch.manual_seed(1)
-        assert torch.equal(first, two(self.images, self.labels)[0])
-        assert not torch.equal(first, two(self.images, self.labels)[0])
-
-    def test_without_a_generator_torchs_seed_decides(self):
-        mix = PatchMix(num_classes=5, grid=3)
-        torch.manual_seed(0)
-        first = mix(self.images, self.labels)[0]
-        torch.manual_seed(0)
-        assert torch.equal(first, mix(self.images, self.labels)[0])
-
-    def test_one_image_and_soft_labels(self):
-        mixed, targets = PatchMix(grid=3)(self.images[:1], torch.tensor([[0.25, 0.75]]))
-        assert torch.equal(mixed, self.images[:1])
-        torch.testing.assert_close(targets, torch.tensor([[0.25, 0.75]]))
-
-    def test_a_bank_is_drawn_from(self, tmp_path):
-        made = PatternBank(3, 5, list("abcde"))
-        made.collect(np.array([np.eye(3, dtype=bool)]), np.array([0]), np.array([1]))
-        made.save(tmp_path / "one.json")
-        mix = PatchMix(bank=tmp_path / "one.json")
-        _, _, masks, _ = mix(self.images, self.labels, return_composition=True)
-        assert torch.equal(masks, torch.eye(3, dtype=torch.bool).expand(5, 3, 3))
-
-    @pytest.mark.parametrize(
-        ("options", "images", "labels", "words"),
-        [
-            ({"grid": 0}, None, None, "grid must be at least 1, got 0"),
-            ({"probability": 1.5}, None, None, "probability must be 0..1, got 1.5"),
-            ({"sampler": "stars"}, None, None, "unknown sampler 'stars'; there are bernoulli, box"),
-            ({"grid": 8, "num_classes": 5}, images, labels, "a grid of 8 does not fit images of 9x7; at most 7"),
-            ({}, images, labels, "integer labels need num_classes"),
-            ({"num_classes": 4}, images, labels, r"labels must be 0\.\.3, got 0\.\.4"),
-            ({"num_classes": 5}, images, labels[:3], r"\(5, 3, 9, 7\) and \(3,\)"),
-            ({"num_classes": 5}, images, labels.float(), "must be integers, got torch.float32"),
-            ({"num_classes": 5}, images, torch.eye(5)[:, :4], "num_classes is 5, labels have 4 columns"),
-        ],
-    )
-    def test_values_that_do_not_fit_are_refused(self, options, images, labels, words):
-        with pytest.raises(ValueError, match=words):
-            PatchMix(**options)(images, labels)

@@ -8,6 +8,7 @@ import torch
 
 from evo.bank import PatternBank
 from training.config import UserError
+from training.devices import sent
 from training.mixes.batch import Array, Batch, Mix, MixContext, Mixed, composed
 from training.mixes.patchmix import PatchMix
 
@@ -22,7 +23,11 @@ class DrawnCompositions:
         self.patchmix, self.generator, self.num_classes = patchmix, generator, num_classes
 
     def __call__(self, batches: list[Batch], epoch: int) -> Iterator[Mixed]:
-        return (composed(batch, *self.patchmix.draw(batch[1]), self.num_classes) for batch in batches)
+        return (self._mix(batch) for batch in batches)
+
+    def _mix(self, batch: Batch) -> Mixed:
+        masks, pairing = (sent(drawn, batch[0].device) for drawn in self.patchmix.draw(batch[1]))
+        return composed(batch, masks, pairing, self.num_classes)
 
     def state(self) -> dict[str, Array]:
         return {"generator": self.generator.get_state().numpy()}
