@@ -302,20 +302,19 @@ def fit_sgd(
     largest = torch.linalg.eigvalsh(some.T @ some / len(some))[-1]
     rates = 1 / (0.5 * (largest + 1) + decays)
     weight = features.new_zeros(len(decays), num_classes, features.shape[1])  # (R,K,D)
-    bias = features.new_zeros(len(decays), 1, num_classes)
-    weight_speed, bias_speed = torch.zeros_like(weight), torch.zeros_like(bias)
+    bias = features.new_zeros(len(decays), num_classes, 1)  # (R,K,1)
+    speeds = torch.zeros_like(weight), torch.zeros_like(bias)
     steps = max(SGD_EPOCHS * (len(rows) // SGD_BATCH), SGD_STEPS)
     for step, chosen in enumerate(_shuffled(rows, SGD_BATCH, steps, generator)):
         given, wanted = features[chosen], labels[chosen]  # (B,D), (B,)
-        error = torch.baddbmm(bias, given.expand(len(decays), -1, -1), weight.mT).softmax(2)  # (R,B,K)
-        error = (error - F.one_hot(wanted, num_classes)) / len(wanted)
-        slope = error.mT @ given + decays * weight
-        bias_slope = error.sum(1, keepdim=True)
-        scale = 0.5 * (1 + math.cos(math.pi * step / steps))
-        for tensor, speed, gradient in ((weight, weight_speed, slope), (bias, bias_speed, bias_slope)):
+        logits = torch.addmm(bias.flatten(), given, weight.flatten(0, 1).T).unflatten(1, bias.shape[:2])  # (B,R,K)
+        error = (logits.softmax(2) - F.one_hot(wanted, num_classes)[:, None]) / len(wanted)
+        slope = (error.flatten(1).T @ given).view_as(weight) + decays * weight
+        rate = rates * 0.5 * (1 + math.cos(math.pi * step / steps))
+        for tensor, speed, gradient in zip((weight, bias), speeds, (slope, error.sum(0)[..., None]), strict=True):
             speed.mul_(SGD_MOMENTUM).add_(gradient)
-            tensor.sub_(scale * rates * gradient.add_(speed, alpha=SGD_MOMENTUM))
-    return list(zip(weight, bias[:, 0], strict=True))
+            tensor.sub_(rate * gradient.add(speed, alpha=SGD_MOMENTUM))
+    return list(zip(weight, bias[..., 0], strict=True))
 
 
 def accuracy(classifier: Classifier, features: Tensor, labels: Tensor) -> float:
