@@ -30,6 +30,7 @@ def test_help_lists_commands_in_a_persons_order(cli):
     assert commands == [
         "demo",
         "train",
+        "prepare",
         "search",
         "ablate",
         "curves",
@@ -127,7 +128,7 @@ def test_a_failed_trial_is_reported_and_the_others_run(cli, tmp_path, out):
     variants = {"burns": {"mix.name": "plain", "train.lr": 100, "train.momentum": 0.99}, "plain": {"mix.name": "plain"}}
     file.write_text(json.dumps({"recipe": "digits", "seeds": [0], "common": common, "variants": variants}))
     status, text, error = cli("ablate", str(file))
-    assert status == 2 and "1 of 2 trials failed" in error and "burns, seed 0: the loss became nan" in error
+    assert status == 2 and "1 of 2 trials failed" in error and "burns, seed 0: the" in error and "lower train.lr=100" in error
     assert "plain" in text
 
 

@@ -29,8 +29,11 @@ def pick_device(options: RunOptions) -> torch.device:
         raise UserError(f"run.device={name} is one GPU, but several processes run; use -s run.device=cuda, or auto")
     index = local if device.index is None else device.index
     if device.type == "cuda" and index >= torch.cuda.device_count():
-        what = f"process {local} of this machine" if several else f"run.device={options.device}"
-        raise UserError(f"{what} finds {torch.cuda.device_count()} GPUs; use fewer --devices, or -s run.device=cpu")
+        what = f"GPU {local}, for process {local} of this machine," if several else f"run.device={options.device}"
+        raise UserError(
+            f"{what} is not there ({torch.cuda.device_count()} GPUs found); use -s run.device=cpu or auto, or fewer "
+            "processes"
+        )
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UserError(f"run.device={options.device} is not there; use -s run.device=cpu or auto")
     if device.type == "cuda":

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from training.average import WeightAverage
 from training.config import Config, TrainOptions, UserError
 from training.data.image_set import AnyImageSet
-from training.data.load import load_data
+from training.data.load import load_data, place
 from training.devices import autocast_type, compiles, pick_device
 from training.distributed import World, share_batch_norm, start
 from training.mixes import MIXES
@@ -245,7 +245,7 @@ def set_up(config: Config, folder: Path) -> Run:
         torch.set_num_threads(config.run.threads)
     world = start(device)
     streams = Streams(config.run.seed)
-    training_set, test_set = (part.to(device) for part in load_data(config.data))
+    training_set, test_set = (place(part, device, config.data) for part in load_data(config.data))
     _check_batch(config.train, len(training_set), world)
     torch.manual_seed(streams.number("weights"))
     names = training_set.class_names

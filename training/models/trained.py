@@ -71,7 +71,7 @@ def load_trained(config: Config, folder: Path, device: torch.device, weights: st
         weights = "model" if config.train.ema is None else "ema"
     if not any(name.startswith(f"{weights}.") for name in saved.tensors):
         raise UserError(
-            f"the run {folder} kept no weight average `{weights}`; "
+            f"the run {folder} kept no weight average; "
             + (
                 "take --weights model, or train with -s train.ema=0.999"
                 if weights == "ema"
