@@ -1,0 +1,146 @@
+"""`./run bench overhead`: what mixing and searching add to the wall time of a training step.
+
+Every mix trains in this process with the same data, model and batch: data, augmentation, mixing, searching, the
+step. They take turns, and in each turn all take as many steps as hold whole cycles of search.every, so that
+searches are averaged in. The ratios are of times in the same turn. On a CPU batches of 128, on a GPU of 512.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from runs.benchmarks import row
+from training.config import Config, UserError, load_config
+from training.data.load import load_data
+from training.mixes.batch import Batch, unmixed
+from training.mixes.evolved import span
+from training.progress import Progress
+from training.run import Run, set_up
+from training.train import epoch_batches, training_step
+
+MIXES = ("plain", "mixup", "cutmix", "patchmix", "evolved")
+AT_MOST = {("evolved", "patchmix"): 1.35, ("patchmix", "plain"): 1.05}
+LEAST_STEPS = 8  # of each mix in a turn
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    recipe: str
+    overrides: tuple[str, ...]
+    rounds: int
+
+
+CASES = (
+    Case("small ResNet, 32 px", "cifar10-small", (), 8),
+    Case("ResNet-18, 32 px", "cifar10", (), 3),
+)
+QUICK = (Case("small ResNet, 32 px", "cifar10-small", (), 2),)
+WITHOUT_DATA = (Case("small ResNet, 8 px", "digits", (), 3),)
+
+
+def measure(quick: bool) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    progress, rows, ratios = Progress(), [], []
+    for case in _cases(QUICK if quick else CASES, progress):
+        with tempfile.TemporaryDirectory() as scratch:
+            configs = {mix: _config(case, mix) for mix in MIXES}
+            name = f"{case.name}, B{configs['plain'].train.batch}, bfloat16"
+            times = step_times(configs, Path(scratch), case.rounds, name, progress)
+        for mix in MIXES:
+            package = "torchvision" if mix in ("mixup", "cutmix") else "torch"
+            rows.append(row(name, mix, [1000 * seconds for seconds in times[mix]], "ms", package))
+        for (mix, other), allowed in AT_MOST.items():
+            found = [mine / its for mine, its in zip(times[mix], times[other], strict=True)]
+            rows.append(row(name, f"{mix} / {other}", found, "x"))
+            ratios.append({"case": name, "over": f"{allowed} x {other}", "value": allowed / median(found), "target": 1})
+    return rows, ratios
+
+
+def step_times(
+    configs: dict[str, Config], folder: Path, rounds: int, name: str, progress: Progress
+) -> dict[str, list[float]]:
+    """Seconds per step of each mix, one figure a round."""
+    runs = {mix: set_up(config, folder / mix) for mix, config in configs.items()}
+    streams = {mix: _endless(run) for mix, run in runs.items()}
+    search, probability = configs["evolved"].search, configs["evolved"].mix.probability
+    cycle = search.every * span(search, configs["evolved"].train.batch)  # mixed batches
+    mixed = cycle * math.ceil(LEAST_STEPS * probability / cycle)
+    for mix, run in runs.items():
+        progress.update(f"{name}: {mix}, warming up")
+        run.begin()
+        run.begin_epoch()
+        take_steps(run, streams[mix], cycle if mix == "evolved" else 1, probability)
+    times: dict[str, list[float]] = {mix: [] for mix in runs}
+    for turn in range(rounds):
+        order = MIXES[turn % len(MIXES) :] + MIXES[: turn % len(MIXES)]
+        for mix in order:
+            progress.update(f"{name}: round {turn + 1}/{rounds}, {mix}", final=mix == order[-1])
+            began = _now(runs[mix])
+            steps = take_steps(runs[mix], streams[mix], mixed, probability)
+            times[mix].append((_now(runs[mix]) - began) / steps)
+    for run in runs.values():
+        run.log.close()
+    return times
+
+
+def take_steps(run: Run, batches: Iterator[Batch], mixed: int, probability: float) -> int:
+    """Train on `mixed` mixed batches, in groups as train.train_epoch makes them, and on the unmixed ones that are
+    their due, spread evenly; return the number of steps.
+    """
+    steps, done = round(mixed / probability), 0
+    group: list[tuple[Batch, bool]] = []
+    for step in range(1, steps + 1):
+        mixes = step * mixed // steps > done
+        done += mixes
+        group.append((next(batches), mixes))
+        if step < steps and sum(of_group for _, of_group in group) not in (0, run.mix.span):
+            continue
+        items = run.mix([batch for batch, of_group in group if of_group], max(1, run.config.search.start_epoch))
+        for batch, of_group in group:
+            grid = run.model.grid if run.mix.cells else None
+            item = next(items) if of_group else unmixed(batch, len(run.class_names), grid)
+            run.sums += training_step(run, item)
+        next(items, None)
+        group = []
+    return steps
+
+
+def _endless(run: Run) -> Iterator[Batch]:
+    while True:
+        yield from epoch_batches(run)
+
+
+def _now(run: Run) -> float:
+    if run.device.type == "cuda":
+        torch.cuda.synchronize(run.device)
+    return time.perf_counter()
+
+
+def _cases(wanted: tuple[Case, ...], progress: Progress) -> tuple[Case, ...]:
+    """Those asked for, or one of digits where the data of theirs are absent."""
+    try:
+        load_data(_config(wanted[0], "plain").data)
+    except UserError as error:
+        progress.update(f"{error}; taking digits", final=True)
+        return WITHOUT_DATA
+    return wanted
+
+
+def _config(case: Case, mix: str) -> Config:
+    gpu = torch.cuda.is_available()
+    images = {"digits": ()}.get(case.recipe, (f"data.subset={2000 if gpu else 200}",))
+    batch = 128 if case.recipe != "digits" else 64
+    return load_config(
+        case.recipe,
+        [f"mix.name={mix}", "mix.probability=0.5", "data.download=false", "train.precision=bfloat16",
+         f"train.batch={512 if gpu else batch}", *images, *case.overrides],
+    )  # fmt: skip

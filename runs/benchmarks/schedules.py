@@ -1,0 +1,178 @@
+"""`python -m runs.benchmarks.schedules`: schedules of the live search at equal optimiser steps.
+
+Every variant trains the same model with the same weights, batches and mixed steps. At every other mixed step,
+before it is taken, the true fitness of its composition (mean cell loss in nats, evaluation mode, present weights)
+is compared with that of a random composition of the same batch. Writes runs/results/schedules/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+
+from training.checkpoint import write_atomically
+from training.config import PROJECT, load_config
+from training.losses import cell_losses
+from training.mixes.batch import Batch, Mixed, composed, unmixed
+from training.mixes.evolved import Evolved
+from training.mixes.patchmix import PatchMix
+from training.models.trained import evaluate
+from training.run import Run, set_up
+from training.run_log import environment, now
+from training.train import epoch_batches, mixed_groups, training_step
+
+FOLDER = PROJECT / "runs" / "results" / "schedules"
+RECIPE = "cifar10-small"
+TESTED = 2000  # test images, the first
+BASE = {"population": 4, "generations": 4, "elites": 1, "every": 1, "objective": "hard", "rescore": "hold"}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "random": {"start_epoch": 10**6},
+    "every batch": {},
+    "every 2nd": {"every": 2},
+    "every 2nd, bank affinity": {"every": 2, "bank_pairing": "affinity"},
+    "every 2nd, bank assignment": {"every": 2, "bank_pairing": "assignment"},
+    "every 2nd, carry": {"every": 2, "carry": True},
+    "every 2nd, last elites": {"every": 2, "batch": 128},
+    "every 4th, P 8": {"every": 4, "population": 8},
+    "P 2, last elites": {"population": 2, "batch": 128},
+    "budget 2, last elites": {"budget": 2.0, "batch": 128, "population": 1, "generations": 8},
+    "every 2nd, rescore survivors": {"every": 2, "rescore": "survivors"},
+    "every 2nd, rescore none": {"every": 2, "rescore": "none"},
+}
+COLUMNS = ("variant", "gain", "gain_searched", "gain_drawn", "forwards_per_mixed_image", "accuracy", "steps", "seconds")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--only", help="variants whose names hold this")
+    parser.add_argument("--folder", type=Path, default=FOLDER)
+    arguments = parser.parse_args()
+    wanted = [name for name in VARIANTS if (arguments.only or "") in name]
+    rows = []
+    for name in wanted:
+        rows.append(trial(name, {**BASE, **VARIANTS[name]}, arguments.epochs))
+        print({key: rows[-1][key] for key in COLUMNS}, flush=True)
+        write(rows, arguments.epochs, arguments.folder)
+
+
+def trial(name: str, options: dict[str, Any], epochs: int) -> dict[str, Any]:
+    """Train one variant; return its line."""
+    overrides = [f"search.{key}={str(value).lower()}" for key, value in options.items()]
+    config = load_config(RECIPE, [*overrides, f"train.epochs={epochs}", "train.warmup=2", "mix.name=evolved"])
+    scratch = Path(tempfile.mkdtemp())
+    try:
+        run = set_up(config, scratch / "run")
+        run.begin()
+        began, gains, mixed_steps = time.perf_counter(), list[tuple[bool, float]](), 0
+        control = PatchMix(grid=run.model.grid, generator=torch.Generator().manual_seed(1))
+        for epoch in range(1, epochs + 1):
+            run.begin_epoch()
+            for group in mixed_groups(epoch_batches(run), config.mix.probability, run.mix.span, run.choice):
+                before = searches(run)
+                items = run.mix([batch for batch, mixes in group if mixes], epoch)
+                for batch, mixes in group:
+                    item = next(items) if mixes else unmixed(batch, len(run.class_names), run.model.grid)
+                    if mixes:
+                        mixed_steps += 1
+                        if mixed_steps % 2:
+                            gains.append((searches(run) > before, gain(run, item, batch, control)))
+                    run.sums += training_step(run, item)
+                    run.step += 1
+                    run.position += 1
+                next(items, None)
+            run.end_epoch()
+        seconds = time.perf_counter() - began
+        tested = run.test_set.select(torch.arange(TESTED))
+        accuracy, _ = evaluate(run.model, tested, run.prepare, run.autocast, 128)
+        return {
+            "variant": name,
+            "options": " ".join(overrides),
+            "gain": mean(found for _, found in gains),
+            "gain_searched": mean_or_none([found for searched, found in gains if searched]),
+            "gain_drawn": mean_or_none([found for searched, found in gains if not searched]),
+            "forwards_per_mixed_image": run.cost()["search_forwards"] / (mixed_steps * config.train.batch),
+            "accuracy": accuracy,
+            "steps": run.step,
+            "seconds": round(seconds, 1),
+        }
+    finally:
+        shutil.rmtree(scratch)
+
+
+def searches(run: Run) -> int:
+    assert isinstance(run.mix, Evolved)
+    return run.mix.searches
+
+
+@torch.no_grad()
+def gain(run: Run, item: Mixed, batch: Batch, control: PatchMix) -> float:
+    """Nats by which a mixed batch's mean cell loss is above that of a random composition."""
+    drawn = composed(batch, *control.draw(batch[1]), len(run.class_names))
+    run.model.eval()
+    both = [
+        float(cell_losses(run.forward(mixed.images)[1], mixed.cell_targets).mean())
+        for mixed in (item, drawn)
+        if mixed.cell_targets is not None
+    ]
+    run.model.train()
+    return both[0] - both[1]
+
+
+def mean_or_none(values: list[float]) -> float | None:
+    return mean(values) if values else None
+
+
+def write(rows: list[dict[str, Any]], epochs: int, folder: Path) -> None:
+    """per_run.csv, table.md and environment.json, after every trial."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "per_run.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [*COLUMNS, "options"], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    write_atomically(folder / "table.md", table(rows, epochs))
+    command = f"python -m runs.benchmarks.schedules --epochs {epochs}"
+    described = json.dumps(environment(torch.device("cpu"), command), indent=1)
+    write_atomically(folder / "environment.json", described + "\n")
+
+
+def table(rows: list[dict[str, Any]], epochs: int) -> str:
+    lines = [
+        "| schedule | gain, nats | of searched batches | of drawn batches | forwards per mixed image | accuracy, % |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for row in rows:
+        cells = [figure(row[key], 3) for key in ("gain", "gain_searched", "gain_drawn")]
+        cells += [figure(row["forwards_per_mixed_image"], 2), figure(row["accuracy"], 1)]
+        lines.append(f"| {row['variant']} | {' | '.join(cells)} |")
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"{RECIPE}, {epochs} epochs of the same {rows[0]['steps']} steps, half of them mixed; one seed, accuracy on the "
+            f"first {TESTED:,} test images: no ranking of accuracies. Gain: the mean cell loss of the compositions trained "
+            "on, under the model as it is before the step, less that of random compositions of the same batches. P 4, 4 "
+            "generations, 1 elite, objective hard, rescore hold, bank pairing random, a search batch of 512 images where "
+            "nothing else is said; last elites: a search batch is one training batch, trained on under the last "
+            "generation's elite.",
+            f"Command: `python -m runs.benchmarks.schedules --epochs {epochs}`, {now()[:10]}.",
+            "",
+        ]
+    )
+
+
+def figure(value: float | None, decimals: int) -> str:
+    return "-" if value is None else f"{value:.{decimals}f}"
+
+
+if __name__ == "__main__":
+    main()
