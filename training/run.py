@@ -36,7 +36,7 @@ from training.optimisers import Optimiser, learning_rate_factor
 from training.randomness import Streams
 from training.run_log import RunLog, command_line
 from training.shelf import open_entry
-from training.tensorboard import Board
+from training.tensorboard import Board, check_tensorboard
 
 SNAPSHOTS = 10  # searches written whole, over a run
 ALWAYS_TESTED = 10  # last epochs, whose median is reported
@@ -241,6 +241,8 @@ def set_up(config: Config, folder: Path) -> Run:
     Raises UserError for what the user can mend.
     """
     device = pick_device(config.run)
+    if config.run.tensorboard:
+        check_tensorboard()
     if config.run.threads is not None:
         torch.set_num_threads(config.run.threads)
     world = start(device)

@@ -10,18 +10,22 @@ from typing import Any
 from training.config import UserError
 
 
+def check_tensorboard() -> None:
+    """Raise UserError where the package is missing."""
+    if find_spec("tensorboard") is None:
+        raise UserError(
+            "run.tensorboard=true needs the package tensorboard: install it with `.venv/bin/python -m pip install "
+            "tensorboard`, or set -s run.tensorboard=false"
+        )
+
+
 class Board:
-    """Writes numbers by optimiser step into FOLDER/tensorboard. Raises UserError where the package is missing.
+    """Writes numbers by optimiser step into FOLDER/tensorboard.
 
     purge_step: where a resumed run goes on; later points of the folder are hidden.
     """
 
     def __init__(self, folder: Path, purge_step: int | None = None) -> None:
-        if find_spec("tensorboard") is None:
-            raise UserError(
-                "run.tensorboard=true needs the package tensorboard: install it with "
-                "`uv pip install tensorboard` (or pip), or set -s run.tensorboard=false"
-            )
         from torch.utils.tensorboard import SummaryWriter  # 2 s
 
         self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=purge_step)

@@ -1,0 +1,196 @@
+"""What options of training change: precision of a step, averages, parts, compilation, boards, devices, memory."""
+
+import io
+
+import pytest
+import torch
+
+from analysis.run_folder import RunFolder
+from tests.conftest import TINY
+from training import devices
+from training.checkpoint import load_checkpoint
+from training.config import RunOptions, TrainOptions, UserError, load_config
+from training.devices import compiles, memory_explained, pick_device
+from training.mixes.batch import unmixed
+from training.models.trained import load_trained
+from training.progress import Progress
+from training.run import set_up
+from training.train import duration, epoch_batches, train, training_step
+
+
+def tiny(*overrides):
+    return load_config("digits", [*TINY, *overrides])
+
+
+def weights(folder, prefix="model."):
+    saved = load_checkpoint(folder / "checkpoint", "latest").tensors
+    return {name: tensor for name, tensor in saved.items() if name.startswith(prefix)}
+
+
+def one_step(tmp_path, *options):
+    """A run after one unmixed step, with what the step returned."""
+    run = set_up(tiny("mix.name=patchmix", "train.warmup=0", *options), tmp_path / "run")
+    run.model.train()
+    batch = next(epoch_batches(run))
+    return run, training_step(run, unmixed(batch, 10, run.model.grid))
+
+
+def test_a_step_returns_losses_hits_and_its_share(tmp_path):
+    _, measured = one_step(tmp_path)
+    image_loss, cell_loss, hit, share = measured.tolist()
+    assert share == 1 and 0 <= hit <= 1 and 1 < image_loss < 5 and 1 < cell_loss < 5
+
+
+def test_parts_of_a_batch_add_up_to_the_whole(tmp_path):
+    """Exactly so where batch norm does not see the parts: in evaluation mode."""
+
+    def gradients(parts):
+        run = set_up(tiny("mix.name=patchmix", f"train.accumulate={parts}", "train.lr=1e-9"), tmp_path / "run")
+        run.model.eval()
+        measured = training_step(run, unmixed(next(epoch_batches(run)), 10, run.model.grid))
+        return measured, [parameter.grad.clone() for parameter in run.model.parameters()]
+
+    whole, parts = gradients(1), gradients(5)
+    torch.testing.assert_close(parts[0], whole[0])
+    for one, five in zip(whole[1], parts[1], strict=True):
+        torch.testing.assert_close(five, one, rtol=1e-4, atol=1e-6)
+
+
+def test_tests_use_the_weight_average(tmp_path):
+    result = train(tiny("mix.name=plain", "train.ema=0.9", "train.lr=0.05", "train.epochs=3"), tmp_path / "run")
+    run = RunFolder(tmp_path / "run")
+    last = run.epochs.iloc[-1]
+    assert last["accuracy"] == result["last_accuracy"] and last["live_accuracy"] != last["accuracy"]
+    average, live = weights(tmp_path / "run", "ema."), weights(tmp_path / "run")
+    assert {name.removeprefix("ema.") for name in average} == {name.removeprefix("model.") for name in live}
+    config, cpu = tiny("train.ema=0.9"), torch.device("cpu")
+    head = load_trained(config, tmp_path / "run", cpu).model.image_head.weight
+    assert torch.equal(head, average["ema.image_head.weight"])
+    head = load_trained(config, tmp_path / "run", cpu, "model").model.image_head.weight
+    assert torch.equal(head, live["model.image_head.weight"])
+
+
+def test_without_an_average_asking_for_one_says_what_to_do(trained):
+    with pytest.raises(UserError, match="kept no weight average; take --weights model"):
+        load_trained(tiny(), trained, torch.device("cpu"), "ema")
+
+
+def test_a_cell_head_that_no_loss_reaches_is_left_alone(tmp_path):
+    for mix, trains in (("plain", False), ("patchmix", True)):
+        run = set_up(tiny(f"mix.name={mix}"), tmp_path / "run")
+        assert run.model.cell_head.weight.requires_grad is trains
+
+
+def test_compiled_training_is_training(tmp_path, monkeypatch):
+    compiled = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda call, **options: compiled(call, backend="eager", **options))
+    for name, choice in (("eager", "no"), ("compiled", "yes")):
+        train(tiny("mix.name=patchmix", f"train.compile={choice}", "train.epochs=1"), tmp_path / name)
+    for name, tensor in weights(tmp_path / "eager").items():
+        torch.testing.assert_close(weights(tmp_path / "compiled")[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+def test_auto_compiles_on_cuda_where_its_compiler_is(monkeypatch):
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    monkeypatch.setattr(devices, "find_spec", lambda name: object())
+    monkeypatch.setattr(devices.shutil, "which", lambda name: "/usr/bin/gcc")
+    assert compiles(TrainOptions(), cuda) and not compiles(TrainOptions(), cpu)
+    assert compiles(TrainOptions(compile="yes"), cpu) and not compiles(TrainOptions(compile="no"), cuda)
+    monkeypatch.setattr(devices, "find_spec", lambda name: None)
+    assert not compiles(TrainOptions(), cuda)
+
+
+def test_each_process_takes_the_gpu_of_its_number(monkeypatch):
+    taken = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    precision = torch.get_float32_matmul_precision()
+    try:
+        assert pick_device(RunOptions()) == torch.device("cuda:0")
+        assert pick_device(RunOptions(device="cuda:1")) == torch.device("cuda:1")
+        with pytest.raises(UserError, match=r"run.device=cuda:2 is not there \(2 GPUs found\)"):
+            pick_device(RunOptions(device="cuda:2"))
+        monkeypatch.setenv("WORLD_SIZE", "3")
+        monkeypatch.setenv("LOCAL_RANK", "1")
+        assert pick_device(RunOptions(device="cuda")) == pick_device(RunOptions()) == torch.device("cuda:1")
+        with pytest.raises(UserError, match="is one GPU, but several processes run"):
+            pick_device(RunOptions(device="cuda:0"))
+        monkeypatch.setenv("LOCAL_RANK", "2")
+        with pytest.raises(UserError, match=r"GPU 2, for process 2 .* \(2 GPUs found\)"):
+            pick_device(RunOptions())
+    finally:
+        torch.set_float32_matmul_precision(precision)
+    assert taken == [torch.device("cuda", index) for index in (0, 1, 1, 1)]
+
+
+def test_too_little_memory_names_the_option_to_lower(tmp_path, monkeypatch):
+    def full(*arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    monkeypatch.setattr("training.train.backward", full)
+    with pytest.raises(UserError, match=r"out of device memory .*; lower train.batch=16, or raise train.accumulate=1"):
+        train(tiny("mix.name=plain"), tmp_path / "run")
+    monkeypatch.setattr("training.run.evaluate", full)
+    with pytest.raises(UserError, match="lower train.eval_batch=500"), memory_explained("lower train.eval_batch=500"):
+        full()
+    with pytest.raises(RuntimeError, match="something else"), memory_explained("lower x"):
+        raise RuntimeError("something else")
+
+
+def test_tensorboard_has_the_epochs_also_after_a_resume(tmp_path):
+    accumulator = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator", reason="the extra tensorboard is not installed"
+    )
+    train(tiny("mix.name=evolved", "run.tensorboard=true"), tmp_path / "run")
+    board = accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    board.Reload()
+    assert {"accuracy", "image_loss", "cell_loss", "search/best"} <= set(board.Tags()["scalars"])
+    epochs = RunFolder(tmp_path / "run").epochs
+    written = board.Scalars("accuracy")
+    assert [point.step for point in written] == epochs["step"].tolist()
+    assert [point.value for point in written] == pytest.approx(epochs["accuracy"].tolist(), rel=1e-5)
+
+
+def test_a_missing_tensorboard_is_one_line_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr("training.tensorboard.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="run.tensorboard=true needs the package tensorboard: install it with"):
+        train(tiny("run.tensorboard=true"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_progress_draws_seldom_and_asks_only_then():
+    stream, asked = Terminal(), []
+    progress = Progress(stream)
+    for number in range(50):
+        progress.update(lambda number=number: asked.append(number) or f"step {number}")
+    assert asked == [0] and stream.getvalue().endswith("step 0")
+    progress.close()
+    progress.close()
+    assert stream.getvalue().endswith("step 0\n") and stream.getvalue().count("\n") == 1
+    progress.update("done", final=True)
+    progress.close()
+    assert stream.getvalue().endswith("done\n")
+
+
+def test_the_progress_line_tells_what_a_person_wants_to_know(tmp_path):
+    stream = Terminal()
+    train(tiny("mix.name=evolved", "mix.probability=1.0"), tmp_path / "run", progress=Progress(stream))
+    first, last = stream.getvalue().split("\r\x1b[2K")[1], stream.getvalue().splitlines()[-1]
+    for word in ("evolved: epoch 1/2", "step ", "/20", "loss ", "training accuracy ", "images/s", " left"):
+        assert word in first
+    for word in ("evolved: epoch 2/2", "test accuracy", "training accuracy", "images/s", "search ", "% of the time"):
+        assert word in last
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(3.4, "3 s"), (59.6, "1 min 00 s"), (185, "3 min 05 s"), (7630, "2 h 07 min")]
+)
+def test_durations_read_well(seconds, text):
+    assert duration(seconds) == text
