@@ -68,17 +68,18 @@ class PatchMix:
         if not isinstance(images, Tensor) or not isinstance(labels, Tensor):
             raise ValueError(f"expected tensors of images and labels, got {_kind(images)} and {_kind(labels)}")
         num_classes = self._check(images, labels)
-        if self.mixup_enabled and len(images) and bool(torch.rand((), generator=self._generator()) < self.probability):
-            masks, pairing = self.draw(labels)
-            label_masks, label_pairing = sent(masks, labels.device), sent(pairing, labels.device)
-            masks, pairing = sent(masks, images.device), sent(pairing, images.device)
+        mixes = self.mixup_enabled and len(images) and torch.rand((), generator=self._generator()) < self.probability
+        on_cpu = self.draw(labels) if mixes else self._unmixed(len(images))
+        masks, pairing = (sent(part, images.device) for part in on_cpu)
+        if mixes:
             images = compose(images, masks, pairing)
-        else:
-            masks = torch.ones(len(images), self.grid, self.grid, dtype=torch.bool, device=images.device)
-            pairing = torch.arange(len(images), device=images.device)
-            label_masks, label_pairing = masks.to(labels.device), pairing.to(labels.device)
-        targets = image_targets(labels, label_masks, label_pairing, num_classes)
+        same = labels.device == images.device
+        kept, partner = (masks, pairing) if same else (sent(part, labels.device) for part in on_cpu)
+        targets = image_targets(labels, kept, partner, num_classes)
         return (images, targets, masks, pairing) if return_composition else (images, targets)
+
+    def _unmixed(self, count: int) -> tuple[Tensor, Tensor]:
+        return torch.ones(count, self.grid, self.grid, dtype=torch.bool), torch.arange(count)
 
     def draw(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """A composition for a batch of `labels`: masks (B,G,G) bool and a pairing (B,) int64, on the CPU."""
