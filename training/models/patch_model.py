@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.config import ModelOptions, UserError
 from training.models import MODELS
+from training.models.timm_models import PREFIX, at_stage, build_timm
+from training.models.torchvision_models import load_published, without_classifier
 from training.shelf import open_entry
 
 
@@ -25,6 +29,29 @@ class PatchModel(nn.Module):
         self.image_head = nn.Linear(num_features, num_classes)
         self.cell_head = nn.Linear(num_features, num_classes)
 
+    @classmethod
+    def wrap(
+        cls, network: nn.Module, num_classes: int, grid: int | None = None, shape: tuple[int, int, int] = (3, 224, 224)
+    ) -> Self:
+        """Any network of torchvision's or timm's, or any module that returns a feature map, with our two heads.
+
+        Its classifier is cut off; of timm's also the stages behind the deepest map that holds the grid. network: not
+        to be used apart from the result. grid: else the side of the map. shape: (C,H,W) of the images. Raises
+        ValueError where it gives no map, or one that is smaller than the grid.
+        """
+        if hasattr(network, "forward_intermediates"):
+            backbone: nn.Module = at_stage(network, shape, grid)
+        elif any(hasattr(network, name) for name in ("fc", "classifier", "head", "heads")):
+            backbone = without_classifier(network)
+        else:
+            backbone = network
+        num_features, rows, columns = feature_shape(backbone, shape)
+        largest = min(rows, columns)
+        if grid is not None and not 1 <= grid <= largest:
+            raise ValueError(f"expected a grid of 1 to {largest}, the map being {rows}x{columns}, got {grid}")
+        device = next(network.parameters()).device
+        return cls(backbone, num_features, num_classes, grid or largest).to(device).train(network.training)
+
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         features = self.backbone(images)  # (B,D,h,w)
         cells = features
@@ -40,10 +67,11 @@ class PatchModel(nn.Module):
 def build_model(options: ModelOptions, shape: tuple[int, int, int], num_classes: int) -> PatchModel:
     """The model for images of `shape` (C,H,W).
 
-    Raises UserError where the grid is larger than the backbone's last feature map on such images.
+    Raises UserError where the grid is larger than the backbone's last feature map on such images, or the backbone
+    does not take them.
     """
-    channels, height, width = shape
-    backbone = open_entry(MODELS, options.name, "model")(channels, (height, width), options.width)
+    _, height, width = shape
+    backbone = _backbone(options, shape)
     num_features, rows, columns = feature_shape(backbone, shape)
     largest = min(rows, columns)
     if options.grid is not None and options.grid > largest:
@@ -54,12 +82,25 @@ def build_model(options: ModelOptions, shape: tuple[int, int, int], num_classes:
     return PatchModel(backbone, num_features, num_classes, options.grid or largest)
 
 
+def _backbone(options: ModelOptions, shape: tuple[int, int, int]) -> nn.Module:
+    if options.name.startswith(PREFIX):
+        return build_timm(options, shape)
+    backbone: nn.Module = open_entry(MODELS, options.name, "model")(shape[0], shape[1:], options.width)
+    if options.pretrained:
+        load_published(backbone, options.name)
+    return backbone
+
+
 def feature_shape(backbone: nn.Module, shape: tuple[int, int, int]) -> tuple[int, int, int]:
-    """(D,h,w) of the feature map of a backbone for images of `shape` (C,H,W)."""
+    """(D,h,w) of the feature map of a backbone for images of `shape` (C,H,W). Raises ValueError where it is no map."""
     was_training = backbone.training
+    device = next((parameter.device for parameter in backbone.parameters()), None)
     backbone.eval()
     with torch.no_grad():
-        features = backbone(torch.zeros(1, *shape))
+        features = backbone(torch.zeros(1, *shape, device=device))
     backbone.train(was_training)
+    if not isinstance(features, Tensor) or features.ndim != 4:
+        got = f"shape {tuple(features.shape)}" if isinstance(features, Tensor) else type(features).__name__
+        raise ValueError(f"expected {type(backbone).__name__} to return a feature map (B,D,h,w), got {got}")
     depth, rows, columns = features.shape[1:]
     return depth, rows, columns
