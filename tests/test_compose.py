@@ -84,15 +84,20 @@ def test_every_pixel_comes_from_its_source(composition, layout, out_layout, dtyp
     assert mixed is out if out is not None else mixed.is_contiguous() or layout == "channels_last"
 
 
-@settings(max_examples=40, deadline=None)
-@given(compositions(), st.sampled_from(["contiguous", "channels_last"]))
-def test_threads_that_share_the_work_do_the_same(composition, layout):
-    images, masks, pairing, rows = composition
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("training.compose.SHARED_BYTES", 0)
-        patch.setattr("torch.get_num_threads", lambda: 2)
+@pytest.mark.parametrize(("shared_bytes", "at_once"), [(0, 1), (2**30, 1), (2**30, 60)])
+def test_large_batches_are_taken_by_threads_or_in_parts_and_come_out_the_same(shared_bytes, at_once, monkeypatch):
+    monkeypatch.setattr("training.compose.SHARED_BYTES", shared_bytes)
+    monkeypatch.setattr("training.compose.INDICES_AT_ONCE", at_once)
+    monkeypatch.setattr("torch.get_num_threads", lambda: 2)
+
+    @settings(max_examples=30, deadline=None)
+    @given(compositions(), st.sampled_from(["contiguous", "channels_last"]))
+    def check(composition, layout):
+        images, masks, pairing, rows = composition
         mixed = compose(LAYOUTS[layout](images), masks, pairing, rows=rows)
-    assert torch.equal(mixed, slow_compose(images, masks, pairing, rows))
+        assert torch.equal(mixed, slow_compose(images, masks, pairing, rows))
+
+    check()
 
 
 @settings(max_examples=40, deadline=None)
