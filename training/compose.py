@@ -6,9 +6,14 @@ pairing is (B,) integer: row b's partner is image pairing[b].
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+Array = NDArray[Any]
 
 # On the CPU numpy's take copies short pieces twice as fast as torch.index_select on one thread; with more
 # threads torch, which shares the work, overtakes it at about this many bytes.
@@ -206,20 +211,24 @@ def _take_pieces(lines: Tensor, masks: Tensor, pairing: Tensor, rows: Tensor | N
     if lines.device.type != "cpu" or shared:
         index = _piece_index(lines.shape, masks, pairing, rows).flatten()
         torch.index_select(pieces, 0, index, out=result_pieces)
-        return
-    # numpy takes 64-bit indices without a copy, and adds small arrays with less ado.
-    starts = _starts(masks, pairing, rows, count, per_image, torch.int64).numpy()
-    starts = starts.take(np.arange(height) * masks.shape[1] // height, axis=1).reshape(len(masks), 1, -1)
+    else:
+        starts = _starts(masks, pairing, rows, count, per_image, torch.int64).numpy()
+        starts = starts.take(np.arange(height) * masks.shape[1] // height, axis=1)
+        _take_in_parts(pieces.numpy(), starts.reshape(len(masks), 1, -1), planes, result_pieces.numpy())
+
+
+def _take_in_parts(pieces: Array, starts: Array, planes: int, result: Array) -> None:
+    """starts: (R,1,HG) int64, of each piece of a result's first plane. result: (RLHG,w), written to."""
+    per_image = planes * starts.shape[2]
     offsets = np.arange(per_image).reshape(planes, -1)
     at_once = max(1, INDICES_AT_ONCE // per_image)
     index = np.empty((at_once, *offsets.shape), np.int64)
-    source, target = pieces.numpy(), result_pieces.numpy()
     for first in range(0, len(starts), at_once):
         part = starts[first : first + at_once]
         np.add(part, offsets, out=index[: len(part)])
-        into = target[first * per_image : (first + len(part)) * per_image]
+        into = result[first * per_image : (first + len(part)) * per_image]
         # mode="clip" because numpy would buffer what it may have to take back; `_starts` has checked the index.
-        np.take(source, index[: len(part)].ravel(), axis=0, out=into, mode="clip")
+        np.take(pieces, index[: len(part)].ravel(), axis=0, out=into, mode="clip")
 
 
 def _select_pixels(images: Tensor, masks: Tensor, pairing: Tensor, rows: Tensor | None) -> Tensor:
