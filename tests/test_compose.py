@@ -249,6 +249,18 @@ def test_an_out_in_the_images_memory_is_refused():
 
 
 @pytest.mark.parametrize("size", [8, 9])
+def test_a_backward_pass_learns_that_out_was_written_to(size):
+    masks, pairing, out = torch.ones(3, 4, 4, dtype=torch.bool), torch.arange(3), torch.zeros(3, 1, size, size)
+    weight = torch.ones(1, requires_grad=True)
+    loss = (compose(torch.rand(3, 1, size, size), masks, pairing, out=out) * weight).sum()
+    compose(torch.rand(3, 1, size, size), masks, pairing, out=out)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+    with torch.inference_mode():
+        compose(torch.rand(3, 1, size, size), masks, pairing, out=torch.zeros(3, 1, size, size))
+
+
+@pytest.mark.parametrize("size", [8, 9])
 @pytest.mark.parametrize("partner", [-1, 3])
 def test_partners_outside_the_batch_are_refused(size, partner):
     with pytest.raises(IndexError):

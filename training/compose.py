@@ -177,7 +177,13 @@ def _compose_into_memory(
             _blend_bits(lines, masks, pairing, rows, result_lines, images.shape[3])
         else:
             result.copy_(_select_pixels(images, masks, pairing, rows))
-    return result if out is None or result is out else out.copy_(result)
+    if out is None:
+        return result
+    if result is not out:
+        return out.copy_(result)
+    if not out.is_inference():
+        torch.autograd.graph.increment_version(out)  # numpy wrote to it, which a backward pass must learn
+    return out
 
 
 def _piece_index(shape: torch.Size, masks: Tensor, pairing: Tensor, rows: Tensor | None) -> Tensor:
