@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
@@ -20,6 +21,7 @@ from training.config import PROJECT, UserError
 
 GRACE = 10.0  # seconds that processes get to end by themselves once one has failed
 LOST = 3  # exit status of a process whose fellow has ended (runs/__main__.py)
+PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 TOLD = (2, 130)  # exit statuses of processes that said why
 
 
@@ -39,6 +41,7 @@ def launch(arguments: list[str], processes: int, folder: Path) -> int:
                 env=_environment(rank, processes, port),
                 stdout=None if rank == 0 else subprocess.DEVNULL,
                 stderr=output,
+                start_new_session=True,  # a terminal's Ctrl-C reaches this process alone, which passes it on
             )
             for port in [_free_port()]
             for rank, output in enumerate(outputs)
@@ -58,10 +61,10 @@ def launch(arguments: list[str], processes: int, folder: Path) -> int:
 
 
 def _wait(running: list[subprocess.Popen[bytes]]) -> int | None:
-    """Wait for all; return who failed first, None where nobody did. Signals are the processes' to answer."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all of them
-    signal.signal(signal.SIGTERM, lambda number, frame: [process.send_signal(number) for process in running])
+    """Wait for all, passing signals on; return who failed first, None where nobody did."""
+    handlers = {number: signal.getsignal(number) for number in PASSED_ON}
+    for number in PASSED_ON:
+        signal.signal(number, lambda number, frame: _send(number, running))
     first, deadline = None, float("inf")
     try:
         while any(process.poll() is None for process in running):
@@ -79,7 +82,12 @@ def _wait(running: list[subprocess.Popen[bytes]]) -> int | None:
     return first if first is not None else (failed[0] if failed else None)
 
 
-def _explain(first: int, statuses: list[int], outputs: list[IO[str] | None], folder: Path) -> int:
+def _send(number: int, running: list[subprocess.Popen[bytes]]) -> None:
+    for process in running:
+        process.send_signal(number)
+
+
+def _explain(first: int, statuses: list[int], outputs: Sequence[IO[str] | None], folder: Path) -> int:
     """Say what happened where the first process has not; return the exit status."""
     if statuses[0] in TOLD:
         return statuses[0]

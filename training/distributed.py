@@ -9,6 +9,7 @@ nothing here.
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,7 +71,10 @@ class World:
             return model
         from torch.nn.parallel import DistributedDataParallel
 
-        return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+        # Buffers are equal already (share_batch_norm), or averaged after the step. torch 2.15 renamed the option.
+        names = inspect.signature(DistributedDataParallel.__init__).parameters
+        keep: dict[str, Any] = {"forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers": False}
+        return DistributedDataParallel(model, gradient_as_bucket_view=True, **keep)
 
     def average_statistics(self, model: nn.Module) -> None:
         """Average batch norm's running means and variances, so that all ranks keep one model."""
@@ -102,8 +106,7 @@ def lost_processes_explained() -> Iterator[None]:
         if not dist.is_initialized() or not any(sign in str(error) for sign in GONE):
             raise
         raise LostProcessError(
-            f"rank {dist.get_rank()}: another process of this run has ended ({' '.join(str(error).split()):.80}); "
-            "see its own message above"
+            f"rank {dist.get_rank()}: another process of this run has ended ({' '.join(str(error).split()):.80})"
         ) from None
 
 

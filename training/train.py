@@ -37,27 +37,34 @@ def train(config: Config, folder: Path, *, resume: bool = False, progress: Progr
     interrupted. On Ctrl-C or SIGTERM a checkpoint is written before KeyboardInterrupt is raised. Raises
     UserError for what the user can mend.
     """
-    run = set_up(config, folder)
-    progress = progress or Progress(visible=run.world.main)
-    try:
-        with lost_processes_explained(), Interruption() as interruption:
-            if resume:
-                resume_run(run)
-            else:
-                run.begin()
-            for epoch in range(run.epoch + 1, config.train.epochs + 1):
-                record = {"epoch": epoch, **train_epoch(run, epoch, progress, interruption)}
-                if run.tests_after(epoch):
-                    with memory_explained(f"lower train.eval_batch={config.train.eval_batch}"):
-                        record |= run.test()
-                record |= {"step": run.step, **run.cost()}
-                run.log.event("epoch", **record)
-                save_run(run, best="accuracy" in record and run.accuracies[-1] == max(run.accuracies))
-                progress.update(epoch_line(run, record), final=True)
-            return run.finish()
-    finally:
-        progress.close()
-        run.log.close()
+    with lost_processes_explained():
+        run = set_up(config, folder)
+        progress = progress or Progress(visible=run.world.main)
+        try:
+            with Interruption() as interruption:
+                return train_on(run, resume, progress, interruption)
+        finally:
+            progress.close()
+            run.log.close()
+
+
+def train_on(run: Run, resume: bool, progress: Progress, interruption: Interruption) -> dict[str, Any]:
+    """From the first epoch, or the latest checkpoint, to the end."""
+    if resume:
+        resume_run(run)
+    else:
+        run.begin()
+    options = run.config.train
+    for epoch in range(run.epoch + 1, options.epochs + 1):
+        record = {"epoch": epoch, **train_epoch(run, epoch, progress, interruption)}
+        if run.tests_after(epoch):
+            with memory_explained(f"lower train.eval_batch={options.eval_batch}"):
+                record |= run.test()
+        record |= {"step": run.step, **run.cost()}
+        run.log.event("epoch", **record)
+        save_run(run, best="accuracy" in record and run.accuracies[-1] == max(run.accuracies))
+        progress.update(epoch_line(run, record), final=True)
+    return run.finish()
 
 
 def train_epoch(run: Run, epoch: int, progress: Progress, interruption: Interruption) -> dict[str, float | None]:

@@ -30,17 +30,20 @@ class Plain:
 
 
 class Torchvision(Plain):
-    """A torchvision.transforms.v2 batch transform. It draws from torch's global generator."""
+    """A torchvision.transforms.v2 batch transform. It draws from torch's global generator.
 
-    def __init__(self, transform: torch.nn.Module, num_classes: int) -> None:
+    averages: it computes with pixels, which uint8 cannot hold; others only move them.
+    """
+
+    def __init__(self, transform: torch.nn.Module, num_classes: int, *, averages: bool) -> None:
         super().__init__(num_classes)
-        self.transform = transform
+        self.transform, self.averages = transform, averages
 
     def __call__(self, batches: list[Batch], epoch: int) -> Iterator[Mixed]:
         return (self._mix(images, labels) for images, labels in batches)
 
     def _mix(self, images: Tensor, labels: Tensor) -> Mixed:
-        mixed, targets = self.transform(images.float(), labels)  # MixUp cannot average uint8
+        mixed, targets = self.transform(images.float() if self.averages else images, labels)
         return Mixed(mixed, targets, None)
 
 
@@ -52,11 +55,11 @@ def build_mixup(context: MixContext) -> Mix:
     """MixUp with alpha 1: Zhang et al., ICLR 2018."""
     from torchvision.transforms import v2  # 5 s to import
 
-    return Torchvision(v2.MixUp(num_classes=context.num_classes), context.num_classes)
+    return Torchvision(v2.MixUp(num_classes=context.num_classes), context.num_classes, averages=True)
 
 
 def build_cutmix(context: MixContext) -> Mix:
     """CutMix with alpha 1: Yun et al., ICCV 2019."""
     from torchvision.transforms import v2
 
-    return Torchvision(v2.CutMix(num_classes=context.num_classes), context.num_classes)
+    return Torchvision(v2.CutMix(num_classes=context.num_classes), context.num_classes, averages=False)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from training.compose import cell_targets, compose, image_targets
 from training.config import Config
+from training.devices import sent
 from training.distributed import World
 from training.models.patch_model import PatchModel
 from training.randomness import Streams
@@ -92,7 +93,7 @@ def unmixed(batch: Batch, num_classes: int, grid: int | None) -> Mixed:
 def composed(batch: Batch, masks: Tensor, pairing: Tensor, num_classes: int, rows: Tensor | None = None) -> Mixed:
     """The batch under a composition: masks (R,G,G), pairing (R,) and, for a part of it, own images `rows`."""
     images, labels = batch
-    masks, pairing = masks.to(images.device), pairing.to(images.device)
+    masks, pairing = sent(masks, images.device), sent(pairing, images.device)
     return Mixed(
         compose(images, masks, pairing, rows=rows),
         image_targets(labels, masks, pairing, num_classes, rows=rows),
