@@ -91,6 +91,20 @@ def test_between_searches_masks_come_from_the_live_bank_and_pairings_are_permuta
         assert np.array_equal(item.cell_targets.numpy()[shown], expected[shown])
 
 
+@pytest.mark.parametrize("pairing", ["affinity", "assignment"])
+def test_partners_follow_the_classes_that_searches_paired(pairing):
+    mix = build("search.every=2", f"search.bank_pairing={pairing}")
+    list(mix(batches(3), 1))
+    mix.live.pairs = np.array([[0.0, 9.0, 0.0], [9.0, 0.0, 0.0], [0.0, 0.0, 9.0]])
+    patterns = ([0, 1, 0, 1, 0, 1, 2, 2], [2, 2, 2, 2, 2, 2, 0, 1], [1, 1, 1, 1, 0, 0, 0, 0])
+    given = [(images, torch.tensor(labels)) for (images, _), labels in zip(batches(3), patterns, strict=True)]
+    for item, batch in zip(mix(given, 1), given, strict=True):
+        _, partner = composition(item, batch)
+        shown = partner >= 0
+        labels = batch[1].numpy()
+        assert np.array_equal(labels[partner[shown] % B], np.array([1, 0, 2])[labels[shown]])
+
+
 @pytest.mark.parametrize(
     ("overrides", "fetched"),
     [
@@ -203,16 +217,21 @@ class TestTurns:
             assert np.array_equal(masks[shown], elites.masks[rank][rows][shown])
             assert np.array_equal(partner[shown], elites.pairings[rank][rows][shown])
 
-    def test_what_is_forwarded_is_counted_and_the_budget_ends_it(self):
+    def test_what_is_forwarded_is_counted_and_after_an_early_end_the_last_elites_serve(self):
         for budget in (None, 5):
-            records = []
+            records, searches = [], []
             mix = build(
                 "search.rescore=all", f"search.budget={'null' if budget is None else budget}",
-                "search.generations=4", on_generation=records.append,
+                "search.generations=4", on_generation=records.append, on_search=searches.append,
             )  # fmt: skip
             assert mix.span == 4
-            for _ in mix(batches(4), 1):
+            items = []
+            for item in mix(batches(4), 1):
+                items.append(item)
                 noise(mix.context.model)
+            masks, partner = composition(items[3], batches(4)[3])
+            shown = partner >= 0
+            assert np.array_equal(masks[shown], searches[0].elites[-1].masks[0][3 * B :][shown])
             assert mix.forwards == sum(record["new_rows"] for record in records)
             assert (mix.forwards > 5 * 4 * B) if budget is None else (mix.forwards <= 5 * 4 * B and len(records) < 4)
 
