@@ -41,6 +41,22 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    """Options for a folder of 96 colour images, which are cropped, mirrored and partly erased."""
+    import numpy as np
+    from PIL import Image
+
+    root, rng = tmp_path_factory.mktemp("colours"), np.random.default_rng(0)
+    for part, count in (("train", 32), ("val", 4)):
+        for name in "abc":
+            (root / part / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / part / name / f"{number:03d}.png")
+    return ("data.name=folder", f"data.root={root}", "data.image_size=16", "data.subset=null", "data.cutout=4")
+
+
 @pytest.fixture
 def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """Call the command line: arguments -> exit status, output, error output."""

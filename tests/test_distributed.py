@@ -20,6 +20,8 @@ from tests.conftest import TINY
 from tests.test_resume import At
 from training.checkpoint import load_checkpoint
 from training.config import UserError, load_config
+from training.data import folder
+from training.data.image_set import FileSet
 from training.distributed import World, share_batch_norm, start
 from training.train import train
 
@@ -136,6 +138,26 @@ def test_two_processes_train_one_model(tmp_path, options):
         assert len(generations[0]) == len(generations[1]) > 0  # written once, by rank 0
         for one_line, two_line in zip(*generations, strict=True):
             np.testing.assert_allclose(one_line["best"], two_line["best"], rtol=1e-2)
+
+
+def test_two_processes_share_the_reading_of_files(tmp_path, colours, monkeypatch):
+    """Each decodes its half of every batch, and both train on all of it."""
+    monkeypatch.setattr(folder, "MEMORY_LIMIT", 0)
+    counted, decode = multiprocessing.get_context("fork").Value("i", 0), FileSet._batch
+
+    def counting(images, indices, pool):
+        with counted.get_lock():
+            counted.value += len(indices)
+        return decode(images, indices, pool)
+
+    monkeypatch.setattr(FileSet, "_batch", counting)
+    options = (*colours, "mix.name=patchmix", "train.epochs=1", "train.lr=0.01")
+    train(load_config("digits", [*TINY, *options]), tmp_path / "one")
+    alone = counted.value
+    in_two_processes(tmp_path, options)
+    assert counted.value == 2 * alone  # of one run, and of both processes of the other together
+    one, two = (RunFolder(tmp_path / name).epochs for name in ("one", "two"))
+    np.testing.assert_allclose(two["image_loss"], one["image_loss"], rtol=1e-4)
 
 
 def test_a_run_of_two_goes_on_as_one_and_back(tmp_path):

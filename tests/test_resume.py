@@ -7,7 +7,6 @@ import signal
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from analysis.run_folder import RunFolder
 from tests.conftest import TINY
@@ -61,19 +60,6 @@ def assert_same_run(one, two):
         for name in files[0]:
             with np.load(one / folder / name) as a, np.load(two / folder / name) as b:
                 assert all(np.array_equal(a[key], b[key]) for key in a.files)
-
-
-@pytest.fixture(scope="module")
-def colours(tmp_path_factory):
-    """A folder of 96 colour images, which are cropped and mirrored."""
-    root, rng = tmp_path_factory.mktemp("colours"), np.random.default_rng(0)
-    for part, count in (("train", 32), ("val", 4)):
-        for name in "abc":
-            (root / part / name).mkdir(parents=True)
-            for number in range(count):
-                pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(root / part / name / f"{number:03d}.png")
-    return ("data.name=folder", f"data.root={root}", "data.image_size=16", "data.subset=null", "data.cutout=4")
 
 
 CASES = [

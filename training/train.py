@@ -20,6 +20,7 @@ from torch import Tensor
 
 from training.config import Config
 from training.data.augment import augment
+from training.data.image_set import ImageSet
 from training.devices import memory_explained
 from training.distributed import lost_processes_explained
 from training.losses import cell_losses, image_losses
@@ -137,11 +138,18 @@ def backward(run: Run, item: Mixed, share: float) -> Tensor:
 
 
 def epoch_batches(run: Run) -> Iterator[Batch]:
-    """The epoch's whole batches from run.position on, shuffled and augmented: images (B,C,H,W) uint8, labels (B,)."""
+    """The epoch's whole batches from run.position on, shuffled and augmented: images (B,C,H,W) uint8, labels (B,).
+
+    Of several processes each reads its share of a batch from files or the host, and they exchange them.
+    """
     images, size = run.training_set, run.config.train.batch
     order = torch.randperm(len(images), generator=run.order)
-    whole = order[: len(order) // size * size].split(size)
-    for pixels, labels in images.batches(whole[run.position :]):
+    whole = order[: len(order) // size * size].split(size)[run.position :]
+    exchanged = run.world.size > 1 and not (isinstance(images, ImageSet) and images.device is None)
+    mine = run.world.share(size) if exchanged else slice(None)
+    for pixels, labels in images.batches([indices[mine] for indices in whole]):
+        if exchanged:
+            pixels, labels = run.world.gather(pixels, size), run.world.gather(labels, size)  # noqa: PLW2901
         yield augment(pixels, images.crop, images.flip, images.cutout, run.crops), labels
 
 
