@@ -103,6 +103,10 @@ def test_cutouts_centre_is_any_pixel():
     result = augment(torch.zeros(4000, 1, 5, 5, dtype=torch.uint8), 0, False, 1, torch.Generator().manual_seed(0))
     counts = (result == GREY).sum((0, 1))
     assert counts.sum() == 4000 and counts.min() > 4000 / 25 * 0.6
+    result = augment(torch.zeros(4000, 1, 5, 5, dtype=torch.uint8), 0, False, 3, torch.Generator().manual_seed(0))
+    erased = (result == GREY).float().mean((0, 1))  # 2/5 x 2/5 in a corner, 3/5 x 3/5 within
+    share = torch.tensor([0.4, 0.6, 0.6, 0.6, 0.4])
+    torch.testing.assert_close(erased, share[:, None] * share, rtol=0, atol=0.04)
 
 
 def test_without_cutout_the_stream_is_as_it_was():

@@ -110,6 +110,22 @@ def test_a_second_run_checks_and_mends(tree, out):
     load(out)
 
 
+def test_a_kill_while_mending_leaves_it_unfinished(tree, out, monkeypatch):
+    def dies(self, planned, *rest):
+        raise KeyboardInterrupt
+
+    prepare(tree)
+    whole = (out / "index.json").read_text()
+    (out / "train-00001.npy").unlink()
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(preparing._Work, "_write", dies)
+        prepare(tree)
+    with pytest.raises(UserError, match="not fully prepared"):
+        load(out)
+    prepare(tree)
+    assert (out / "index.json").read_text() == whole
+
+
 @pytest.mark.parametrize("limit", [10, 2**30])
 def test_truncated_and_missing_shards_are_named(tree, out, limit, monkeypatch):
     monkeypatch.setattr(folder, "MEMORY_LIMIT", limit)
@@ -148,6 +164,9 @@ def test_what_changed_in_the_folder_is_made_anew(tree, out):
     after = stamps(out)
     assert "train-00002.npy" not in after and after["train-00000.npy"] == before["train-00000.npy"]
     assert len(load(out)[0]) == 8
+    shutil.copy(tree / "train" / "dog" / "0.png", tree / "train" / "cat" / "0.png")
+    prepare(tree)
+    assert torch.equal(load(out)[0].images, load(tree, image_size=SIZE)[0].images)
     with pytest.raises(UserError, match="was prepared at 8 pixels; leave it out, or prepare again with --size 16"):
         load(out, image_size=16)
 
