@@ -1,0 +1,103 @@
+#!/bin/sh
+# What is measured on a GPU, in calls of under ten minutes each; each can be repeated, and goes on where it was cut off.
+#
+#   sh runs/benchmarks/gpu.sh speed            images a second, and the share of the chip's matrix rate
+#   sh runs/benchmarks/gpu.sh train VARIANT    plain, patchmix or evolved: CIFAR-100, ResNet-18, 200 epochs;
+#                                              call it again until it says that the run has ended
+#   sh runs/benchmarks/gpu.sh table            what there is of the runs so far
+#
+# It needs no ./run and no .venv: PYTHON names an interpreter with torch, torchvision, numpy, deap, pydantic, pyyaml,
+# typer and safetensors (else .venv's, else python3). GPU_RECIPE, GPU_SET (words KEY=VALUE) and GPU_SECONDS change
+# the recipe, any options and the length of a call: a rehearsal on a CPU is
+#   GPU_RECIPE=digits GPU_SET="train.epochs=2 data.subset=16 train.batch=16 model.width=8" sh runs/benchmarks/gpu.sh train plain
+set -eu
+
+root=$(CDPATH= cd -- "$(dirname -- "$0")/../.." && pwd)
+python=${PYTHON:-}
+[ -n "$python" ] || { [ -x "$root/.venv/bin/python" ] && python="$root/.venv/bin/python" || python=python3; }
+PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
+export PYTHONPATH
+out=${EVOMIX_OUT:-$root/runs/out}
+recipe=${GPU_RECIPE:-cifar100}
+variants="plain patchmix evolved"
+
+evomix() {
+    "$python" -P -m runs "$@"
+}
+
+ended() {
+    [ -f "$1/log.jsonl" ] && grep -q '"event": *"end"' "$1/log.jsonl"
+}
+
+train() {
+    name="gpu-$recipe-$1"
+    folder="$out/$name"
+    if ended "$folder"; then
+        printf 'gpu: %s has ended\n' "$name"
+        return
+    fi
+    if [ -f "$folder/checkpoint/latest.json" ]; then
+        set -- --resume "$name"
+    else
+        rm -rf "$folder" # it was cut off before its first checkpoint
+        variant=$1
+        set -- "$recipe" -s "mix.name=$variant" -s "run.name=$name"
+        for option in ${GPU_SET:-}; do
+            set -- "$@" -s "$option"
+        done
+    fi
+    status=0
+    # On SIGINT a checkpoint is written and the command ends with 130.
+    timeout -s INT -k 50 "${GPU_SECONDS:-530}" "$python" -P -m runs train "$@" || status=$?
+    if ended "$folder"; then
+        printf 'gpu: %s has ended\n' "$name"
+    elif [ "$status" -eq 124 ] || [ "$status" -eq 130 ]; then
+        printf 'gpu: %s is not done yet; call this again\n' "$name"
+    else
+        exit "$status"
+    fi
+}
+
+table() {
+    "$python" - "$out" $(for variant in $variants; do printf 'gpu-%s-%s ' "$recipe" "$variant"; done) <<'PYTHON'
+import json
+import sys
+from pathlib import Path
+
+print(f"{'run':<28} {'epochs':>9} {'last':>7} {'median10':>9} {'train s':>9} {'search s':>9} {'images/s':>9}  device")
+for name in sys.argv[2:]:
+    folder = Path(sys.argv[1]) / name
+    if not (folder / "log.jsonl").is_file():
+        print(f"{name:<28} not begun")
+        continue
+    events = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines() if line.endswith("}")]
+    epochs = {event["epoch"]: event for event in events if event["event"] == "epoch"}
+    start = next(event for event in events if event["event"] == "start")
+    if not epochs:
+        print(f"{name:<28} no epoch done")
+        continue
+    tests = [event["accuracy"] for _, event in sorted(epochs.items()) if event.get("accuracy") is not None]
+    last = epochs[max(epochs)]
+    final = sorted(tests[-10:])
+    middle = (final[(len(final) - 1) // 2] + final[len(final) // 2]) / 2 if final else float("nan")
+    batch = json.loads((folder / "config.json").read_text())["train"]["batch"]
+    environment = json.loads((folder / "environment.json").read_text())
+    print(
+        f"{name:<28} {max(epochs):>4}/{start['epochs']:<4} {tests[-1] if tests else float('nan'):>7.2f} {middle:>9.2f} "
+        f"{last['seconds']:>9.1f} {last['search_seconds']:>9.1f} {last['step'] * batch / last['seconds']:>9,.0f}  "
+        f"{environment.get('device_name') or environment.get('device')}"
+    )
+PYTHON
+}
+
+case "${1:-}" in
+speed) evomix bench speed ${2:+"$2"} ;;
+train)
+    case " $variants " in
+    *" ${2:-none} "*) train "$2" ;;
+    *) printf 'gpu: train takes one of: %s\n' "$variants" >&2 && exit 2 ;;
+    esac
+    ;;
+table) table ;;
+*) sed -n '2,14s/^# \{0,1\}//p' "$0" >&2 && exit 2 ;;
+esac
