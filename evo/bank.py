@@ -16,14 +16,13 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from evo.operators.rows import BLOCK
-
 Array = NDArray[Any]
 Pairing = Literal["random", "affinity", "assignment"]
 
 SCHEMA = 1
 FADED = 0.05  # of a row: a pattern that has decayed below this weight is dropped
 SMALLEST_LIFT = 1e-3  # what a pair of classes never seen counts as: rare, and not impossible
+BLOCK = 128  # rows assigned at once: half a millisecond
 SWEEPS = 32  # of B/2 proposed trades each; a random walk by trades forgets its start after about ln B
 MAX_PATTERNS = 100_000
 MAX_GRID = 64
