@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from analysis.run_folder import find_run
 from runs import transfer as command
 from runs.folders import recorded_config
+from tests.conftest import TINY
 from training import transfer
 from training.config import UserError, make_config
 from training.data.image_set import ImageSet
@@ -118,6 +119,21 @@ def test_held_out_is_a_fifth_of_each_class(counts, seed):
         ]
     again, _ = transfer.held_out(labels, torch.Generator().manual_seed(seed))
     assert torch.equal(held, again)
+
+
+@pytest.mark.parametrize("solver", ["lbfgs", "sgd"])
+def test_the_last_fit_is_on_all_training_images(monkeypatch, solver):
+    fit, rows = getattr(transfer, f"fit_{solver}"), []
+
+    def spy(*arguments):
+        rows.append(len(arguments[1] if solver == "lbfgs" else arguments[2]))
+        return fit(*arguments)
+
+    monkeypatch.setattr(transfer, f"fit_{solver}", spy)
+    transfer.linear_probe(clouds(100, 5, 3), clouds(50, 5, 3, seed=1), 3, solver=solver)
+    assert rows[-1] == 100 and set(rows[:-1]) == {
+        100 - sum(count // 5 for count in clouds(100, 5, 3)[1].bincount().tolist())
+    }
 
 
 # Nearest neighbours
@@ -358,6 +374,9 @@ def test_what_identifies_an_outcome(tiny, digits):
     ]
     assert len({first, *others}) == len(others) + 1
     assert file(method="knn", seed=3) == file(method="knn", seed=4)
+    transfer.keep(first, {"of": "another"}, transfer.Outcome(1.0, 10))
+    assert transfer.kept(first, {"of": "another"}) == transfer.Outcome(1.0, 10)
+    assert transfer.kept(first, {"of": "this"}) is None
     precise = transfer.about_backbone(source, make_config({}, ["train.precision=bfloat16"]), CPU)
     assert (about["precision"], precise["precision"]) == ("float32", "bfloat16")
 
@@ -481,12 +500,22 @@ def test_folders_of_pictures_beside_named_sets(tiny, tmp_path, capsys, monkeypat
     assert float(lines[1].split("%")[0].split()[-1]) > 60
 
 
-def test_the_weights_are_the_average_where_the_run_was_tested_with_one(tiny):
-    plain = find_run("group/tiny-s0")
-    assert command.chosen_weights(plain, None) == "model"
-    folder = copied(tiny, "averaged-s0", change={"ema": 0.9})
-    averaged = find_run(str(folder))
-    assert command.chosen_weights(averaged, None) == "ema" and command.chosen_weights(averaged, "model") == "model"
+def test_the_weights_are_the_average_where_the_run_was_tested_with_one(out):
+    from training.checkpoint import load_checkpoint
+    from training.config import load_config
+    from training.train import train
+
+    folder = out / "averaged-s0"
+    train(load_config("digits", [*TINY, "mix.name=plain", "train.epochs=1", "train.ema=0.9"]), folder)
+    run = find_run("averaged-s0")
+    assert command.chosen_weights(run, None) == "ema" and command.chosen_weights(run, "model") == "model"
+    saved, first = load_checkpoint(folder / "checkpoint", "latest").tensors, {}
+    for weights in ("model", "ema"):
+        source = transfer.Source(recorded_config(run), folder, weights)
+        state = transfer.open_source(source, make_config({}), CPU).model.state_dict()
+        assert all(torch.equal(saved[f"{weights}.{name}"], tensor) for name, tensor in state.items())
+        first[weights] = state["image_head.weight"], transfer.about_backbone(source, make_config({}), CPU)
+    assert not torch.equal(first["model"][0], first["ema"][0]) and first["model"][1] != first["ema"][1]
 
 
 @pytest.mark.parametrize(
