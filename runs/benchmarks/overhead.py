@@ -53,7 +53,7 @@ def measure(quick: bool) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     for case in _cases(QUICK if quick else CASES, progress):
         with tempfile.TemporaryDirectory() as scratch:
             configs = {mix: _config(case, mix) for mix in MIXES}
-            name = f"{case.name}, B{configs['plain'].train.batch}, bfloat16"
+            name = f"{case.name}, B{configs[MIXES[0]].train.batch}, bfloat16"
             times = step_times(configs, Path(scratch), case.rounds, name, progress)
         for mix in MIXES:
             package = "torchvision" if mix in ("mixup", "cutmix") else "torch"

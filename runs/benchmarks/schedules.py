@@ -1,6 +1,6 @@
 """`python -m runs.benchmarks.schedules`: schedules of the live search at equal optimiser steps.
 
-Every variant trains the same model with the same weights, batches and mixed steps. At every other mixed step,
+Every variant trains the same model with the same weights, batches and mixed steps. At every third mixed step,
 before it is taken, the true fitness of its composition (mean cell loss in nats, evaluation mode, present weights)
 is compared with that of a random composition of the same batch. Writes runs/results/schedules/.
 """
@@ -42,7 +42,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "every 2nd, bank assignment": {"every": 2, "bank_pairing": "assignment"},
     "every 2nd, carry": {"every": 2, "carry": True},
     "every 2nd, last elites": {"every": 2, "batch": 128},
-    "every 4th, P 8": {"every": 4, "population": 8},
+    "every 2nd, P 3, last elites": {"every": 2, "population": 3, "batch": 128},
     "P 2, last elites": {"population": 2, "batch": 128},
     "budget 2, last elites": {"budget": 2.0, "batch": 128, "population": 1, "generations": 8},
     "every 2nd, rescore survivors": {"every": 2, "rescore": "survivors"},
@@ -84,7 +84,7 @@ def trial(name: str, options: dict[str, Any], epochs: int) -> dict[str, Any]:
                     item = next(items) if mixes else unmixed(batch, len(run.class_names), run.model.grid)
                     if mixes:
                         mixed_steps += 1
-                        if mixed_steps % 2:
+                        if mixed_steps % 3 == 0:  # coprime with the cycles of `every`
                             gains.append((searches(run) > before, gain(run, item, batch, control)))
                     run.sums += training_step(run, item)
                     run.step += 1
