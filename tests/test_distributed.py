@@ -13,6 +13,7 @@ import traceback
 import numpy as np
 import pytest
 import torch
+import torch._dynamo  # here, once: every forked process would import it
 
 import runs.launch
 from analysis.run_folder import RunFolder
