@@ -43,6 +43,42 @@ def test_its_state_goes_on_as_if_nothing_had_happened(name):
         assert torch.equal(left, right)
 
 
+@pytest.mark.parametrize("name", ["sgd", "adamw", "muon"])
+def test_its_state_comes_back_in_the_parameters_layout(name):
+    """From a checkpoint, whose tensors are contiguous, into filters that are channels last."""
+    one, two = model(), model()
+    first, second = (Optimiser(each, options(optimiser=name)) for each in (one, two))
+    step(one, first, 0)
+    saved = {key: tensor.detach().clone(memory_format=torch.contiguous_format) for key, tensor in first.state().items()}
+    second.restore(saved)
+    layouts = []
+    for optimiser, _ in second.parts:
+        for parameter, tensors in optimiser.state.items():
+            for tensor in tensors.values():
+                if tensor.shape == parameter.shape:
+                    assert tensor.stride() == parameter.stride() and not tensor.requires_grad
+                    layouts.append(tensor.is_contiguous())
+    assert len(layouts) >= 4 and (name == "muon" or not all(layouts))
+    for key, tensor in second.state().items():
+        assert torch.equal(tensor, saved[key])
+
+
+def test_muon_leaves_what_is_no_layer_of_weights_to_adamw():
+    class Tokens(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cls_token, self.pos_embed = (torch.nn.Parameter(torch.rand(1, n, 8)) for n in (1, 5))
+            self.table, self.attention = torch.nn.Embedding(4, 8), torch.nn.Linear(8, 24)
+            self.patches = torch.nn.Conv2d(3, 8, 2)
+            self.frozen = torch.nn.Linear(8, 8).requires_grad_(False)
+
+    one = PatchModel(Tokens(), 8, 5, 4)
+    muon, adamw = Optimiser(one, options(optimiser="muon")).parts
+    sizes = [[p.numel() for group in part.param_groups for p in group["params"]] for part, _ in (muon, adamw)]
+    assert sorted(sizes[0]) == sorted([8 * 24, 8 * 12])
+    assert sum(map(sum, sizes)) == sum(p.numel() for p in one.parameters() if p.requires_grad)
+
+
 def test_sgd_and_adamw_are_torchs():
     for name, theirs in (
         ("sgd", lambda p: torch.optim.SGD(p, lr=0.02, momentum=0.9, nesterov=True, weight_decay=5e-4)),

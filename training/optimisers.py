@@ -18,14 +18,13 @@ ONE_CYCLE_RISE, ONE_CYCLE_START = 0.3, 1 / 25  # torch's OneCycleLR: share of st
 class Optimiser:
     """SGD, AdamW, or Muon with an AdamW beside it, over a model's trainable parameters.
 
-    Muon (Jordan et al. 2024; torch 2.9 and later) takes the backbone's matrices and filters, a filter
-    (O,I,h,w) as a matrix of O rows; the heads and all that has one dimension go to AdamW. Raises UserError
-    where this torch has no Muon.
+    Muon (Jordan et al. 2024; torch 2.9 and later) takes the weights of the backbone's linear layers and
+    convolutions, a filter (O,I,h,w) as a matrix of O rows; the heads, embeddings and all that has one dimension
+    go to AdamW. Raises UserError where this torch has no Muon.
     """
 
     def __init__(self, model: PatchModel, options: TrainOptions) -> None:
-        trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-        self.parameters = [parameter for _, parameter in trained]
+        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.clip = options.clip
         self._filters: list[tuple[nn.Parameter, nn.Parameter]] = []  # (its own, as a matrix over the same memory)
         if options.optimiser == "muon":
@@ -33,7 +32,8 @@ class Optimiser:
                 raise UserError(
                     f"train.optimiser=muon needs torch 2.9 or later, this is {torch.__version__}; use sgd or adamw"
                 )
-            inner = [p for name, p in trained if name.startswith("backbone.") and p.ndim >= 2]
+            layers = _layer_weights(model.backbone)
+            inner = [parameter for parameter in self.parameters if id(parameter) in layers]
             self._filters = [(parameter, nn.Parameter(_as_matrix(parameter.detach()))) for parameter in inner]
             chosen = {id(parameter) for parameter in inner}
             rest = [parameter for parameter in self.parameters if id(parameter) not in chosen]
@@ -86,10 +86,11 @@ class Optimiser:
         for part, (optimiser, _) in enumerate(self.parts):
             whole = optimiser.state_dict()
             whole["state"] = {}
+            members = [parameter for group in optimiser.param_groups for parameter in group["params"]]
             for key, tensor in tensors.items():
                 owner, number, name = key.split(".", 2)
                 if int(owner) == part:
-                    whole["state"].setdefault(int(number), {})[name] = tensor
+                    whole["state"].setdefault(int(number), {})[name] = _laid_out(tensor, members[int(number)])
             optimiser.load_state_dict(whole)
 
 
@@ -131,6 +132,19 @@ def _decayed(parameters: list[nn.Parameter], options: TrainOptions) -> list[dict
 
 def _on_cuda(parameters: list[nn.Parameter]) -> bool:
     return all(parameter.is_cuda for parameter in parameters)
+
+
+def _layer_weights(module: nn.Module) -> set[int]:
+    """The ids of the weights of linear layers and convolutions."""
+    layers = (nn.Linear, nn.modules.conv._ConvNd)
+    return {id(layer.weight) for layer in module.modules() if isinstance(layer, layers)}
+
+
+def _laid_out(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """A tensor of a parameter's shape in its memory layout, which a checkpoint does not keep and fused steps need."""
+    if tensor.shape != parameter.shape:
+        return tensor
+    return torch.empty_like(parameter, dtype=tensor.dtype, requires_grad=False).copy_(tensor)
 
 
 def _as_matrix(tensor: Tensor) -> Tensor:
