@@ -64,11 +64,14 @@ def prepare(
     size: Annotated[int, typer.Option(min=4, max=1024, help="Pixels a side.")] = 224,
     out: Annotated[str | None, typer.Option(metavar="FOLDER", help="Where to; else FOLDER-prepared-SIZE.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Decoding threads; else one per core.")] = None,
+    max_unreadable: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of image files that may be unreadable, and are left out.")
+    ] = 0.001,
 ) -> None:
     """Decode a folder of images once, into memory-mapped shards that training reads at full speed."""
     from runs.prepare import run_prepare
 
-    run_prepare(folder, size, out, workers)
+    run_prepare(folder, size, out, workers, max_unreadable)
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 from analysis.run_folder import RunFolder, find_run, out_root
 from training.config import Config, make_config
@@ -28,13 +29,28 @@ def shown(path: Path) -> str:
 
 
 def with_run_paths(config: Config) -> Config:
-    """The config with paths where search.reference and search.start name runs. Raises RunFolderError for others."""
+    """The config with whole paths, so that a run can be gone on with from anywhere, also for runs by their names.
+
+    Raises RunFolderError where search.reference or search.start names a run that is not there.
+    """
     search, found = config.search, dict[str, str]()
-    if search.reference != "average" and not Path(search.reference).is_dir():
-        found["reference"] = str(find_run(search.reference).path)
-    if search.start is not None and Path(search.start).suffix not in (".json", ".npz"):
-        found["start"] = str(find_run(search.start).bank_file())
-    return config.model_copy(update={"search": search.model_copy(update=found)}) if found else config
+    if search.reference != "average":
+        given = Path(search.reference).expanduser()
+        found["reference"] = str((given if given.is_dir() else find_run(search.reference).path).resolve())
+    if search.start is not None:
+        given = Path(search.start).expanduser()
+        pattern_file = given.suffix in (".json", ".npz")
+        found["start"] = str((given if pattern_file else find_run(search.start).bank_file()).resolve())
+    sections: dict[str, Any] = {"search": search.model_copy(update=found)}
+    if config.mix.bank:
+        sections["mix"] = config.mix.model_copy(update={"bank": _whole(config.mix.bank)})
+    if config.data.root:
+        sections["data"] = config.data.model_copy(update={"root": _whole(config.data.root)})
+    return config.model_copy(update=sections)
+
+
+def _whole(path: str) -> str:
+    return str(Path(path).expanduser().resolve())
 
 
 def recorded_config(run: RunFolder) -> Config:

@@ -60,7 +60,9 @@ def train_in(folder: Path, work: Any, command: str = "train") -> dict[str, Any]:
     try:
         result: dict[str, Any] = work()
     except KeyboardInterrupt:
-        if (folder / "checkpoint" / kept).is_file():
+        if (folder / "config.json").is_file() and RunFolder(folder).result is not None:
+            hint = f"the run had just ended; see ./run report {RunFolder(folder).name}"
+        elif (folder / "checkpoint" / kept).is_file():
             hint = f"its state is saved; go on with: ./run {command} --resume {RunFolder(folder).name}"
         else:
             hint = "before it had a checkpoint, so there is nothing to resume"

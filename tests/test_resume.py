@@ -1,7 +1,7 @@
 """A run that was killed, or stopped, at any step ends bit for bit as one that was not."""
 
-import json
 import os
+import shutil
 import signal
 
 import numpy as np
@@ -11,9 +11,10 @@ import torch
 from analysis.run_folder import RunFolder
 from tests.conftest import TINY
 from tests.test_train import lines
-from training.checkpoint import load_checkpoint
+from training.checkpoint import load_checkpoint, save_checkpoint
 from training.config import UserError, load_config
 from training.progress import Progress
+from training.run import Run
 from training.stopping import Interruption
 from training.train import train
 
@@ -70,6 +71,7 @@ CASES = [
     ("mix.name=patchmix", "train.accumulate=3", "train.schedule=onecycle", "train.label_smoothing=0.1"),
     ("mix.name=evolved",),
     ("mix.name=evolved", "search.objective=image_reducible", "train.ema=0.95", "search.islands=2"),
+    ("mix.name=evolved", "mix.probability=1.0", "search.batch=16", "search.every=1"),
     ("mix.name=evolved", "search.every=2", "search.carry=true", "search.bank_pairing=affinity"),
     ("mix.name=evolved", "search.rescore=survivors", "search.elites=2", "search.start_epoch=2"),
 ]
@@ -132,18 +134,64 @@ def test_a_torn_log_line_does_not_stop_a_resume(tmp_path):
 
 
 def test_other_data_is_refused(tmp_path):
-    with pytest.raises(Killed):
-        train(tiny("mix.name=plain", OFTEN), tmp_path / "run", progress=At(12, die))
-    index = tmp_path / "run" / "checkpoint" / "latest.json"
-    content = json.loads(index.read_text())
-    content["meta"]["class_names"][3] = "drei"
-    index.write_text(json.dumps(content))
-    with pytest.raises(UserError, match="restore the data it was trained on"):
-        train(tiny("mix.name=plain", OFTEN), tmp_path / "run", resume=True)
-    del content["meta"]["position"]
-    index.write_text(json.dumps(content))
+    """Also data of the same shape and classes."""
+    folder = killed(tmp_path, 12)
+    with pytest.raises(
+        UserError, match=r"is of 160 training images \[1, 8, 8\] of 10 classes, the data are 200 .*restore"
+    ):
+        train(tiny("mix.name=plain", OFTEN, "data.subset=20"), folder, resume=True)
+    with pytest.raises(UserError, match=r"restore the data it was trained on"):
+        train(tiny("mix.name=plain", OFTEN, "data.subset_start=3"), folder, resume=True)
+
+
+def test_a_checkpoint_of_an_older_version_is_refused(tmp_path):
+    folder = killed(tmp_path, 12)
+    saved = load_checkpoint(folder / "checkpoint", "latest")
+    del saved.meta["position"]
+    save_checkpoint(folder / "checkpoint", ["latest"], 12, saved)
     with pytest.raises(UserError, match="made by an older version"):
-        train(tiny("mix.name=plain", OFTEN), tmp_path / "run", resume=True)
+        train(tiny("mix.name=plain", OFTEN), folder, resume=True)
+
+
+def test_a_reference_that_went_on_is_refused(tmp_path, trained):
+    reference = tmp_path / "reference"
+    shutil.copytree(trained, reference)
+    config = tiny("mix.name=evolved", "search.objective=reducible", f"search.reference={reference}", OFTEN)
+    with pytest.raises(Killed):
+        train(config, tmp_path / "run", progress=At(12, die))
+    saved = load_checkpoint(reference / "checkpoint", "latest")
+    save_checkpoint(reference / "checkpoint", ["latest"], 21, saved)
+    with pytest.raises(UserError, match="that run has another checkpoint now than when this one began"):
+        train(config, tmp_path / "run", resume=True)
+
+
+def killed(tmp_path, step, *options):
+    with pytest.raises(Killed):
+        train(tiny("mix.name=plain", OFTEN, *options), tmp_path / "run", progress=At(step, die))
+    return tmp_path / "run"
+
+
+def test_logs_that_lost_lines_are_kept_as_far_as_they_go(tmp_path, capsys):
+    folder = killed(tmp_path, 15, "mix.name=evolved")
+    (folder / "generations.jsonl").unlink()
+    whole = (folder / "log.jsonl").read_text()
+    (folder / "log.jsonl").write_text(whole[: len(whole) - 10])
+    train(tiny(OFTEN, "mix.name=evolved"), folder, resume=True)
+    assert capsys.readouterr().err.count("has lost lines; what it still holds is kept") == 2
+    assert [event["event"] for event in RunFolder(folder).events] == ["start", "resume", "epoch", "end"]
+
+
+def test_a_signal_after_the_last_step_stops_what_would_follow(tmp_path, monkeypatch):
+    test = Run.test
+
+    def interrupted(run):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return test(run)
+
+    monkeypatch.setattr(Run, "test", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny("mix.name=plain", "train.epochs=1"), tmp_path / "run")
+    assert RunFolder(tmp_path / "run").result["steps"] == 10
 
 
 def test_two_processes_do_not_write_one_run(tmp_path):

@@ -1,6 +1,7 @@
 """Training: what it writes, that seeds decide, that an interrupted run ends as an uninterrupted one."""
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ from tests.conftest import TINY
 from training.checkpoint import load_checkpoint
 from training.config import UserError, load_config
 from training.mixes import MIXES
-from training.run import snapshot_epochs
-from training.train import mixed_groups, train
+from training.progress import Progress
+from training.run import Run, set_up, snapshot_epochs
+from training.train import mixed_groups, saving_pays, train
 
 CLOCKS = {"time", "seconds", "search_seconds"}
 
@@ -126,20 +128,27 @@ def test_a_search_without_a_finite_loss_stops_the_same_way(tmp_path):
         train(tiny("train.lr=100", "train.epochs=6", "train.momentum=0.99", "mix.probability=1.0"), tmp_path / "run")
 
 
-@pytest.mark.parametrize(
-    ("damage", "words"),
-    [
-        (lambda folder: next(folder.glob("latest-*.safetensors")).write_bytes(b"x"), "missing or altered"),
-        (lambda folder: next(folder.glob("latest-*.npz")).unlink(), "missing or altered"),
-        (lambda folder: (folder / "latest.json").write_text("{"), "is not a checkpoint"),
-        (lambda folder: (folder / "latest.json").unlink(), "no checkpoint 'latest'"),
-    ],
-)
-def test_damaged_checkpoints_are_refused(tmp_path, damage, words):
-    train(tiny("mix.name=plain", "train.epochs=1"), tmp_path / "run")
-    damage(tmp_path / "run" / "checkpoint")
-    with pytest.raises(UserError, match=words):
-        load_checkpoint(tmp_path / "run" / "checkpoint", "latest")
+def test_waiting_for_the_device_at_an_epochs_end_counts(tmp_path, monkeypatch):
+    check = Run.check
+
+    def waits(run, *arguments, **options):
+        time.sleep(0.3)
+        check(run, *arguments, **options)
+
+    monkeypatch.setattr(Run, "check", waits)
+    monkeypatch.setattr("training.train.save_run", lambda run, best: None)
+    result = train(tiny("mix.name=plain", "train.epochs=2"), tmp_path / "run", progress=Progress(visible=False))
+    assert result["seconds"] > 0.6
+
+
+def test_dear_checkpoints_are_written_seldom(tmp_path):
+    run = set_up(tiny("mix.name=plain"), tmp_path / "run")
+    run.saving_took = 0.4
+    assert saving_pays(run)
+    run.saving_took, run.saved = 2.0, time.monotonic() - 30
+    assert not saving_pays(run)
+    run.saved = time.monotonic() - 41
+    assert saving_pays(run)
 
 
 def test_groups_hold_every_batch_in_order_and_up_to_span_mixed_ones():
@@ -149,6 +158,12 @@ def test_groups_hold_every_batch_in_order_and_up_to_span_mixed_ones():
     counts = [sum(mixes for _, mixes in group) for group in groups]
     assert set(counts[:-1]) == {0, 3} and counts[-1] <= 3 and 25 < sum(counts) < 55
     assert all(len(group) == 1 for group, count in zip(groups, counts, strict=True) if count == 0)
+
+
+def test_groups_stay_short_where_few_batches_are_mixed():
+    generator = torch.Generator().manual_seed(0)
+    groups = list(mixed_groups(iter([(index, None) for index in range(500)]), 0.02, 4, generator))
+    assert max(map(len, groups)) <= 16 and sum(map(len, groups)) == 500
 
 
 def test_snapshots_cover_the_run():

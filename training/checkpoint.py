@@ -1,8 +1,9 @@
 """Checkpoints without pickle: tensors as safetensors, arrays as npz, the rest as JSON, written atomically.
 
-A checkpoint NAME in a folder is NAME.json, which names its two data files and their sha256. The data files
-are written first and carry the step in their names; replacing NAME.json is the moment the new checkpoint
-counts. All are flushed to the disk before. A crash at any point leaves the old one or the new one, whole.
+A checkpoint NAME in a folder is NAME.json, which names its two data files and the sha256 of everything. The
+data files are written first, under names that carry step and content, so that none in use is ever written to;
+replacing NAME.json is the moment the new checkpoint counts. All are flushed to the disk before. A crash at
+any point leaves the old one or the new one, whole.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ from training.config import UserError
 
 Array = NDArray[Any]
 SCHEMA = 1
+SUFFIXES = {"tensors": "safetensors", "arrays": "npz"}
 
 
 @dataclass(frozen=True)
@@ -34,51 +38,78 @@ class Checkpoint:
     meta: dict[str, Any]
 
 
-def save_checkpoint(folder: Path, name: str, step: int, checkpoint: Checkpoint) -> None:
-    """Write checkpoint NAME, then remove the data files of the one it replaces."""
+def save_checkpoint(folder: Path, names: Sequence[str], step: int, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint under each of `names`, in order, then remove the data files of those it replaces."""
     folder.mkdir(parents=True, exist_ok=True)
-    files = {"tensors": f"{name}-{step:08d}.safetensors", "arrays": f"{name}-{step:08d}.npz"}
     plain = {key: tensor.detach().cpu().contiguous() for key, tensor in checkpoint.tensors.items()}
-    save_file(plain, str(folder / files["tensors"]))
-    _flush(folder / files["tensors"])
-    with open(folder / files["arrays"], "wb") as file:
+    unfinished = {"tensors": folder / ".tensors.tmp", "arrays": folder / ".arrays.tmp"}
+    save_file(plain, str(unfinished["tensors"]))
+    with open(unfinished["arrays"], "wb") as file:
         np.savez(file, **checkpoint.arrays)  # type: ignore[arg-type]
-        file.flush()
-        os.fsync(file.fileno())
-    index = {
-        "schema": SCHEMA,
-        "files": files,
-        "sha256": {kind: _sha256(folder / file) for kind, file in files.items()},
-        "meta": checkpoint.meta,
-    }
-    write_atomically(folder / f"{name}.json", json.dumps(index, indent=1) + "\n")
-    for old in folder.glob(f"{name}-*"):
-        if old.name not in files.values():
-            old.unlink()
+    for path in unfinished.values():
+        flush(path)
+    sums = {kind: _sha256(path) for kind, path in unfinished.items()}
+    sums["meta"] = _meta_sha256(checkpoint.meta)
+    for name in names:
+        files = {kind: f"{name}-{step:08d}-{sums[kind][:8]}.{SUFFIXES[kind]}" for kind in unfinished}
+        for kind, path in unfinished.items():
+            _link(path, folder / files[kind])
+        index = {"schema": SCHEMA, "files": files, "sha256": sums, "meta": checkpoint.meta}
+        write_atomically(folder / f"{name}.json", json.dumps(index, indent=1) + "\n")
+        for old in folder.glob(f"{name}-*"):
+            if old.name not in files.values():
+                old.unlink()
+    for path in unfinished.values():
+        path.unlink()
 
 
 def load_checkpoint(folder: Path, name: str) -> Checkpoint:
     """Read checkpoint NAME. Raises UserError where it is missing, damaged or of another version."""
     index_file = folder / f"{name}.json"
     if not index_file.is_file():
-        raise UserError(f"no checkpoint {name!r} in {folder}; the run stopped before its first epoch ended")
+        raise UserError(f"no checkpoint {name!r} in {folder}; the run stopped before its first one")
     try:
-        index = json.loads(index_file.read_text(encoding="utf-8"))
-        schema, files, sums = index["schema"], index["files"], index["sha256"]
-        if schema != SCHEMA:
-            raise UserError(f"{index_file}: schema {schema!r}, this version reads {SCHEMA}; update Evomix")
+        index = _read_index(index_file)
+        if not _files_are_there(folder, index):  # replaced between two looks, by a run that goes on
+            index = _read_index(index_file)
+        files, sums, meta = index["files"], index["sha256"], index["meta"]
         for kind in ("tensors", "arrays"):
             path = folder / Path(files[kind]).name
             if not path.is_file() or _sha256(path) != sums[kind]:
                 raise UserError(
                     f"{path} is missing or altered (its sha256 is not the recorded one); the run cannot go on from it"
                 )
+        if sums.get("meta", _meta_sha256(meta)) != _meta_sha256(meta):  # older ones have none
+            raise UserError(f"{index_file} is altered (its sha256 is not the recorded one); restore it")
         tensors = load_file(str(folder / Path(files["tensors"]).name))
         with np.load(folder / Path(files["arrays"]).name, allow_pickle=False) as data:
             arrays = dict(data)
-        return Checkpoint(tensors, arrays, index["meta"])
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        return Checkpoint(tensors, arrays, {key: meta[key] for key in meta})
+    except UserError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise UserError(f"{index_file} is not a checkpoint: {type(error).__name__}: {error}") from None
+
+
+def _read_index(path: Path) -> dict[str, Any]:
+    index: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if index["schema"] != SCHEMA:
+        raise UserError(f"{path}: schema {index['schema']!r}, this version reads {SCHEMA}; update Evomix")
+    return index
+
+
+def _files_are_there(folder: Path, index: dict[str, Any]) -> bool:
+    return all((folder / Path(file).name).is_file() for file in index["files"].values())
+
+
+def _link(path: Path, other: Path) -> None:
+    """The same file under another name; a copy where the file system has no links."""
+    other.unlink(missing_ok=True)  # of the same content: left behind by a crash, or in use and as good
+    try:
+        os.link(path, other)
+    except OSError:
+        shutil.copyfile(path, other)
+        flush(other)
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -89,16 +120,20 @@ def write_atomically(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(unfinished, path)
-    _flush(path.parent)
+    flush(path.parent)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Bring a file, or a folder's entries, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _meta_sha256(meta: Any) -> str:
+    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:

@@ -478,6 +478,11 @@ def _check_training(config: Config, source: str) -> None:
             f"{source}: mix.name=evolved needs mix.patch_weight above 0, got 0: without a patch loss the cells that "
             "score the search are never trained"
         )
+    if config.mix.name == "evolved" and search.start_epoch > train.epochs:
+        raise UserError(
+            f"{source}: search.start_epoch must be at most train.epochs, got {search.start_epoch} of {train.epochs}: no "
+            "search would run"
+        )
     if config.mix.name == "bank" and not config.mix.bank:
         raise UserError(
             f"{source}: mix.name=bank needs mix.bank, a pattern file (`./run patterns RUN` writes one), got none"

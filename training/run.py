@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from training.average import WeightAverage
-from training.config import Config, TrainOptions, UserError
-from training.data.image_set import AnyImageSet
+from training.config import Config, DataOptions, TrainOptions, UserError
+from training.data.image_set import AnyImageSet, ImageSet
 from training.data.load import load_data, place
-from training.devices import autocast_type, compiles, pick_device
+from training.devices import autocast_type, compiles, memory_explained, pick_device
 from training.distributed import World, share_batch_norm, start
 from training.mixes import MIXES
 from training.mixes.batch import Mix, MixContext
@@ -31,6 +31,7 @@ from training.models.trained import (
     load_reference,
     needs_average,
     trains_cells,
+    without_fetching,
 )
 from training.optimisers import Optimiser, learning_rate_factor
 from training.randomness import Streams
@@ -70,6 +71,7 @@ class Run:
     ema: WeightAverage | None = None
 
     def __post_init__(self) -> None:
+        self.fill = (255 * self.prepare.mean).round().to(self.device, torch.uint8)  # of what cutout erases
         self.order, self.crops, self.choice = (self.streams.torch(name) for name in GENERATORS)
         self.epoch = 0  # whole ones
         self.step = 0
@@ -82,6 +84,7 @@ class Run:
         self.checked = 0  # the last step whose loss is known to be finite
         self.has_checkpoint = False
         self.saved = time.monotonic()
+        self.saving_took = 0.0  # seconds, the last time
         self._ticked = time.perf_counter()
         self._started_at = 0  # the step this process began with
         self._started_seconds = 0.0
@@ -137,9 +140,9 @@ class Run:
 
     def end_epoch(self) -> dict[str, float | None]:
         """Close an epoch; return its mean losses (nats) and training accuracy (percent)."""
-        self.tick()
         sums = self.world.sum(self.sums)
-        self.check(sums, weights=True)
+        self.check(sums, weights=True)  # waits for the device, so that its time counts
+        self.tick()
         image_loss, cell_loss, hit = (sums[:3] / sums[3]).tolist()
         self.epoch += 1
         self.position, self.order_before = 0, self.order.get_state()
@@ -235,10 +238,10 @@ class Run:
             self.log.watch(Board(self.log.folder, purge_step))
 
 
-def set_up(config: Config, folder: Path) -> Run:
+def set_up(config: Config, folder: Path, *, resume: bool = False) -> Run:
     """Load the data and build everything else; nothing is written yet.
 
-    Raises UserError for what the user can mend.
+    resume: the weights will come from a checkpoint. Raises UserError for what the user can mend.
     """
     device = pick_device(config.run)
     if config.run.tensorboard:
@@ -247,11 +250,13 @@ def set_up(config: Config, folder: Path) -> Run:
         torch.set_num_threads(config.run.threads)
     world = start(device)
     streams = Streams(config.run.seed)
-    training_set, test_set = (place(part, device, config.data) for part in load_data(config.data))
+    with memory_explained(f"set data.resident=host, now {config.data.resident}"):
+        training_set, test_set = (_placed(part, device, config.data, world) for part in load_data(config.data))
     _check_batch(config.train, len(training_set), world)
     torch.manual_seed(streams.number("weights"))
     names = training_set.class_names
-    model = build_model(config.model, training_set.shape, len(names)).to(device)
+    options = without_fetching(config) if resume else config.model
+    model = build_model(options, training_set.shape, len(names)).to(device)
     model.to(memory_format=torch.channels_last)
     if not trains_cells(config):
         model.cell_head.requires_grad_(False)  # no loss reaches it
@@ -260,12 +265,11 @@ def set_up(config: Config, folder: Path) -> Run:
     prepare, autocast = Prepare(*training_set.statistics(), device), autocast_type(config, device)
     optimiser = Optimiser(model, config.train)
     log = RunLog(folder, writes=world.main)
-    unwritten = snapshot_epochs(config.train.epochs)
+    log.snapshots = snapshot_epochs(config.train.epochs)
 
     def on_search(record: SearchRecord) -> None:
-        if log.epoch in unwritten:
+        if log.epoch in log.snapshots:
             log.search(record, names)
-            unwritten.remove(log.epoch)
 
     average = reference = None
     if config.mix.name == "evolved":
@@ -279,7 +283,7 @@ def set_up(config: Config, folder: Path) -> Run:
     forward = _forward(parallel, prepare, autocast, device)
     if compiles(config.train, device):
         forward = torch.compile(forward, dynamic=False)
-    torch.manual_seed(streams.number("global"))  # torchvision's mixes draw from it
+    torch.manual_seed(streams.number("global") + world.rank)  # for what draws inside a model, each on its own rows
     return Run(
         config, training_set, test_set, model, parallel, forward, optimiser, prepare, autocast, mix, log, streams,
         world, average, ema,
@@ -293,6 +297,13 @@ def _forward(model: nn.Module, prepare: Prepare, autocast: torch.dtype | None, d
         return logits
 
     return forward
+
+
+def _placed(images: AnyImageSet, device: torch.device, options: DataOptions, world: World) -> AnyImageSet:
+    """The set where data.resident wants it, and all processes alike: one that has no room decides for all."""
+    placed = place(images, device, options)
+    waits = not isinstance(placed, ImageSet) or placed.device is not None
+    return images.to(device, "host") if world.any(waits)[0] and not waits else placed
 
 
 def _check_batch(options: TrainOptions, images: int, world: World) -> None:

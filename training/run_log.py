@@ -50,6 +50,7 @@ class RunLog:
         self.writes = writes
         self.epoch = 0
         self.step = 0
+        self.snapshots: set[int] = set()  # epochs whose first search is yet to be written whole
         self._files: dict[str, TextIO] = {}
         self._lock: TextIO | None = None
         self._board: Board | None = None
@@ -97,11 +98,14 @@ class RunLog:
 
     def generation(self, record: Mapping[str, Any]) -> None:
         self._append("generations.jsonl", {"epoch": self.epoch, "step": self.step, **record})
-        if self._board is not None:
-            self._board.add(self.step, {f"search/{name}": record[name] for name in ("best", "mean") if name in record})
+        if self._board is not None:  # under the step it is for: a resume hides those after its own
+            self._board.add(
+                self.step + 1, {f"search/{name}": record[name] for name in ("best", "mean") if name in record}
+            )
 
     def search(self, record: SearchRecord, class_names: list[str]) -> None:
         """Write a search's elites, and rows of its fittest genome as images: the best and the worst."""
+        self.snapshots.discard(self.epoch)
         if not self.writes:
             return
         last = record.elites[-1]
@@ -139,20 +143,30 @@ class RunLog:
         unfinished = path.with_name(f".{path.name}.tmp")
         with open(unfinished, "wb") as file:
             np.savez_compressed(file, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(unfinished, path)
 
     def lengths(self) -> dict[str, int]:
-        """Bytes of each log: what a checkpoint remembers, to cut off what came after it."""
-        return {name: self._open(name).tell() for name in LOGS}
+        """Bytes of each log, all on the disk: what a checkpoint remembers, to cut off what came after it."""
+        files = {name: self._open(name) for name in LOGS}
+        for file in files.values():
+            file.flush()
+            os.fsync(file.fileno())
+        return {name: file.tell() for name, file in files.items()}
 
     def cut(self, lengths: Mapping[str, int]) -> None:
         """Drop the lines written after a checkpoint; the resumed run writes them again."""
         if not self.writes:
             return
         for name in LOGS:
-            path = self.folder / name
-            if path.stat().st_size > lengths[name]:
-                os.truncate(path, lengths[name])
+            with open(self.folder / name, "a+b") as file:
+                length = file.seek(0, os.SEEK_END)
+                if length < lengths[name]:
+                    file.seek(0)
+                    length = file.read().rfind(b"\n") + 1  # without a torn last line
+                    print(f"run: {file.name} has lost lines; what it still holds is kept", file=sys.stderr)
+                file.truncate(min(length, lengths[name]))
 
     def close(self) -> None:
         for file in (*self._files.values(), self._lock, self._board):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor
 from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from training.config import UserError
 from training.mixes.evolved import Evolved
-from training.models.trained import load_weights
+from training.models.trained import load_weights, reference_digest
 from training.run import GENERATORS, Run
 
 COUNTERS = ("epoch", "position", "step", "seconds", "accuracies")
@@ -25,15 +26,20 @@ def save_run(run: Run, *, best: bool = False) -> None:
     All processes call it, one writes. Raises UserError where a loss since the last checkpoint, or a weight, was not
     finite; the old one stays.
     """
+    began = time.monotonic()
     sums = run.world.sum(run.sums.clone())
     run.check(sums, weights=True)
-    run.saved, run.has_checkpoint = time.monotonic(), True
+    _write(run, sums, best)
+    run.has_checkpoint, run.saved = True, time.monotonic()
+    run.saving_took = run.saved - began
+
+
+def _write(run: Run, sums: Tensor, best: bool) -> None:
     if not run.world.main:
         return
-    folder, checkpoint = run.log.folder, run_state(run, sums)
-    if best:  # first: once `latest` counts, this epoch is never run again
-        save_checkpoint(folder / "checkpoint", "best", run.step, checkpoint)
-    save_checkpoint(folder / "checkpoint", "latest", run.step, checkpoint)
+    folder = run.log.folder
+    # `best` first: once `latest` counts, this epoch is never run again.
+    save_checkpoint(folder / "checkpoint", ["best", "latest"] if best else ["latest"], run.step, run_state(run, sums))
     if isinstance(run.mix, Evolved) and len(run.mix.bank):
         run.mix.bank.save(folder / "patterns" / "bank.npz")
 
@@ -45,17 +51,7 @@ def resume_run(run: Run) -> None:
     """
     run.log.claim()
     saved = load_checkpoint(run.log.folder / "checkpoint", "latest")
-    if any(name not in saved.meta for name in COUNTERS):
-        raise UserError(
-            f"{run.log.folder}: its checkpoint was made by an older version, which did not keep the position in an "
-            "epoch; train anew, or go on with that version"
-        )
-    if (tuple(saved.meta["image_shape"]), saved.meta["class_names"]) != (run.training_set.shape, run.class_names):
-        raise UserError(
-            f"{run.log.folder}: its checkpoint is of images {saved.meta['image_shape']} of "
-            f"{len(saved.meta['class_names'])} classes, the data are {list(run.training_set.shape)} of "
-            f"{len(run.class_names)}, or other ones; restore the data it was trained on"
-        )
+    _check_origin(run, saved.meta)
     load_weights(run.model, saved)
     run.optimiser.restore(_below("optimiser", saved.tensors))
     for name in AVERAGES:
@@ -68,11 +64,14 @@ def resume_run(run: Run) -> None:
     for name in GENERATORS:
         getattr(run, name).set_state(torch.from_numpy(saved.arrays[f"rng.{name}"]))
     run.order_before = run.order.get_state()
-    torch.set_rng_state(torch.from_numpy(saved.arrays["rng.torch"]))
-    if run.device.type == "cuda" and "rng.cuda" in saved.arrays:
-        torch.cuda.set_rng_state(torch.from_numpy(saved.arrays["rng.cuda"]), run.device)
-    if run.world.main:  # the sums of all ranks so far
-        run.sums = torch.from_numpy(saved.arrays["sums"]).to(run.device)
+    if run.world.main:
+        torch.set_rng_state(torch.from_numpy(saved.arrays["rng.torch"]))
+        if run.device.type == "cuda" and "rng.cuda" in saved.arrays:
+            torch.cuda.set_rng_state(torch.from_numpy(saved.arrays["rng.cuda"]), run.device)
+        run.sums = torch.from_numpy(saved.arrays["sums"]).to(run.device)  # of all processes so far
+    else:  # the first one's is saved; the others' dropout may be any
+        torch.manual_seed(run.streams.number("global") + run.world.rank + run.step)
+    run.log.snapshots = set(saved.meta["snapshots"])
     run.checked, run.has_checkpoint = run.step, True
     run.log.cut(saved.meta["log_lengths"])
     run.continued()
@@ -97,10 +96,42 @@ def run_state(run: Run, sums: Tensor) -> Checkpoint:
     meta = {name: getattr(run, name) for name in COUNTERS}
     meta |= {
         "log_lengths": run.log.lengths(),
-        "image_shape": list(run.training_set.shape),
-        "class_names": run.class_names,
+        "snapshots": sorted(run.log.snapshots),
+        **_origin(run),
     }
     return Checkpoint(tensors, arrays, meta)
+
+
+def _origin(run: Run) -> dict[str, Any]:
+    """What a run is of, and must be of again when it goes on."""
+    return {
+        "image_shape": list(run.training_set.shape),
+        "class_names": run.class_names,
+        "training_images": len(run.training_set),
+        "labels": hashlib.sha256(run.training_set.labels.cpu().numpy().tobytes()).hexdigest(),
+        "reference": reference_digest(run.config.search.reference),
+    }
+
+
+def _check_origin(run: Run, meta: Mapping[str, Any]) -> None:
+    """Raise UserError where a checkpoint is of an older version, of other data, or compared with another model."""
+    if any(name not in meta for name in (*COUNTERS, "snapshots", "labels")):
+        raise UserError(
+            f"{run.log.folder}: its checkpoint was made by an older version, which kept less than a run needs to go on; "
+            "train anew, or go on with that version"
+        )
+    now = _origin(run)
+    if meta["reference"] != now["reference"]:
+        raise UserError(
+            f"search.reference={run.config.search.reference}: that run has another checkpoint now than when this one "
+            "began; restore it, or train anew"
+        )
+    if any(meta[name] != value for name, value in now.items()):
+        raise UserError(
+            f"{run.log.folder}: its checkpoint is of {meta['training_images']} training images {meta['image_shape']} of "
+            f"{len(meta['class_names'])} classes, the data are {now['training_images']} {now['image_shape']} of "
+            f"{len(now['class_names'])}, or other ones; restore the data it was trained on"
+        )
 
 
 def _below(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:

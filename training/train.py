@@ -30,6 +30,9 @@ from training.run import Run, set_up
 from training.run_state import resume_run, save_run
 from training.stopping import Interruption
 
+CHEAP = 0.5  # seconds: a checkpoint that takes less is written after every epoch
+LONGEST = 4  # spans of batches in a group
+
 
 def train(config: Config, folder: Path, *, resume: bool = False, progress: Progress | None = None) -> dict[str, Any]:
     """Train as `config` says, writing the run folder `folder`; return the log's `end` event.
@@ -39,11 +42,14 @@ def train(config: Config, folder: Path, *, resume: bool = False, progress: Progr
     UserError for what the user can mend.
     """
     with lost_processes_explained():
-        run = set_up(config, folder)
+        run = set_up(config, folder, resume=resume)
         progress = progress or Progress(visible=run.world.main)
         try:
             with Interruption() as interruption:
-                return train_on(run, resume, progress, interruption)
+                result = train_on(run, resume, progress, interruption)
+            if interruption.asked:  # too late to stop this run, but not what would follow it
+                raise KeyboardInterrupt
+            return result
         finally:
             progress.close()
             run.log.close()
@@ -63,9 +69,16 @@ def train_on(run: Run, resume: bool, progress: Progress, interruption: Interrupt
                 record |= run.test()
         record |= {"step": run.step, **run.cost()}
         run.log.event("epoch", **record)
-        save_run(run, best="accuracy" in record and run.accuracies[-1] == max(run.accuracies))
+        best = "accuracy" in record and run.accuracies[-1] == max(run.accuracies)
+        if best or epoch == options.epochs or run.world.any(saving_pays(run))[0]:
+            save_run(run, best=best)
         progress.update(epoch_line(run, record), final=True)
     return run.finish()
+
+
+def saving_pays(run: Run) -> bool:
+    """Whether an epoch is worth a checkpoint: it took little, or the last one is long enough ago."""
+    return run.saving_took < CHEAP or time.monotonic() - run.saved > 20 * run.saving_took
 
 
 def train_epoch(run: Run, epoch: int, progress: Progress, interruption: Interruption) -> dict[str, float | None]:
@@ -73,19 +86,19 @@ def train_epoch(run: Run, epoch: int, progress: Progress, interruption: Interrup
     run.begin_epoch()
     num_classes = len(run.class_names)
     unmixed_grid = run.model.grid if run.mix.cells else None
-    for group in mixed_groups(epoch_batches(run), run.config.mix.probability, run.mix.span, run.choice):
-        composed = run.mix([batch for batch, mixes in group if mixes], epoch)
-        for batch, mixes in group:
-            with memory_explained(memory_hint(run)):
+    with memory_explained(memory_hint(run)):
+        for group in mixed_groups(epoch_batches(run), run.config.mix.probability, run.mix.span, run.choice):
+            composed = run.mix([batch for batch, mixes in group if mixes], epoch)
+            for batch, mixes in group:
                 item = next(composed) if mixes else unmixed(batch, num_classes, unmixed_grid)
                 run.sums += training_step(run, item)
-            run.step += 1
-            run.position += 1
-            run.log.step = run.step
-            progress.update(lambda: step_line(run, epoch))
-        next(composed, None)  # what the mix does after its last step
-        run.tick()
-        between_groups(run, interruption)
+                run.step += 1
+                run.position += 1
+                run.log.step = run.step
+                progress.update(lambda: step_line(run, epoch))
+            next(composed, None)  # what the mix does after its last step
+            run.tick()
+            between_groups(run, interruption)
     return run.end_epoch()
 
 
@@ -95,6 +108,7 @@ def between_groups(run: Run, interruption: Interruption) -> None:
     stops, due = run.world.any(interruption.asked, due)
     if stops or due:
         save_run(run)
+        run.tick(counts=False)
     if stops:
         raise KeyboardInterrupt
 
@@ -150,7 +164,7 @@ def epoch_batches(run: Run) -> Iterator[Batch]:
     for pixels, labels in images.batches([indices[mine] for indices in whole]):
         if exchanged:
             pixels, labels = run.world.gather(pixels, size), run.world.gather(labels, size)  # noqa: PLW2901
-        yield augment(pixels, images.crop, images.flip, images.cutout, run.crops), labels
+        yield augment(pixels, images.crop, images.flip, images.cutout, run.crops, run.fill), labels
 
 
 def mixed_groups(
@@ -158,12 +172,12 @@ def mixed_groups(
 ) -> Iterator[list[tuple[Batch, bool]]]:
     """Batches in order, each with whether it is to be mixed, in groups of up to `span` that are.
 
-    An unmixed batch waits only behind mixed ones, so that few are held at once.
+    An unmixed batch waits only behind mixed ones, and no group is longer than 4 x span: few are held at once.
     """
     group: list[tuple[Batch, bool]] = []
     for batch in batches:
         group.append((batch, bool(torch.rand((), generator=generator) < probability)))
-        if sum(mixes for _, mixes in group) in (0, span):
+        if sum(mixes for _, mixes in group) in (0, span) or len(group) == LONGEST * span:
             yield group
             group = []
     if group:

@@ -30,21 +30,31 @@ class Plain:
 
 
 class Torchvision(Plain):
-    """A torchvision.transforms.v2 batch transform. It draws from torch's global generator.
+    """A torchvision.transforms.v2 batch transform. It draws from torch's global generator, lent for each call.
 
     averages: it computes with pixels, which uint8 cannot hold; others only move them.
     """
 
-    def __init__(self, transform: torch.nn.Module, num_classes: int, *, averages: bool) -> None:
-        super().__init__(num_classes)
+    def __init__(self, transform: torch.nn.Module, context: MixContext, *, averages: bool) -> None:
+        super().__init__(context.num_classes)
         self.transform, self.averages = transform, averages
+        self.generator = context.streams.torch("mix")
 
     def __call__(self, batches: list[Batch], epoch: int) -> Iterator[Mixed]:
         return (self._mix(images, labels) for images, labels in batches)
 
     def _mix(self, images: Tensor, labels: Tensor) -> Mixed:
-        mixed, targets = self.transform(images.float() if self.averages else images, labels)
+        with torch.random.fork_rng([]):  # what a model draws inside is another stream
+            torch.set_rng_state(self.generator.get_state())
+            mixed, targets = self.transform(images.float() if self.averages else images, labels)
+            self.generator.set_state(torch.get_rng_state())
         return Mixed(mixed, targets, None)
+
+    def state(self) -> dict[str, Array]:
+        return {"generator": self.generator.get_state().numpy()}
+
+    def restore(self, state: dict[str, Array]) -> None:
+        self.generator.set_state(torch.from_numpy(state["generator"]))
 
 
 def build_plain(context: MixContext) -> Mix:
@@ -55,11 +65,11 @@ def build_mixup(context: MixContext) -> Mix:
     """MixUp with alpha 1: Zhang et al., ICLR 2018."""
     from torchvision.transforms import v2  # 5 s to import
 
-    return Torchvision(v2.MixUp(num_classes=context.num_classes), context.num_classes, averages=True)
+    return Torchvision(v2.MixUp(num_classes=context.num_classes), context, averages=True)
 
 
 def build_cutmix(context: MixContext) -> Mix:
     """CutMix with alpha 1: Yun et al., ICCV 2019."""
     from torchvision.transforms import v2
 
-    return Torchvision(v2.CutMix(num_classes=context.num_classes), context.num_classes, averages=False)
+    return Torchvision(v2.CutMix(num_classes=context.num_classes), context, averages=False)

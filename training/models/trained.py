@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from evo.objectives import parse_objectives
 from training.checkpoint import Checkpoint, load_checkpoint
-from training.config import Config, UserError, make_config
+from training.config import Config, ModelOptions, UserError, make_config
 from training.data.image_set import AnyImageSet
 from training.distributed import World
 from training.models.patch_model import PatchModel, build_model
@@ -81,11 +82,24 @@ def load_trained(config: Config, folder: Path, device: torch.device, weights: st
         )
     channels, height, width = saved.meta["image_shape"]
     names = saved.meta["class_names"]
-    model = build_model(config.model, (channels, height, width), len(names))
+    model = build_model(without_fetching(config), (channels, height, width), len(names))
     load_weights(model, saved, weights)
     model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     prepare = Prepare(saved.tensors["input.mean"], saved.tensors["input.std"], device)
     return TrainedModel(model, prepare, (channels, height, width), names)
+
+
+def without_fetching(config: Config) -> ModelOptions:
+    """The model's options where a checkpoint's weights follow: published ones need not be fetched again."""
+    return config.model.model_copy(update={"pretrained": False})
+
+
+def reference_digest(reference: str) -> str | None:
+    """What tells whether search.reference is still the model it was; None for the weight average."""
+    index = Path(reference).expanduser() / "checkpoint" / "latest.json"
+    if reference == "average" or not index.is_file():
+        return None
+    return hashlib.sha256(index.read_bytes()).hexdigest()
 
 
 def load_weights(model: nn.Module, saved: Checkpoint, weights: str = "model") -> None:
