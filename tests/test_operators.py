@@ -24,6 +24,7 @@ from evo.operators import (
     pmx,
     row_crossover,
 )
+from evo.operators import rows as row_operators
 from evo.operators.masks import hits
 from evo.operators.rows import repair
 from evo.packed import Masks, full_words, word_format
@@ -571,14 +572,46 @@ def test_assignments_differ_and_the_first_is_the_fittest():
     assert len(np.unique(pairings, axis=0)) == 8 and masks.same(first.packed).all()
 
 
-def test_large_batches_are_assigned_in_blocks_of_what_they_held():
+@pytest.mark.parametrize(("rows", "known"), [(129, 0.02), (300, 0.01), (300, 0.9)])
+def test_large_batches_are_assigned_among_pairs_that_were_scored_and_the_parents(rows, known):
     rng = np.random.default_rng(0)
-    first, archive = drawn(2, 300, 2, rng), drawn_archive(300, 2, rng, known=0.9)
-    pairings = assignment(first, first, rng, archive=archive)[1]
-    assert is_permutation(pairings)
-    row = np.arange(300)
-    before, after = (archive.scores[row, p].clip(-4).mean() for p in (first.pairings[0], pairings[0]))
-    assert after > before + 1.5
+    first, archive = drawn(4, rows, 2, rng), drawn_archive(rows, 2, rng, known)
+    masks, pairings = assignment(first, first, rng, archive=archive, noise=0.5)
+    assert is_permutation(pairings) and len(np.unique(pairings, axis=0)) == 4
+    row = np.arange(rows)
+    scored = np.isfinite(archive.scores[row, pairings])
+    assert (scored | (pairings == first.pairings)).all()
+    assert masks.same(archive.masks[row, pairings])[scored].all() and masks.same(first.packed)[~scored].all()
+    found = archive.scores[np.isfinite(archive.scores)]
+    counted = np.where(np.isfinite(archive.scores), archive.scores, found.min() - 1 - np.ptp(found))
+    before, after = (counted[row, genomes].sum(1) for genomes in (first.pairings, pairings))
+    assert (after > before + 0.5 * rows).all()
+    again = assignment(first, first, np.random.default_rng(7), archive=archive)
+    same = assignment(first, first, np.random.default_rng(7), archive=archive)
+    assert np.array_equal(again[1], same[1]) and again[0].same(same[0]).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32), rows=st.integers(1, 30), scale=st.sampled_from([0.0, 1e-6, 1.0, 1e30]))
+def test_large_batches_of_which_all_pairs_are_known_get_the_best_there_is(seed, rows, scale):
+    rng = np.random.default_rng(seed)
+    first, archive = drawn(1, rows, 2, rng), drawn_archive(rows, 2, rng, known=1)
+    archive.scores *= np.float32(scale)
+    totals = []
+    for dense in (rows, 0):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(row_operators, "DENSE", dense)
+            pairings = assignment(first, first, rng, archive=archive)[1]
+        assert is_permutation(pairings)
+        totals.append(archive.scores[np.arange(rows), pairings[0]].sum(dtype=float))
+    assert totals[1] == pytest.approx(totals[0], rel=1e-6)
+
+
+def test_large_batches_of_which_nothing_is_known_keep_the_parents():
+    rng = np.random.default_rng(0)
+    first, archive = drawn(2, 200, 2, rng), drawn_archive(200, 2, rng, known=0)
+    masks, pairings = assignment(first, first, rng, archive=archive)
+    assert np.array_equal(pairings, first.pairings) and masks.same(first.packed).all()
 
 
 def test_thousands_of_variations_stay_valid():

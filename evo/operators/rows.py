@@ -14,7 +14,7 @@ from evo.operators.pairings import pmx
 from evo.packed import Masks
 
 Array = NDArray[Any]
-BLOCK = 128  # rows assigned at once: half a millisecond
+DENSE = 128  # rows up to which the dense solver is about as fast
 
 
 class BestPairs(Protocol):
@@ -91,16 +91,13 @@ def assignment(
 ) -> tuple[Masks, Array]:
     """The best pairing there is for the row scores in the archive, each row with the best mask known for it.
 
-    Solves the linear assignment problem (Kuhn, Naval Research Logistics Quarterly 2, 1955; scipy's solver: Crouse, IEEE
-    Transactions on Aerospace and Electronic Systems 52, 2016), once for each child. So that children differ,
-    scores are perturbed by normal noise: the first child's not at all, the last one's by `noise` standard
-    deviations of all scores. Batches of more than BLOCK rows are cut into random blocks, whose rows share out
-    the partners they have in the first parent, so that the cost grows with B and not with its cube. Pairs never
-    scored count less than any that was; a row that gets one keeps the first parent's mask. The second parent is
-    not used. Our own operator.
+    Solves the linear assignment problem (Kuhn, Naval Research Logistics Quarterly 2, 1955), once for each child. So
+    that children differ, scores are perturbed by normal noise: the first child's not at all, the last one's by
+    `noise` standard deviations of all scores. In batches of more than DENSE rows a row may get only a partner it was
+    scored with or the first parent's, so that the cost grows with the pairs scored and not with the cube of B. Pairs
+    never scored count less than any that was; a row that gets one keeps the first parent's mask. The second parent
+    is not used. Our own operator.
     """
-    from scipy.optimize import linear_sum_assignment  # half a second
-
     scores, best = archive.best_pairs()
     known = np.isfinite(scores)
     scores = scores.astype(np.float64)  # a model that diverges has losses whose squares float32 cannot hold
@@ -109,17 +106,49 @@ def assignment(
     scale = float(noise * found.std()) / max(len(first) - 1, 1)
 
     row = np.arange(len(scores))
+    pairs = np.nonzero(known)
     masks, pairings = first.packed.copy(), first.pairings.copy()
-    for child in range(len(pairings)):
-        for rows in np.array_split(rng.permutation(row), -(-len(row) // BLOCK)):
-            partners = pairings[child, rows]
-            gain = scores[rows[:, None], partners]
-            if child:
-                gain = gain + scale * child * rng.standard_normal(gain.shape, dtype=np.float32)
-            pairings[child, rows] = partners[linear_sum_assignment(gain, maximize=True)[1]]
+    for child, held in enumerate(first.pairings):
+        if len(row) <= DENSE:
+            pairings[child] = _best_of_all(scores, held, scale * child, rng)
+        else:
+            unscored = np.flatnonzero(~known[row, held])
+            offered = tuple(map(np.append, pairs, (unscored, held[unscored])))
+            pairings[child] = _best_of_some(scores[offered], offered, scale * child, rng)
         scored = known[row, pairings[child]]
         masks[child, scored] = best[row[scored], pairings[child, scored]]
     return masks, pairings
+
+
+def _best_of_all(scores: Array, held: Array, noise: float, rng: np.random.Generator) -> Array:
+    """The permutation (B,) of largest sum of scores (B,B) plus noise (scipy's solver: Crouse, IEEE Transactions on
+    Aerospace and Electronic Systems 52, 2016). `held` (B,) is another; solutions as good are equally likely.
+    """
+    from scipy.optimize import linear_sum_assignment  # half a second
+
+    rows = rng.permutation(len(held))
+    partners = held[rows]
+    gain = _perturbed(scores[rows[:, None], partners], noise, rng)
+    pairing = np.empty_like(held)
+    pairing[rows] = partners[linear_sum_assignment(gain, maximize=True)[1]]
+    return pairing
+
+
+def _best_of_some(scores: Array, offered: tuple[Array, ...], noise: float, rng: np.random.Generator) -> Array:
+    """The same among the pairs `offered`, (N,) rows and (N,) partners with scores (N,), where that includes a
+    permutation (scipy's solver: Jonker and Volgenant, Computing 38, 1987).
+    """
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import min_weight_full_bipartite_matching
+
+    gain = _perturbed(scores, noise, rng)
+    cost = 1 + (gain.max() - gain) / (np.ptp(gain) or 1)  # no pair may cost 0; cost in float64 holds any scores' order
+    partners: Array = min_weight_full_bipartite_matching(csr_array((cost, offered)))[1]
+    return partners
+
+
+def _perturbed(scores: Array, noise: float, rng: np.random.Generator) -> Array:
+    return scores + noise * rng.standard_normal(scores.shape, dtype=np.float32) if noise else scores
 
 
 def repair(wanted: Array, priority: Array, rng: np.random.Generator) -> Array:
