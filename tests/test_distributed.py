@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import traceback
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -20,10 +21,10 @@ from analysis.run_folder import RunFolder
 from tests.conftest import TINY
 from tests.test_resume import At
 from training.checkpoint import load_checkpoint
-from training.config import UserError, load_config
+from training.config import LostProcessError, UserError, load_config
 from training.data import folder
 from training.data.image_set import FileSet
-from training.distributed import World, share_batch_norm, start
+from training.distributed import World, has_own_statistics, lost_processes_explained, share_batch_norm, start, stop
 from training.train import train
 
 
@@ -58,30 +59,67 @@ def work(rank, port, folder, errors, options):
         errors.put(f"rank {rank}: {traceback.format_exc()}")
         raise
     finally:
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+        stop()
+        assert not torch.distributed.is_initialized()
 
 
 def check_batch_norm(world):
     """A network with shared batch norm under DDP: outputs, gradients and statistics of the whole batch."""
-    torch.manual_seed(0)
-    alone = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 3), torch.nn.BatchNorm2d(3), torch.nn.Conv2d(3, 1, 2))
-    together = copy.deepcopy(alone)
-    inputs, targets = 3 * torch.rand(7, 2, 5, 5) + 2, torch.rand(7, 1, 2, 2)
-    outputs = alone(inputs)
-    torch.nn.functional.mse_loss(outputs, targets).backward()
-    mine = world.share(7)
-    parallel = world.wrap(share_batch_norm(together, torch.device("cpu")))
-    part = parallel(inputs[mine])
-    torch.testing.assert_close(part, outputs[mine])
-    (world.size * len(part) / 7 * torch.nn.functional.mse_loss(part, targets[mine])).backward()
-    for one, two in zip(alone.parameters(), together.parameters(), strict=True):
-        torch.testing.assert_close(two.grad, one.grad)
-    for one, two in zip(alone.buffers(), together.buffers(), strict=True):
-        torch.testing.assert_close(two, one)
-    together[1].running_mean.fill_(float(world.rank))
-    world.average_statistics(together)
-    assert torch.equal(together[1].running_mean, torch.full((3,), 0.5))
+    cpu = torch.device("cpu")
+    kinds = [(torch.nn.BatchNorm2d, torch.contiguous_format), (torch.nn.BatchNorm2d, torch.channels_last)]
+    if find_spec("timm") is not None:
+        from timm.layers import BatchNormAct2d
+
+        kinds.append((BatchNormAct2d, torch.channels_last))
+    for kind, layout in kinds:
+        torch.manual_seed(0)
+        alone = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 3), kind(3), torch.nn.Conv2d(3, 1, 2)).to(
+            memory_format=layout
+        )
+        torch.nn.init.normal_(alone[1].weight), torch.nn.init.normal_(alone[1].bias)
+        together = copy.deepcopy(alone)
+        inputs, targets = 3 * torch.rand(7, 2, 5, 5).to(memory_format=layout) + 2, torch.rand(7, 1, 2, 2)
+        outputs = alone(inputs)
+        torch.nn.functional.mse_loss(outputs, targets).backward()
+        mine = world.share(7)
+        assert has_own_statistics(together)
+        parallel = world.wrap(share_batch_norm(together, cpu))
+        assert not has_own_statistics(together)
+        part = parallel(inputs[mine])
+        assert together[1](together[0](inputs[mine])).is_contiguous(memory_format=layout)
+        torch.testing.assert_close(part, outputs[mine])
+        (world.size * len(part) / 7 * torch.nn.functional.mse_loss(part, targets[mine])).backward()
+        for one, two in zip(alone.parameters(), together.parameters(), strict=True):
+            torch.testing.assert_close(two.grad, one.grad)
+        alone(inputs)  # as often as the other
+        for one, two in zip(alone.buffers(), together.buffers(), strict=True):
+            torch.testing.assert_close(two, one)
+        torch.testing.assert_close(copy.deepcopy(together).eval()(inputs), alone.eval()(inputs))
+    check_other_norms(world, cpu)
+
+
+def check_other_norms(world, cpu):
+    """bfloat16 in and out, no affine, cumulative statistics; a norm of another make is averaged."""
+
+    class Own(torch.nn.BatchNorm2d):
+        pass
+
+    torch.manual_seed(1)
+    inputs = torch.rand(6, 3, 4, 4) + 5
+    alone = torch.nn.BatchNorm2d(3, momentum=None, affine=False)
+    together = share_batch_norm(copy.deepcopy(alone), cpu)
+    for factor in (1, 2):
+        expected, part = alone(factor * inputs), together((factor * inputs)[world.share(6)].bfloat16())
+        assert part.dtype == torch.bfloat16
+        torch.testing.assert_close(part.float(), expected[world.share(6)], atol=0.1, rtol=0.05)
+    torch.testing.assert_close(together.running_mean, alone.running_mean, rtol=1e-2, atol=0)
+    model = torch.nn.Sequential(torch.nn.BatchNorm1d(3), Own(3))
+    assert has_own_statistics(share_batch_norm(model, cpu)) and type(model[1]) is Own
+    for norm in model:
+        norm.running_mean.fill_(float(world.rank))
+    world.average_statistics(model)
+    assert torch.equal(model[1].running_mean, torch.full((3,), 0.5))
+    assert torch.equal(model[0].running_mean, torch.full((3,), float(world.rank)))
 
 
 def free_port():
@@ -186,6 +224,24 @@ def test_a_batch_too_small_for_its_parts_is_refused(tmp_path):
     with pytest.raises(UserError, match="fewer than 2 images for each of 1 processes x train.accumulate=9 parts"):
         train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("message", "lost"),
+    [
+        ("NCCL error in: x.cpp:3, remote process exited or there was a network error, NCCL version 2.27", True),
+        ("NCCL error in: x.cpp:3, unhandled cuda error (run with NCCL_DEBUG=INFO for details)", False),
+        ("NCCL error in: x.cpp:3, invalid usage", False),
+        ("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:9", True),
+        ("Duplicate GPU detected : rank 0 and rank 1 both on CUDA device 0", False),
+    ],
+)
+def test_only_what_tells_of_another_process_is_told_as_that(message, lost, monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
+    with pytest.raises(LostProcessError if lost else RuntimeError) as caught, lost_processes_explained():
+        raise RuntimeError(message)
+    assert isinstance(caught.value, LostProcessError) is lost
 
 
 SCRIPT = """

@@ -11,19 +11,27 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from functools import cache
+from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from training.config import LostProcessError
 
-# What gloo and NCCL say when a process they wait for is gone.
-GONE = ("closed by peer", "Connection reset", "Connection refused", "Broken pipe", "NCCL", "timed out", "Timed out")
+# What gloo, NCCL and torch's store say when a process they wait for is gone.
+GONE = (
+    "closed by peer", "connection reset", "connection refused", "broken pipe", "timed out", "failed to recv",
+    "ncclremoteerror", "remote process exited", "remote process exiting", "connection closed", "peer closed connection",
+    "communicator was aborted", "collective operation timeout",
+)  # fmt: skip
+SHARED = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 @dataclass(frozen=True)
@@ -73,12 +81,14 @@ class World:
 
         # Buffers are equal already (share_batch_norm), or averaged after the step. torch 2.15 renamed the option.
         names = inspect.signature(DistributedDataParallel.__init__).parameters
-        keep: dict[str, Any] = {"forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers": False}
+        keep: dict[str, Any] = {
+            "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers": False
+        }
         return DistributedDataParallel(model, gradient_as_bucket_view=True, **keep)
 
     def average_statistics(self, model: nn.Module) -> None:
-        """Average batch norm's running means and variances, so that all ranks keep one model."""
-        buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+        """Average running means and variances that are not shared, so that all ranks keep one model."""
+        buffers = _own_statistics(model)
         if self.size == 1 or not buffers:
             return
         flat = torch.cat([buffer.flatten() for buffer in buffers])
@@ -87,14 +97,27 @@ class World:
             buffer.copy_(mean.view(buffer.shape))
 
 
+_joined = False  # whether `start` made the process group
+
+
 def start(device: torch.device) -> World:
     """Join the processes that were started together; a process alone gets World(0, 1)."""
+    global _joined  # noqa: PLW0603 (a process has one group)
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         return World()
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        _joined = True
     return World(dist.get_rank(), size, dist.new_group(backend="gloo"))
+
+
+def stop() -> None:
+    """Leave the processes that `start` joined, once all have done their work; a process alone does nothing."""
+    global _joined  # noqa: PLW0603 (a process has one group)
+    if _joined and dist.is_initialized():
+        dist.destroy_process_group()
+    _joined = False
 
 
 @contextmanager
@@ -103,7 +126,7 @@ def lost_processes_explained() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not dist.is_initialized() or not any(sign in str(error) for sign in GONE):
+        if not dist.is_initialized() or not any(sign in str(error).lower() for sign in GONE):
             raise
         raise LostProcessError(
             f"rank {dist.get_rank()}: another process of this run has ended ({' '.join(str(error).split()):.80})"
@@ -111,58 +134,112 @@ def lost_processes_explained() -> Iterator[None]:
 
 
 def share_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
-    """Let every batch norm of a model see the rows of all processes. Parameters, buffers and names stay."""
-    if device.type == "cuda":
-        if any(type(module).__name__ == "BatchNormAct2d" for module in model.modules()):
-            from timm.layers import convert_sync_batchnorm  # torch's would drop timm's activations
+    """Let every batch norm of a model on `device` see the rows of all processes. Parameters, buffers and names stay.
 
-            return cast(nn.Module, convert_sync_batchnorm(model))
-        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    torch's own and timm's BatchNormAct2d; others keep their rows to themselves, see has_own_statistics.
+    """
     for module in model.modules():
-        if type(module) is nn.BatchNorm2d:
-            module.__class__ = SharedBatchNorm2d  # torch's SyncBatchNorm refuses CPUs
-    return model
+        kind: Any = type(module)
+        if kind in SHARED or (kind.__name__ == "BatchNormAct2d" and kind.__module__.startswith("timm.")):
+            module.__class__ = _sharing(kind)
+    return model.to(device)
 
 
-class SharedBatchNorm2d(nn.BatchNorm2d):
-    """Batch normalisation over the rows of all processes, for the CPU."""
+def has_own_statistics(model: nn.Module) -> bool:
+    """Whether some layer keeps statistics of its own process's rows: World.average_statistics is then to be called."""
+    return bool(_own_statistics(model))
+
+
+def _own_statistics(model: nn.Module) -> list[Tensor]:
+    """The running means and variances that share_batch_norm has not made equal on all ranks."""
+    buffers = (
+        getattr(module, name, None)
+        for module in model.modules()
+        if not isinstance(module, SharedBatchNorm)
+        for name in ("running_mean", "running_var")
+    )
+    return [buffer for buffer in buffers if isinstance(buffer, Tensor)]
+
+
+class SharedBatchNorm(_BatchNorm):
+    """Batch normalisation over the rows of all processes, without a wait for the device: torch's SyncBatchNorm
+    waits for a GPU in every layer, and refuses CPUs. timm's has a dropout and an activation behind it.
+    """
+
+    normalise: ClassVar[Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]]
 
     def forward(self, input: Tensor) -> Tensor:
-        if not self.training or self.running_mean is None or self.running_var is None or self.momentum is None:
+        if not self.training:
             return super().forward(input)
-        whole = input.float()
-        count = torch.tensor(float(whole.numel() // whole.shape[1]))
-        dist.all_reduce(count)
-        mean = _summed(whole.sum((0, 2, 3))) / count
-        centred = whole - mean.view(-1, 1, 1)
-        variance = _summed(centred.square().sum((0, 2, 3))) / count
-        with torch.no_grad():
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
-            if self.num_batches_tracked is not None:
-                self.num_batches_tracked.add_(1)
-        scaled = centred * (variance + self.eps).rsqrt().view(-1, 1, 1)
-        if self.affine:
-            scaled = scaled * self.weight.view(-1, 1, 1) + self.bias.view(-1, 1, 1)
-        return scaled.to(input.dtype)
+        output, mean, variance, count = self.normalise(input, self.weight, self.bias, self.eps)
+        if self.track_running_stats:
+            self._track(mean, variance * (count / (count - 1)))
+        for name in ("drop", "act"):
+            if isinstance(after := getattr(self, name, None), nn.Module):
+                output = after(output)
+        return output
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor, variance: Tensor) -> None:
+        assert self.num_batches_tracked is not None and self.running_mean is not None and self.running_var is not None
+        self.num_batches_tracked.add_(1)
+        momentum = self.momentum if self.momentum is not None else self.num_batches_tracked.to(mean.dtype).reciprocal()
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
+        self.running_var.lerp_(variance.to(self.running_var.dtype), momentum)
 
 
-class _Summed(torch.autograd.Function):
-    """The sum over ranks; so is its gradient."""
+@cache
+def _sharing(kind: Any) -> type[SharedBatchNorm]:
+    """The class of a batch norm that shares its rows."""
+    # Compiled code breaks off here: DDP's splitting of graphs takes no autograd functions.
+    normalise = staticmethod(torch.compiler.disable(_Normalised.apply))
+    return type(f"Shared{kind.__name__}", (SharedBatchNorm, kind), {"normalise": normalise})
+
+
+class _Normalised(torch.autograd.Function):
+    """(B,C,...) normalised over B of all ranks and all but C, scaled and shifted; with the mean (C,), the biased
+    variance (C,) and the count () over ranks, in float32 or wider. Only the input is kept for backward.
+    """
 
     @staticmethod
-    def forward(context: Any, part: Tensor) -> Tensor:
-        whole = part.clone()
-        dist.all_reduce(whole)
-        return whole
+    def forward(
+        context: Any, input: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        dims, shape = _all_but_channels(input)
+        wide = torch.promote_types(input.dtype, torch.float32)
+        rows = torch.full((1,), input.numel() // input.shape[1], dtype=wide, device=input.device)
+        sums = torch.cat([input.sum(dims, dtype=wide), rows])
+        dist.all_reduce(sums)
+        mean, count = sums[:-1] / sums[-1], sums[-1]
+        centred = input.to(wide) - mean.view(shape)
+        variance = centred.square().sum(dims)  # of what is centred: a sum of squares would lose digits
+        dist.all_reduce(variance)
+        variance = variance / count
+        inverse = (variance + eps).rsqrt()
+        context.save_for_backward(input, weight, mean, inverse, count)
+        output = centred * (inverse if weight is None else inverse * weight).view(shape)
+        if bias is not None:
+            output = output + bias.view(shape)
+        context.mark_non_differentiable(mean, variance, count)
+        return output.to(input.dtype), mean, variance, count
 
     @staticmethod
-    def backward(context: Any, gradient: Tensor) -> Tensor:
-        whole = gradient.contiguous().clone()
-        dist.all_reduce(whole)
-        return whole
+    @once_differentiable
+    def backward(context: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None]:
+        input, weight, mean, inverse, count = context.saved_tensors
+        dims, shape = _all_but_channels(input)
+        normal = (input.to(mean.dtype) - mean.view(shape)) * inverse.view(shape)
+        gradient = gradient.to(mean.dtype)
+        own = torch.stack([gradient.sum(dims), (gradient * normal).sum(dims)])  # (2,C)
+        sums = own.clone()
+        dist.all_reduce(sums)
+        shift, slope = (sums / count).unbind()
+        inner = gradient - shift.view(shape) - normal * slope.view(shape)
+        inner = inner * (inverse if weight is None else inverse * weight).view(shape)
+        needed = context.needs_input_grad
+        return inner.to(input.dtype), own[1] if needed[1] else None, own[0] if needed[2] else None, None
 
 
-def _summed(part: Tensor) -> Tensor:
-    whole: Tensor = _Summed.apply(part)
-    return whole
+def _all_but_channels(input: Tensor) -> tuple[list[int], list[int]]:
+    """The dimensions to sum over, and the shape of one number a channel."""
+    return [dim for dim in range(input.ndim) if dim != 1], [1, -1, *[1] * (input.ndim - 2)]
