@@ -162,13 +162,14 @@ def _interleaved(contestants: dict[str, Callable[[], Any]], seconds: float) -> d
     """Milliseconds per call of each, in rounds, for about `seconds` in all and at least five rounds."""
     times: dict[str, list[float]] = {name: [] for name in contestants}
     order = list(contestants)
-    shuffle = random.Random(0).shuffle  # who comes after a slow one finds the caches cold
+    shuffle = random.Random(0).shuffle
     for call in contestants.values():
         call()
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(times[OURS]) < 5:
         shuffle(order)
         for name in order:
+            contestants[name]()  # or a time would depend on who came before, and on which peers are installed
             began = time.perf_counter()
             contestants[name]()
             times[name].append(1000 * (time.perf_counter() - began))
