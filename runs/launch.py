@@ -18,11 +18,13 @@ from typing import IO
 
 from runs.folders import shown
 from training.config import PROJECT, UserError
+from training.stopping import stop_signals
 
 GRACE = 10.0  # seconds that processes get to end by themselves once one has failed
+STOPPING = 120.0  # seconds that they get once one has been stopped by a signal: the first writes a checkpoint
 LOST = 3  # exit status of a process whose fellow has ended (runs/__main__.py)
-PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-TOLD = (2, 130)  # exit statuses of processes that said why
+STOPPED = 130  # exit status of a process that a signal has stopped
+TOLD = (2, STOPPED)  # exit statuses of processes that said why
 
 
 def launch(arguments: list[str], processes: int, folder: Path) -> int:
@@ -62,15 +64,18 @@ def launch(arguments: list[str], processes: int, folder: Path) -> int:
 
 def _wait(running: list[subprocess.Popen[bytes]]) -> int | None:
     """Wait for all, passing signals on; return who failed first, None where nobody did."""
-    handlers = {number: signal.getsignal(number) for number in PASSED_ON}
-    for number in PASSED_ON:
+    handlers = {number: signal.getsignal(number) for number in stop_signals()}
+    for number in handlers:
         signal.signal(number, lambda number, frame: _send(number, running))
     first, deadline = None, float("inf")
     try:
         while any(process.poll() is None for process in running):
-            failed = [rank for rank, process in enumerate(running) if process.poll() not in (None, 0)]
+            statuses = [process.poll() for process in running]
+            failed = [rank for rank, status in enumerate(statuses) if status not in (None, 0, STOPPED)]
             if failed and first is None:
-                first, deadline = failed[0], time.monotonic() + GRACE
+                first, deadline = failed[0], min(deadline, time.monotonic() + GRACE)
+            if STOPPED in statuses:
+                deadline = min(deadline, time.monotonic() + STOPPING)
             if time.monotonic() > deadline:
                 for process in running:
                     process.kill()
@@ -79,6 +84,7 @@ def _wait(running: list[subprocess.Popen[bytes]]) -> int | None:
         for number, handler in handlers.items():
             signal.signal(number, handler)
     failed = [rank for rank, process in enumerate(running) if process.returncode != 0]
+    failed.sort(key=lambda rank: running[rank].returncode == STOPPED)  # last
     return first if first is not None else (failed[0] if failed else None)
 
 
@@ -111,17 +117,25 @@ def _explain(first: int, statuses: list[int], outputs: Sequence[IO[str] | None],
 
 def _environment(rank: int, processes: int, port: int) -> dict[str, str]:
     """What torchrun would set."""
-    threads = str(max(1, (os.cpu_count() or 1) // processes))
+    threads = str(max(1, _usable_cores() // processes))
     return {
         "OMP_NUM_THREADS": threads,
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]),
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
+        "LOCAL_WORLD_SIZE": str(processes),
         "WORLD_SIZE": str(processes),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }
+
+
+def _usable_cores() -> int:
+    """Cores this process may use: a cluster's job often has a part of the machine's."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _free_port() -> int:

@@ -25,6 +25,7 @@ from training.config import LostProcessError, UserError, load_config
 from training.data import folder
 from training.data.image_set import FileSet
 from training.distributed import World, has_own_statistics, lost_processes_explained, share_batch_norm, start, stop
+from training.stopping import Interruption
 from training.train import train
 
 
@@ -252,6 +253,9 @@ if act == "die":
     os.kill(os.getpid(), signal.SIGKILL)
 elif act == "wait":
     time.sleep(60)
+elif act == "slow":
+    time.sleep(1)
+    sys.exit(130)
 elif act == "error":
     sys.exit("run: no such thing")
 elif act.isdigit():
@@ -271,12 +275,15 @@ elif act.isdigit():
         ("3,2", 2, ["run: 1 says 2"]),
         ("3,error", 1, ["run: no such thing", "process 1 of 2 ended (exit status 1)"]),
         ("130,130", 130, []),
+        ("slow,130", 130, []),  # longer than GRACE: the first is writing the checkpoint
+        ("wait,130", 1, ["process 0 of 2 ended (killed by SIGKILL)"]),
     ],
 )
 def test_what_is_said_of_processes_that_end(acts, status, words, tmp_path, monkeypatch, capsys):
     """Of several processes; the statuses are those that they end with, in the order of their ranks."""
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     monkeypatch.setattr(runs.launch, "GRACE", 0.3)
+    monkeypatch.setattr(runs.launch, "STOPPING", 3.0)
     started = subprocess.Popen
 
     def popen(command, **options):
@@ -288,6 +295,32 @@ def test_what_is_said_of_processes_that_end(acts, status, words, tmp_path, monke
     for word in words:
         assert word in said
     assert said.count("\n") <= 2 and ("says 3" not in said)
+
+
+def test_processes_are_told_what_torchrun_tells_and_share_the_cores_they_may_use(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(6)), raising=False)
+    told = runs.launch._environment(1, 3, 4000)
+    assert {name: told[name] for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "OMP_NUM_THREADS")} == {
+        "RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "3", "LOCAL_WORLD_SIZE": "3", "OMP_NUM_THREADS": "2",
+    }  # fmt: skip
+
+
+def test_a_closed_terminal_stops_a_run_except_under_nohup():
+    before = signal.getsignal(signal.SIGHUP)
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        with Interruption() as interruption:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not interruption.asked
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        with Interruption() as interruption:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert interruption.asked
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def dies(rank, port, folder, errors, config):

@@ -1,4 +1,4 @@
-"""Stopping a run from outside: Ctrl-C, or the SIGTERM of a cluster that wants its machine back."""
+"""Stopping a run from outside: Ctrl-C, the SIGTERM of a cluster that wants its machine back, a closed terminal."""
 
 from __future__ import annotations
 
@@ -7,7 +7,14 @@ import threading
 from types import FrameType
 from typing import Any, Self
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+
+def stop_signals() -> tuple[int, ...]:
+    """The signals that stop a run; under nohup a closed terminal does not."""
+    return tuple(
+        number for number in SIGNALS if number.name != "SIGHUP" or signal.getsignal(number) is not signal.SIG_IGN
+    )
 
 
 class Interruption:
@@ -17,15 +24,15 @@ class Interruption:
 
     def __init__(self) -> None:
         self.asked = False
-        self._before: list[Any] = []
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._before = [signal.signal(number, self._heard) for number in SIGNALS]
+            self._before = {number: signal.signal(number, self._heard) for number in stop_signals()}
         return self
 
     def __exit__(self, *error: object) -> None:
-        for number, handler in zip(SIGNALS, self._before, strict=False):
+        for number, handler in self._before.items():
             signal.signal(number, handler)
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
