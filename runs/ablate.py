@@ -1,4 +1,4 @@
-"""Ablations: variants x seeds of a recipe, one after another; what is done is skipped.
+"""Ablations: variants x seeds of a recipe, one after another; what is done is skipped, or run by another process.
 
     recipe: cifar10-small
     seeds: [0, 1, 2]
@@ -8,15 +8,19 @@
       patchmix: {mix.name: patchmix}
 
 Trial VARIANT of seed S is the run folder runs/out/ABLATION/VARIANT-sS. One that was cut off goes on from
-its checkpoint.
+its checkpoint. Several processes may run one ablation at once: each takes what is left.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import re
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +30,8 @@ from runs.folders import recorded_config, with_run_paths
 from training.config import Config, UserError, make_config, read_yaml, recipe_path
 
 KEYS = {"recipe", "seeds", "common", "variants"}
+SKIPPED = {"done": "done already", "busy": "is being run by another process"}
+LEFT = {".lock", ".config.json.tmp"}  # in a run folder before its config.json
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,7 @@ class Trial:
 
     def state(self) -> str:
         """done, started or new. Raises UserError where the folder is of other settings."""
-        if not ((self.folder / "config.json").is_file() and (self.folder / "log.jsonl").is_file()):
+        if not (self.folder / "config.json").is_file():
             return "new"
         run = RunFolder(self.folder)
         # Options that a run of an older version does not name have their defaults; those of a search count where
@@ -51,6 +57,8 @@ class Trial:
                         f"{self.folder} was made with {section}.{key}={made[section][key]}, the file now says {value}; "
                         "remove that folder, or rename the ablation's file"
                     )
+        if not (self.folder / "log.jsonl").is_file():
+            return "new"
         if run.result is not None:
             return "done"
         return "started" if (self.folder / "checkpoint" / "latest.json").is_file() else "new"
@@ -104,22 +112,76 @@ def _trial(file: Path, sections: dict[str, Any], variant: str, seed: int, settin
 
 
 def run_trials(trials: list[Trial]) -> list[str]:
-    """Run what is not done yet; return a line for each trial that failed."""
-    states = [trial.state() for trial in trials]  # all settings are checked before the first minute is spent
+    """Run what is not done yet, nor being run by another process; return a line for each trial that failed."""
+    for trial in trials:  # all settings are checked before the first minute is spent
+        trial.state()
     failed = []
-    for number, (trial, state) in enumerate(zip(trials, states, strict=True), 1):
+    for number, trial in enumerate(trials, 1):
         head = f"[{number}/{len(trials)}] {trial.variant}, seed {trial.seed}"
-        if state == "done":
-            print(f"{head}: done already", file=sys.stderr)
-            continue
-        print(f"{head}{': going on from its checkpoint' if state == 'started' else ''}", file=sys.stderr)
-        from training.train import train
-
-        if state == "new" and trial.folder.exists():
-            shutil.rmtree(trial.folder)  # cut off before its first checkpoint: nothing to go on from
         try:
-            train(trial.config, trial.folder, resume=state == "started")
+            _run_trial(trial, head)
         except UserError as error:
             failed.append(f"{trial.variant}, seed {trial.seed}: {error}")
             print(f"{head}: failed: {error}", file=sys.stderr)
     return failed
+
+
+def _run_trial(trial: Trial, head: str) -> None:
+    """Run, or go on with, a trial that nobody else has done or is at."""
+    state = _claimed_state(trial, clear=True)
+    if state in SKIPPED:
+        print(f"{head}: {SKIPPED[state]}", file=sys.stderr)
+        return
+    print(f"{head}{': going on from its checkpoint' if state == 'started' else ''}", file=sys.stderr)
+    from training.train import train
+
+    try:
+        train(trial.config, trial.folder, resume=state == "started")
+    except UserError:
+        taken = _claimed_state(trial)  # perhaps another process was a moment faster
+        if taken not in SKIPPED:
+            raise
+        print(f"{head}: {SKIPPED[taken]}", file=sys.stderr)
+
+
+def _claimed_state(trial: Trial, *, clear: bool = False) -> str:
+    """The trial's state, or busy where another process runs it. With clear, remove what a new one finds."""
+    state = trial.state()
+    if state == "done" or not trial.folder.is_dir():
+        return state
+    if state == "new" and not _is_ours(trial.folder):
+        if not clear:
+            return state
+        raise UserError(f"{trial.folder} is in the way and is not a run's; move it, or rename the ablation's file")
+    with _held(trial.folder) as mine:
+        if not mine:
+            return "busy"
+        state = trial.state()  # it may have changed since
+        if clear and state == "new":
+            shutil.rmtree(trial.folder)  # cut off before its first checkpoint: nothing to go on from
+        return state
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder is a run's, or what is left of one that was cut off before its config.json."""
+    if (folder / "config.json").is_file():
+        return True  # Trial.state has read it
+    return all(path.name in LEFT or (path.name == "elites" and not any(path.iterdir())) for path in folder.iterdir())
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[bool]:
+    """Hold the lock of a run folder, see RunLog.claim; False where another process holds it, or has replaced it."""
+    path = folder / ".lock"
+    try:
+        lock = open(path, "a")  # noqa: SIM115 (closed below)
+    except FileNotFoundError:
+        yield False
+        return
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            mine = path.exists() and os.path.samestat(os.fstat(lock.fileno()), path.stat())
+        except OSError:
+            mine = False
+        yield mine

@@ -1,5 +1,6 @@
 """Each command at tiny size, and each mistake: its line and status 2."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ import pytest
 
 from analysis.run_folder import RunFolder
 from tests.conftest import TINY
+from training.config import UserError
 
 ROOT = Path(__file__).parent.parent
 SET = [word for override in TINY for word in ("-s", override)]
@@ -128,7 +130,12 @@ def test_a_failed_trial_is_reported_and_the_others_run(cli, tmp_path, out):
     variants = {"burns": {"mix.name": "plain", "train.lr": 100, "train.momentum": 0.99}, "plain": {"mix.name": "plain"}}
     file.write_text(json.dumps({"recipe": "digits", "seeds": [0], "common": common, "variants": variants}))
     status, text, error = cli("ablate", str(file))
-    assert status == 2 and "1 of 2 trials failed" in error and "burns, seed 0: the" in error and "lower train.lr=100" in error
+    assert (
+        status == 2
+        and "1 of 2 trials failed" in error
+        and "burns, seed 0: the" in error
+        and "lower train.lr=100" in error
+    )
     assert "plain" in text
 
 
@@ -177,7 +184,10 @@ def test_bench_writes_its_table(cli, tmp_path, monkeypatch):
         (("train",), "expected a RECIPE, or --resume RUN"),
         (("train", "digits", "-s", "train.epohcs=1"), "did you mean train.epochs?"),
         (("train", "digits", "-s", "train.lr=.nan"), "train.lr"),
-        (("train", "digits", "-s", "mix.name=bank", "-s", "mix.bank=none.json"), "no pattern bank at none.json"),
+        (
+            ("train", "digits", "-s", "mix.name=bank", "-s", "mix.bank=none.json"),
+            "none.json; `./run patterns RUN` writes one",
+        ),
         (("train", "digits", "-s", "model.grid=5"), "the largest grid that fits is 4"),
         (("train", "digits", "-s", "train.batch=5000"), "larger than the training set of 1437"),
         (("train", "digits", "-s", "run.device=cuda:7"), "run.device=cuda:7 is not there"),
@@ -286,6 +296,78 @@ def test_a_stopped_ablation_says_how_to_go_on(cli, tmp_path, monkeypatch):
     file.write_text(json.dumps({"recipe": "digits", "seeds": [0], "variants": {"plain": {"mix.name": "plain"}}}))
     status, _, error = cli("ablate", str(file))
     assert status == 130 and f"the same command goes on where it was: ./run ablate {file}" in error
+
+
+def an_ablation(file, *variants):
+    common = {key: json.loads(value) for key, value in (o.split("=") for o in TINY)} | {"train.epochs": 1}
+    settings = {variant: {"mix.name": "plain"} for variant in variants}
+    file.write_text(json.dumps({"recipe": "digits", "seeds": [0], "common": common, "variants": settings}))
+    return file
+
+
+def test_ablate_leaves_a_trial_to_the_process_that_runs_it(cli, tmp_path, out):
+    """With a checkpoint or before the first one; what was cut off before it is run anew."""
+    file = an_ablation(tmp_path / "shared.yaml", "a", "b")
+    assert cli("ablate", str(file))[0] == 0
+    for name in ("a", "b"):
+        log = out / "shared" / f"{name}-s0" / "log.jsonl"
+        log.write_text("".join(log.read_text().splitlines(keepends=True)[:-1]))
+    shutil.rmtree(out / "shared" / "b-s0" / "checkpoint")
+    before = sorted(path.name for path in (out / "shared" / "b-s0").iterdir())
+    with open(out / "shared" / "a-s0" / ".lock", "a") as one, open(out / "shared" / "b-s0" / ".lock", "a") as two:
+        fcntl.flock(one, fcntl.LOCK_EX)
+        fcntl.flock(two, fcntl.LOCK_EX)
+        status, _, error = cli("ablate", str(file))
+        assert status == 0 and error.count("is being run by another process") == 2 and "loss" not in error
+        assert sorted(path.name for path in (out / "shared" / "b-s0").iterdir()) == before
+    status, _, error = cli("ablate", str(file))
+    assert status == 0 and error.count("going on from its checkpoint") == 1 and error.count("epoch 1/1  loss") == 1
+    assert all(RunFolder(out / "shared" / f"{name}-s0").result for name in "ab")
+
+
+def test_ablate_takes_what_another_process_did_meanwhile(cli, tmp_path, out, monkeypatch):
+    """While an earlier trial ran, and while this trial was being set up."""
+    import training.train
+
+    file = an_ablation(tmp_path / "shared.yaml", "a", "b", "c")
+    train, called = training.train.train, []
+
+    def meanwhile(config, folder, **options):
+        called.append(folder.name)
+        result = train(config, folder, **options)
+        if folder.name == "a-s0":  # ... somebody runs b
+            other = config.model_copy(update={"run": config.run.model_copy(update={"name": "shared/b-s0"})})
+            train(other, folder.with_name("b-s0"))
+        if folder.name == "c-s0":
+            raise UserError(f"{folder} is there already")
+        return result
+
+    monkeypatch.setattr(training.train, "train", meanwhile)
+    status, text, error = cli("ablate", str(file))
+    assert status == 0 and called == ["a-s0", "c-s0"] and "failed" not in error
+    assert "[2/3] b, seed 0: done already" in error and "[3/3] c, seed 0: done already" in error
+
+
+def test_ablate_removes_only_what_a_run_left(cli, tmp_path, out):
+    file = an_ablation(tmp_path / "kept.yaml", "a", "b")
+    (out / "kept" / "a-s0").mkdir(parents=True)
+    (out / "kept" / "a-s0" / "thesis.txt").write_text("years of work")
+    (out / "kept" / "b-s0" / "elites").mkdir(parents=True)  # cut off at once
+    (out / "kept" / "b-s0" / ".lock").touch()
+    status, _, error = cli("ablate", str(file))
+    assert status == 2 and "1 of 2 trials failed" in error and "is in the way and is not a run's; move it" in error
+    assert [path.name for path in (out / "kept" / "a-s0").iterdir()] == ["thesis.txt"]
+    assert RunFolder(out / "kept" / "b-s0").result is not None
+
+
+def test_two_ablations_at_once_share_the_work(tmp_path, out):
+    file = an_ablation(tmp_path / "both.yaml", "a", "b", "c")
+    command = [sys.executable, "-m", "runs", "ablate", str(file)]
+    running = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate(timeout=120)[1] for process in running]
+    assert [process.returncode for process in running] == [0, 0], said
+    assert sum(text.count("epoch 1/1  loss") for text in said) == 3
+    assert all(RunFolder(out / "both" / f"{name}-s0").result for name in "abc")
 
 
 def test_published_tables_carry_what_made_them(cli, tmp_path, monkeypatch):
