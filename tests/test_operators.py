@@ -595,16 +595,27 @@ def test_large_batches_are_assigned_among_pairs_that_were_scored_and_the_parents
 @given(seed=st.integers(0, 2**32), rows=st.integers(1, 30), scale=st.sampled_from([0.0, 1e-6, 1.0, 1e30]))
 def test_large_batches_of_which_all_pairs_are_known_get_the_best_there_is(seed, rows, scale):
     rng = np.random.default_rng(seed)
-    first, archive = drawn(1, rows, 2, rng), drawn_archive(rows, 2, rng, known=1)
+    first, archive = drawn(3, rows, 2, rng), drawn_archive(rows, 2, rng, known=1)
     archive.scores *= np.float32(scale)
     totals = []
     for dense in (rows, 0):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(row_operators, "DENSE", dense)
-            pairings = assignment(first, first, rng, archive=archive)[1]
+            pairings = assignment(first, first, rng, archive=archive, noise=0)[1]
         assert is_permutation(pairings)
-        totals.append(archive.scores[np.arange(rows), pairings[0]].sum(dtype=float))
-    assert totals[1] == pytest.approx(totals[0], rel=1e-6)
+        totals += archive.scores[np.arange(rows), pairings].sum(axis=1, dtype=float).tolist()
+    assert totals == pytest.approx([totals[0]] * 6, rel=1e-6)
+
+
+def test_potentials_leave_nothing_to_gain_beside_the_best_pairing():
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=(40, 40))
+    offered = np.nonzero((rng.random((40, 40)) < 0.3) | np.eye(40, dtype=bool))
+    pairing = row_operators._best_of_some(scores[offered], offered, 0, rng)
+    added = row_operators._potentials(scores[offered], offered, pairing)
+    reduced = scores + added
+    assert np.abs(reduced[np.arange(40), pairing]).max() < 1e-9 and reduced[offered].max() < 1e-9
+    assert np.linalg.matrix_rank(added - added[:1]) <= 1  # a number for each row and one for each partner
 
 
 def test_large_batches_of_which_nothing_is_known_keep_the_parents():

@@ -15,6 +15,7 @@ from evo.packed import Masks
 
 Array = NDArray[Any]
 DENSE = 128  # rows up to which the dense solver is about as fast
+ROUNDS = 64  # mostly 20 to 60 are all
 
 
 class BestPairs(Protocol):
@@ -107,6 +108,7 @@ def assignment(
 
     row = np.arange(len(scores))
     pairs = np.nonzero(known)
+    of_pairs = scores[pairs]
     masks, pairings = first.packed.copy(), first.pairings.copy()
     for child, held in enumerate(first.pairings):
         if len(row) <= DENSE:
@@ -114,7 +116,11 @@ def assignment(
         else:
             unscored = np.flatnonzero(~known[row, held])
             offered = tuple(map(np.append, pairs, (unscored, held[unscored])))
-            pairings[child] = _best_of_some(scores[offered], offered, scale * child, rng)
+            of_offered = np.append(of_pairs, scores[unscored, held[unscored]])
+            pairings[child] = _best_of_some(of_offered, offered, scale * child, rng)
+            if child == 0:  # the same problem to the other children, and near its solution
+                scores = scores + _potentials(of_offered, offered, pairings[child])
+                of_pairs = scores[pairs]
         scored = known[row, pairings[child]]
         masks[child, scored] = best[row[scored], pairings[child, scored]]
     return masks, pairings
@@ -145,6 +151,27 @@ def _best_of_some(scores: Array, offered: tuple[Array, ...], noise: float, rng: 
     cost = 1 + (gain.max() - gain) / (np.ptp(gain) or 1)  # no pair may cost 0; cost in float64 holds any scores' order
     partners: Array = min_weight_full_bipartite_matching(csr_array((cost, offered)))[1]
     return partners
+
+
+def _potentials(scores: Array, offered: tuple[Array, ...], pairing: Array) -> Array:
+    """What may be added to scores (B,B), a number for each row and one for each partner, so that the pairs of the best
+    `pairing` (B,) have 0 and the others of `offered` hardly more: as shortest paths (Bellman, Quarterly of Applied
+    Mathematics 16, 1958) of at most ROUNDS steps.
+    """
+    row, partner = offered
+    order = np.argsort(partner, kind="stable")
+    starts = np.searchsorted(partner[order], np.arange(len(pairing)))
+    own, is_own = np.empty(len(pairing)), partner == pairing[row]
+    own[row[is_own]] = scores[is_own]
+    source, loss = pairing[row[order]], (own[row] - scores)[order]
+    of_partner = np.zeros(len(pairing))
+    for _ in range(ROUNDS):
+        before = of_partner
+        of_partner = np.minimum(before, np.minimum.reduceat(before[source] + loss, starts))
+        if np.array_equal(before, of_partner):
+            break
+    of_row = -own - of_partner[pairing]
+    return np.add.outer(of_row, of_partner)
 
 
 def _perturbed(scores: Array, noise: float, rng: np.random.Generator) -> Array:
