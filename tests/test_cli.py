@@ -343,7 +343,7 @@ def test_ablate_takes_what_another_process_did_meanwhile(cli, tmp_path, out, mon
         return result
 
     monkeypatch.setattr(training.train, "train", meanwhile)
-    status, text, error = cli("ablate", str(file))
+    status, _, error = cli("ablate", str(file))
     assert status == 0 and called == ["a-s0", "c-s0"] and "failed" not in error
     assert "[2/3] b, seed 0: done already" in error and "[3/3] c, seed 0: done already" in error
 

@@ -10,7 +10,7 @@ from tests.conftest import TINY
 from training import devices
 from training.checkpoint import load_checkpoint
 from training.config import RunOptions, TrainOptions, UserError, load_config
-from training.devices import compiles, memory_explained, pick_device
+from training.devices import autocast_type, compile_explained, compiles, memory_explained, pick_device
 from training.mixes.batch import unmixed
 from training.models.trained import load_trained
 from training.progress import Progress
@@ -90,14 +90,49 @@ def test_compiled_training_is_training(tmp_path, monkeypatch):
         torch.testing.assert_close(weights(tmp_path / "compiled")[name], tensor, rtol=1e-3, atol=1e-4)
 
 
-def test_auto_compiles_on_cuda_where_its_compiler_is(monkeypatch):
+def test_auto_compiles_on_cuda_where_its_compiler_is(tmp_path, monkeypatch):
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     monkeypatch.setattr(devices, "find_spec", lambda name: object())
     monkeypatch.setattr(devices.shutil, "which", lambda name: "/usr/bin/gcc")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0))
+    monkeypatch.setattr(devices.sysconfig, "get_path", lambda name: str(tmp_path))
+    assert not compiles(TrainOptions(), cuda)  # no headers of Python
+    (tmp_path / "Python.h").touch()
     assert compiles(TrainOptions(), cuda) and not compiles(TrainOptions(), cpu)
     assert compiles(TrainOptions(compile="yes"), cpu) and not compiles(TrainOptions(compile="no"), cuda)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (6, 1))
+    assert not compiles(TrainOptions(), cuda) and compiles(TrainOptions(compile="yes"), cuda)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr(devices, "find_spec", lambda name: None)
     assert not compiles(TrainOptions(), cuda)
+
+
+def test_auto_takes_bfloat16_where_the_gpu_has_it(monkeypatch):
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    for has in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, has=has: has)
+        assert autocast_type(tiny(), cuda) is (torch.bfloat16 if has else None)
+        assert autocast_type(tiny(), cpu) is None
+        assert autocast_type(tiny("train.precision=bfloat16"), cuda) == torch.bfloat16
+        assert autocast_type(tiny("train.precision=float32"), cuda) is None
+
+
+def failing(error):
+    def backend(graph, inputs):
+        raise error
+
+    return torch.compile(lambda x: x + 1, backend=backend)
+
+
+def test_a_failed_compilation_says_what_to_set():
+    words = r"torch.compile failed \(RuntimeError: no ptxas here\); set -s train.compile=no$"
+    with pytest.raises(UserError, match=words), compile_explained():
+        failing(RuntimeError("no ptxas here\nand much more"))(torch.ones(1))
+    with pytest.raises(UserError, match="lower x"), memory_explained("lower x"), compile_explained():
+        failing(torch.OutOfMemoryError("CUDA out of memory"))(torch.ones(1))
+    for error in (RuntimeError("a bug"), ValueError("another")):
+        with pytest.raises(type(error), match=str(error)), compile_explained():
+            raise error
 
 
 def test_each_process_takes_the_gpu_of_its_number(monkeypatch):

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
+import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from training.config import Config, RunOptions, TrainOptions, UserError
+
+OLDEST_COMPILED = (7, 0)  # CUDA capability that Triton needs
+COMPILERS = ("torch._dynamo.", "torch._inductor.", "torch._functorch.", "triton.")  # where their exceptions are defined
 
 
 def pick_device(options: RunOptions) -> torch.device:
@@ -45,10 +50,11 @@ def pick_device(options: RunOptions) -> torch.device:
 
 
 def autocast_type(config: Config, device: torch.device) -> torch.dtype | None:
-    """The dtype to compute in, None for float32."""
+    """The dtype to compute in, None for float32; auto, bfloat16 on a GPU that has it in hardware."""
     wanted = config.train.precision
     if wanted == "auto":
-        wanted = "bfloat16" if device.type == "cuda" else "float32"
+        fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        wanted = "bfloat16" if fast else "float32"
     return torch.bfloat16 if wanted == "bfloat16" else None
 
 
@@ -56,8 +62,30 @@ def compiles(options: TrainOptions, device: torch.device) -> bool:
     """Whether to train through torch.compile: as asked; auto, on CUDA with what its compiler needs."""
     if options.compile != "auto":
         return options.compile == "yes"
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) < OLDEST_COMPILED:
+        return False
     compiler = os.environ.get("CC") or any(shutil.which(name) for name in ("gcc", "clang", "cc"))
-    return device.type == "cuda" and bool(compiler) and find_spec("triton") is not None
+    headers = Path(sysconfig.get_path("include")) / "Python.h"
+    return bool(compiler) and headers.is_file() and find_spec("triton") is not None
+
+
+@contextmanager
+def compile_explained() -> Iterator[None]:
+    """Turn what torch.compile raises, at a first step, into a UserError that says how to do without it.
+
+    Running out of memory meanwhile stays what it is, for memory_explained around this.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not any(kind.__module__.startswith(COMPILERS) for kind in type(error).__mro__):
+            raise
+        cause = getattr(error, "inner_exception", None)
+        if isinstance(cause, torch.OutOfMemoryError):
+            raise cause from None
+        what = " ".join(next(iter(str(error if cause is None else cause).strip().splitlines()), "").split())
+        name = type(error if cause is None else cause).__name__
+        raise UserError(f"torch.compile failed ({name}: {what:.200}); set -s train.compile=no") from error
 
 
 @contextmanager
