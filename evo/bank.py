@@ -24,7 +24,7 @@ FADED = 0.05  # of a row: a pattern that has decayed below this weight is droppe
 SMALLEST_LIFT = 1e-3  # what a pair of classes never seen counts as: rare, and not impossible
 BLOCK = 128  # rows assigned at once: half a millisecond
 SWEEPS = 32  # of B/2 proposed trades each; a random walk by trades forgets its start after about ln B
-MAX_PATTERNS = 100_000
+MAX_PATTERNS = 100_000  # of a file, and of a bank each time as many rows more have been counted in
 MAX_GRID = 64
 MAX_CLASSES = 50_000
 MAX_FILE_BYTES = 256 * 2**20
@@ -51,7 +51,8 @@ class PatternBank:
 
     masks: (N,G,G) bool, True = the cell keeps the row's own image. weights: (N,) float64, how many rows
     of elites had this mask. pairs: (K,K) float64, pairs[a, b] = how many rows of class a had a partner of
-    class b. class_names: K names, for reading.
+    class b. class_names: K names, for reading. uncut: rows counted in since the patterns were last cut down to
+    the MAX_PATTERNS heaviest, which is done at fixed counts so that it does not depend on who looks when.
     """
 
     def __init__(self, grid: int, num_classes: int, class_names: list[str] | None = None) -> None:
@@ -67,6 +68,7 @@ class PatternBank:
         self._masks: Array = np.zeros((0, grid, grid), bool)
         self._weights: Array = np.zeros(0)
         self._pending: list[Array] = []
+        self.uncut = 0
 
     @property
     def num_classes(self) -> int:
@@ -93,6 +95,9 @@ class PatternBank:
             raise ValueError(f"this bank's masks are {self.grid}x{self.grid}, got {masks.shape[1:]}")
         self._pending.append(masks)
         np.add.at(self.pairs, (own_labels, partner_labels), 1.0)
+        self.uncut += len(masks)
+        if self.uncut >= MAX_PATTERNS:
+            self._masks, self._weights, self.uncut = self.masks[:MAX_PATTERNS], self.weights[:MAX_PATTERNS], 0
 
     def decay(self, share: float) -> None:
         """Keep a share (0..1) of all weights and pairs, and drop the patterns that have faded."""
@@ -111,7 +116,7 @@ class PatternBank:
         weights = np.concatenate([self._weights, np.ones(len(every) - len(self._masks))])
         index, inverse = _distinct(every)
         totals = np.bincount(inverse, weights, minlength=len(index))
-        order = np.argsort(-totals, kind="stable")[:MAX_PATTERNS]
+        order = np.argsort(-totals, kind="stable")
         self._masks = every[index[order]].reshape(-1, self.grid, self.grid)
         self._weights = totals[order]
         self._pending = []
@@ -122,10 +127,10 @@ class PatternBank:
         kept.restore(self.masks[:count], self.weights[:count], self.pairs)
         return kept
 
-    def restore(self, masks: Array, weights: Array, pairs: Array) -> None:
+    def restore(self, masks: Array, weights: Array, pairs: Array, uncut: int = 0) -> None:
         """Replace the content: masks (N,G,G), weights (N,), pairs (K,K)."""
         self._masks, self._weights, self._pending = masks.copy(), weights.copy(), []
-        self.pairs = pairs.copy()
+        self.pairs, self.uncut = pairs.copy(), uncut
 
     def affinity(self) -> Array:
         """(K,K) lift of each pair of classes over chance: 1 = as often as its classes' frequencies say.
@@ -167,7 +172,7 @@ class PatternBank:
         return _traded(gain, labels, rng) if pairing == "affinity" else _assigned(gain, labels, rng)
 
     def save(self, path: Path | str) -> None:
-        """Write to PATH.json or PATH.npz, by its ending, atomically."""
+        """Write the MAX_PATTERNS heaviest patterns to PATH.json or PATH.npz, by its ending, atomically."""
         path = Path(path)
         if path.suffix not in (".json", ".npz"):
             raise ValueError(f"a pattern bank is a .json or .npz file, got {path.name!r}")
@@ -180,8 +185,8 @@ class PatternBank:
                 np.savez_compressed(
                     file,
                     schema=np.array(SCHEMA),
-                    masks=self.masks,
-                    weights=self.weights,
+                    masks=self.masks[:MAX_PATTERNS],
+                    weights=self.weights[:MAX_PATTERNS],
                     pairs=self.pairs,
                     class_names=np.array(self.class_names, dtype=np.str_),
                 )
@@ -200,9 +205,8 @@ class PatternBank:
             "class_names": self.class_names,
         }
         lines = [json.dumps(head, indent=1)[:-2] + ',\n "patterns": [']
-        lines.append(
-            ",\n".join("  " + json.dumps(pattern(m, float(w))) for m, w in zip(self.masks, self.weights, strict=True))
-        )
+        heaviest = zip(self.masks[:MAX_PATTERNS], self.weights[:MAX_PATTERNS], strict=True)
+        lines.append(",\n".join("  " + json.dumps(pattern(m, float(w))) for m, w in heaviest))
         lines.append(' ],\n "pairs": [')
         lines.append(",\n".join("  " + json.dumps(row) for row in self.pairs.tolist()))
         return "\n".join([*lines, " ]", "}"]) + "\n"

@@ -97,6 +97,33 @@ def test_decay_keeps_a_share_and_drops_what_has_faded():
         bank.decay(1.5)
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**31), st.integers(1, 30), st.sampled_from(["json", "npz"]))
+def test_which_patterns_are_dropped_does_not_depend_on_who_looks_when(tmp_path_factory, seed, most, ending):
+    path = tmp_path_factory.mktemp("bank") / f"bank.{ending}"
+    rng = np.random.default_rng(seed)
+    alone, watched = PatternBank(2, 1), PatternBank(2, 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "MAX_PATTERNS", most)
+        for _ in range(12):
+            masks = rng.random((int(rng.integers(1, 8)), 2, 2)) < 0.5
+            own = np.zeros(len(masks), int)
+            for bank in (alone, watched):
+                bank.collect(masks, own, own)
+            if rng.random() < 0.5:  # a checkpoint, and a run that goes on from it
+                watched.save(path)
+                again = PatternBank(2, 1)
+                again.restore(watched.masks, watched.weights, watched.pairs, watched.uncut)
+                watched = again
+        alone.save(path)
+        loaded = PatternBank.load(path)
+    assert alone.uncut == watched.uncut < most and len(alone) <= most + alone.uncut and len(loaded) <= most
+    for name in ("masks", "weights", "pairs"):
+        np.testing.assert_array_equal(getattr(alone, name), getattr(watched, name))
+    assert np.array_equal(loaded.masks, alone.masks[:most])
+    assert most < 16 or alone.weights.sum() == alone.pairs.sum()  # all there are have room
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 300), st.integers(1, 6), st.integers(0, 2**31), st.sampled_from(get_args(Pairing)))
 def test_drawn_pairings_are_permutations(count, classes, seed, how):

@@ -301,3 +301,53 @@ def test_resumed_at_any_group_it_goes_on_the_same(overrides):
                 assert torch.equal(mine.images, other.images) and torch.equal(mine.targets, other.targets)
         for name, array in second.state().items():
             assert name == "seconds" or np.array_equal(array, whole.state()[name]), name
+
+
+def pattern_file(path, names, seed=0):
+    bank = PatternBank(2, len(names), names)
+    rng = np.random.default_rng(seed)
+    bank.collect(rng.random((30, 2, 2)) < 0.5, rng.integers(0, 3, 30), rng.integers(0, 3, 30))
+    bank.save(path)
+    return path
+
+
+@pytest.mark.parametrize(("names", "fetched"), [(NAMES, 1), (["x", "y", "z"], 0)])
+def test_a_bank_of_other_classes_waits_for_no_labels(names, fetched, tmp_path, monkeypatch):
+    mix = build(f"mix.bank={pattern_file(tmp_path / 'bank.npz', names)}", name="bank")
+    known = {mask.tobytes() for mask in PatternBank.load(tmp_path / "bank.npz").masks}
+    calls, to_cpu = [], torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: calls.append(1) or to_cpu(tensor))
+    given = batches(3)
+    for item, batch in zip(mix(given, 1), given, strict=True):
+        masks, partner = composition(item, batch)
+        shown = partner >= 0
+        assert len(set(partner[shown])) == shown.sum() > 0 and {mask.tobytes() for mask in masks[shown]} <= known
+    assert len(calls) == 3 * fetched
+    state = mix.state()
+    expected = [item.images for item in mix(given, 1)]
+    mix.restore(state)
+    assert all(torch.equal(item.images, images) for item, images in zip(mix(given, 1), expected, strict=True))
+
+
+@pytest.mark.parametrize(("option", "name"), [("mix.bank", "bank"), ("search.start", "evolved")])
+def test_a_run_goes_on_only_with_the_pattern_file_it_began_with(option, name, tmp_path):
+    path = pattern_file(tmp_path / "bank.npz", NAMES)
+    state = build(f"{option}={path}", name=name).state()
+    build(f"{option}={path}", name=name).restore(state)
+    pattern_file(path, NAMES, seed=1)
+    changed = build(f"{option}={path}", name=name)
+    with pytest.raises(UserError, match=f"{option}: {path} has changed since the run began; restore the file, or"):
+        changed.restore(state)
+    older = {key: array for key, array in state.items() if key not in ("pattern_file", "start")}
+    changed.restore(older)
+
+
+def test_counts_towards_the_next_cut_of_the_patterns_are_kept():
+    mix = build()
+    list(mix(batches(3), 1))
+    again = build()
+    again.restore(mix.state())
+    assert again.bank.uncut == mix.bank.uncut == 3 * B and again.live.uncut == mix.live.uncut
+    older = {key: array for key, array in mix.state().items() if not key.endswith("uncut")}
+    again.restore(older)
+    assert again.bank.uncut == 0 and np.array_equal(again.bank.masks, mix.bank.masks)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
+from pathlib import Path
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from evo.bank import PatternBank
 from training.config import UserError
@@ -14,26 +18,68 @@ from training.mixes.patchmix import PatchMix
 
 
 class DrawnCompositions:
-    """Compositions as a PatchMix draws them."""
+    """Compositions as a PatchMix draws them.
+
+    file: the pattern file it draws from, which must be the same when a run goes on. by_class: whether its bank pairs
+    by class; else partners are drawn by chance, and nothing waits for labels on a GPU.
+    """
 
     span = 1
     cells = True
 
-    def __init__(self, patchmix: PatchMix, generator: torch.Generator, num_classes: int) -> None:
+    def __init__(
+        self,
+        patchmix: PatchMix,
+        generator: torch.Generator,
+        num_classes: int,
+        file: PatternFile | None = None,
+        by_class: bool = True,
+    ) -> None:
         self.patchmix, self.generator, self.num_classes = patchmix, generator, num_classes
+        self.file, self.by_class = file, by_class
 
     def __call__(self, batches: list[Batch], epoch: int) -> Iterator[Mixed]:
         return (self._mix(batch) for batch in batches)
 
     def _mix(self, batch: Batch) -> Mixed:
-        masks, pairing = (sent(drawn, batch[0].device) for drawn in self.patchmix.draw(batch[1]))
+        masks, pairing = (sent(drawn, batch[0].device) for drawn in self._draw(batch[1]))
         return composed(batch, masks, pairing, self.num_classes)
 
+    def _draw(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        bank = self.patchmix.bank
+        if bank is None or self.by_class:
+            return self.patchmix.draw(labels)
+        rng = np.random.default_rng(int(torch.randint(2**63 - 1, (), generator=self.generator)))
+        masks, pairing = bank.draw_masks(len(labels), rng), rng.permutation(len(labels))
+        return torch.from_numpy(masks), torch.from_numpy(pairing)
+
     def state(self) -> dict[str, Array]:
-        return {"generator": self.generator.get_state().numpy()}
+        patterns = {} if self.file is None else {"pattern_file": self.file.digest}
+        return {"generator": self.generator.get_state().numpy(), **patterns}
 
     def restore(self, state: dict[str, Array]) -> None:
+        if self.file is not None:
+            self.file.check(state.get("pattern_file"))
         self.generator.set_state(torch.from_numpy(state["generator"]))
+
+
+class PatternFile:
+    """A pattern file that an option names: its bank, and the sha256 of the file (32,) uint8.
+
+    Raises BankError where it is not a sound bank.
+    """
+
+    def __init__(self, option: str, path: str) -> None:
+        self.option, self.path = option, path
+        self.bank = PatternBank.load(path)
+        self.digest: Array = np.frombuffer(hashlib.sha256(Path(path).read_bytes()).digest(), np.uint8)
+
+    def check(self, digest: Array | None) -> None:
+        """Raises UserError where the digest that a checkpoint kept, if it did, is another one's."""
+        if digest is not None and not np.array_equal(digest, self.digest):
+            raise UserError(
+                f"{self.option}: {self.path} has changed since the run began; restore the file, or train anew"
+            )
 
 
 def build_random(context: MixContext) -> Mix:
@@ -45,8 +91,8 @@ def build_random(context: MixContext) -> Mix:
 
 def build_bank(context: MixContext) -> Mix:
     """Draws from the pattern file `mix.bank`. Raises UserError where it does not fit model or data."""
-    path = context.config.mix.bank or ""
-    bank = PatternBank.load(path)
+    file = PatternFile("mix.bank", context.config.mix.bank or "")
+    bank, path = file.bank, file.path
     if not len(bank):
         raise UserError(f"mix.bank: {path} holds no patterns; export a run's with `./run patterns RUN`")
     if bank.grid != context.model.grid:
@@ -54,10 +100,10 @@ def build_bank(context: MixContext) -> Mix:
             f"mix.bank: the patterns of {path} are {bank.grid}x{bank.grid}, the model's grid is "
             f"{context.model.grid}; set -s model.grid={bank.grid}"
         )
-    if bank.class_names != context.class_names:
-        # Another data set's classes say nothing about these: keep the masks, pair by chance.
-        by_chance = PatternBank(bank.grid, context.num_classes, context.class_names)
-        by_chance.restore(bank.masks, bank.weights, by_chance.pairs)
-        bank = by_chance
+    by_class = bank.class_names == context.class_names
+    if not by_class:  # another data set's classes say nothing about these: keep the masks, pair by chance
+        kept = PatternBank(bank.grid, context.num_classes, context.class_names)
+        kept.restore(bank.masks, bank.weights, kept.pairs)
+        bank = kept
     generator = context.streams.torch("mix")
-    return DrawnCompositions(PatchMix(bank=bank, generator=generator), generator, context.num_classes)
+    return DrawnCompositions(PatchMix(bank=bank, generator=generator), generator, context.num_classes, file, by_class)

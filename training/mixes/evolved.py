@@ -41,10 +41,11 @@ from training.mixes.batch import (
     generator_state,
     set_generator_state,
 )
+from training.mixes.drawn import PatternFile
 from training.mixes.patchmix import PatchMix
 from training.probe import CPU_CHUNK, Losses, check_independence, probe
 
-BANK = ("masks", "weights", "pairs")  # what a checkpoint keeps of a pattern bank
+BANK = ("masks", "weights", "pairs", "uncut")  # what a checkpoint keeps of a pattern bank
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Evolved:
         self.patchmix = PatchMix(grid=grid, sampler=context.config.mix.sampler, generator=self.random)
         self.bank = PatternBank(grid, context.num_classes, context.class_names)
         self.live = PatternBank(grid, context.num_classes, context.class_names)
-        self.start = None if options.start is None else PatternBank.load(options.start)
+        self.start = None if options.start is None else PatternFile("search.start", options.start)
         self.groups = 0
         self.searches = 0
         self.forwards = 0
@@ -210,7 +211,9 @@ class Evolved:
         options, count = self.options, len(labels)
         if classes is None:
             classes = labels.cpu().numpy()
-        start = self.live if options.carry and len(self.live) else self.start
+        start = None if self.start is None else self.start.bank
+        if options.carry and len(self.live):
+            start = self.live
         evaluation = self.settle_evaluation(images)
         budget = None if options.budget is None else int(options.budget * count) // options.islands
         generators = [self.rng]
@@ -366,19 +369,23 @@ class Evolved:
             "counts": np.array([self.searches, self.forwards, self.groups]),
             "seconds": np.array(self.seconds),
             "full": np.array([] if self.evaluation is None else [self.evaluation == "full"], dtype=bool),
-            **{f"bank_{name}": getattr(self.bank, name) for name in BANK},
-            **{f"live_{name}": getattr(self.live, name) for name in BANK},
+            **{f"bank_{name}": np.asarray(getattr(self.bank, name)) for name in BANK},
+            **{f"live_{name}": np.asarray(getattr(self.live, name)) for name in BANK},
+            **({} if self.start is None else {"start": self.start.digest}),
         }
 
     def restore(self, state: dict[str, Array]) -> None:
+        if self.start is not None:
+            self.start.check(state.get("start"))
         set_generator_state(self.rng, state["rng"])
         self.random.set_state(torch.from_numpy(state["random"]))
         self.searches, self.forwards, self.groups = (int(count) for count in state["counts"])
         self.seconds = float(state["seconds"])
         if len(state["full"]):
             self.evaluation = "full" if state["full"][0] else "incremental"
-        self.bank.restore(*(state[f"bank_{name}"] for name in BANK))
-        self.live.restore(*(state[f"live_{name}"] for name in BANK))
+        for key, bank in (("bank", self.bank), ("live", self.live)):
+            masks, weights, pairs = (state[f"{key}_{name}"] for name in BANK[:3])
+            bank.restore(masks, weights, pairs, int(state.get(f"{key}_uncut", 0)))  # older checkpoints have none
 
 
 def span(options: SearchOptions, batch: int) -> int:
