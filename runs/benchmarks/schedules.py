@@ -1,6 +1,6 @@
 """`python -m runs.benchmarks.schedules`: schedules of the live search at equal optimiser steps.
 
-Every variant trains the same model with the same weights, batches and mixed steps. At every third mixed step,
+Every variant trains the same model with the same weights, batches and mixed steps. At every mixed step,
 before it is taken, the true fitness of its composition (mean cell loss in nats, evaluation mode, present weights)
 is compared with that of a random composition of the same batch. Writes runs/results/schedules/.
 """
@@ -10,7 +10,9 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import shlex
 import shutil
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -35,9 +37,11 @@ RECIPE = "cifar10-small"
 TESTED = 2000  # test images, the first
 BASE = {"population": 4, "generations": 4, "elites": 1, "every": 1, "objective": "hard", "rescore": "hold"}
 VARIANTS: dict[str, dict[str, Any]] = {
-    "random": {"start_epoch": 10**6},
+    "random": {},
     "every batch": {},
     "every 2nd": {"every": 2},
+    "every 2nd, P 3": {"every": 2, "population": 3},
+    "every 4th, P 8": {"every": 4, "population": 8},
     "every 2nd, bank affinity": {"every": 2, "bank_pairing": "affinity"},
     "every 2nd, bank assignment": {"every": 2, "bank_pairing": "assignment"},
     "every 2nd, carry": {"every": 2, "carry": True},
@@ -54,21 +58,26 @@ COLUMNS = ("variant", "gain", "gain_searched", "gain_drawn", "forwards_per_mixed
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--only", help="variants whose names hold this")
+    parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="VARIANT")
     parser.add_argument("--folder", type=Path, default=FOLDER)
     arguments = parser.parse_args()
-    wanted = [name for name in VARIANTS if (arguments.only or "") in name]
     rows = []
-    for name in wanted:
+    for name in arguments.only:
         rows.append(trial(name, {**BASE, **VARIANTS[name]}, arguments.epochs))
         print({key: rows[-1][key] for key in COLUMNS}, flush=True)
-        write(rows, arguments.epochs, arguments.folder)
+        write(
+            rows,
+            arguments.epochs,
+            arguments.folder,
+            shlex.join(["python", "-m", "runs.benchmarks.schedules", *sys.argv[1:]]),
+        )
 
 
 def trial(name: str, options: dict[str, Any], epochs: int) -> dict[str, Any]:
     """Train one variant; return its line."""
     overrides = [f"search.{key}={str(value).lower()}" for key, value in options.items()]
-    config = load_config(RECIPE, [*overrides, f"train.epochs={epochs}", "train.warmup=2", "mix.name=evolved"])
+    mix = "patchmix" if name == "random" else "evolved"
+    config = load_config(RECIPE, [*overrides, f"train.epochs={epochs}", "train.warmup=2", f"mix.name={mix}"])
     scratch = Path(tempfile.mkdtemp())
     try:
         run = set_up(config, scratch / "run")
@@ -84,8 +93,7 @@ def trial(name: str, options: dict[str, Any], epochs: int) -> dict[str, Any]:
                     item = next(items) if mixes else unmixed(batch, len(run.class_names), run.model.grid)
                     if mixes:
                         mixed_steps += 1
-                        if mixed_steps % 3 == 0:  # coprime with the cycles of `every`
-                            gains.append((searches(run) > before, gain(run, item, batch, control)))
+                        gains.append((searches(run) > before, gain(run, item, batch, control)))
                     run.sums += training_step(run, item)
                     run.step += 1
                     run.position += 1
@@ -110,8 +118,7 @@ def trial(name: str, options: dict[str, Any], epochs: int) -> dict[str, Any]:
 
 
 def searches(run: Run) -> int:
-    assert isinstance(run.mix, Evolved)
-    return run.mix.searches
+    return run.mix.searches if isinstance(run.mix, Evolved) else 0
 
 
 @torch.no_grad()
@@ -132,20 +139,19 @@ def mean_or_none(values: list[float]) -> float | None:
     return mean(values) if values else None
 
 
-def write(rows: list[dict[str, Any]], epochs: int, folder: Path) -> None:
+def write(rows: list[dict[str, Any]], epochs: int, folder: Path, command: str) -> None:
     """per_run.csv, table.md and environment.json, after every trial."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "per_run.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [*COLUMNS, "options"], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    write_atomically(folder / "table.md", table(rows, epochs))
-    command = f"python -m runs.benchmarks.schedules --epochs {epochs}"
+    write_atomically(folder / "table.md", table(rows, epochs, command))
     described = json.dumps(environment(torch.device("cpu"), command), indent=1)
     write_atomically(folder / "environment.json", described + "\n")
 
 
-def table(rows: list[dict[str, Any]], epochs: int) -> str:
+def table(rows: list[dict[str, Any]], epochs: int, command: str) -> str:
     lines = [
         "| schedule | gain, nats | of searched batches | of drawn batches | forwards per mixed image | accuracy, % |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
@@ -164,7 +170,7 @@ def table(rows: list[dict[str, Any]], epochs: int) -> str:
             "generations, 1 elite, objective hard, rescore hold, bank pairing random, a search batch of 512 images where "
             "nothing else is said; last elites: a search batch is one training batch, trained on under the last "
             "generation's elite.",
-            f"Command: `python -m runs.benchmarks.schedules --epochs {epochs}`, {now()[:10]}.",
+            f"Command: `{command}`, {now()[:10]}.",
             "",
         ]
     )
