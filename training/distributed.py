@@ -88,8 +88,8 @@ class World:
 
     def average_statistics(self, model: nn.Module) -> None:
         """Average running means and variances that are not shared, so that all ranks keep one model."""
-        buffers = _own_statistics(model)
-        if self.size == 1 or not buffers:
+        buffers = _own_statistics(model) if self.size > 1 else []
+        if not buffers:
             return
         flat = torch.cat([buffer.flatten() for buffer in buffers])
         dist.all_reduce(flat)

@@ -21,8 +21,8 @@ from torch import Tensor
 from training.config import Config
 from training.data.augment import augment
 from training.data.image_set import ImageSet
-from training.devices import memory_explained
-from training.distributed import lost_processes_explained
+from training.devices import compile_explained, memory_explained
+from training.distributed import lost_processes_explained, stop
 from training.losses import cell_losses, image_losses
 from training.mixes.batch import Batch, Mixed, unmixed
 from training.progress import Progress
@@ -47,6 +47,7 @@ def train(config: Config, folder: Path, *, resume: bool = False, progress: Progr
         try:
             with Interruption() as interruption:
                 result = train_on(run, resume, progress, interruption)
+            stop()
             if interruption.asked:  # too late to stop this run, but not what would follow it
                 raise KeyboardInterrupt
             return result
@@ -86,7 +87,7 @@ def train_epoch(run: Run, epoch: int, progress: Progress, interruption: Interrup
     run.begin_epoch()
     num_classes = len(run.class_names)
     unmixed_grid = run.model.grid if run.mix.cells else None
-    with memory_explained(memory_hint(run)):
+    with memory_explained(memory_hint(run)), compile_explained():
         for group in mixed_groups(epoch_batches(run), run.config.mix.probability, run.mix.span, run.choice):
             composed = run.mix([batch for batch, mixes in group if mixes], epoch)
             for batch, mixes in group:
@@ -128,8 +129,7 @@ def training_step(run: Run, item: Mixed) -> Tensor:
         with waits:  # processes sum their gradients once a step
             measured += backward(run, item.part(slice(start, stop)), (stop - start) / rows)
     run.optimiser.step(run.learning_rate_factor)
-    if not run.config.train.sync_norm:
-        run.world.average_statistics(run.model)
+    run.world.average_statistics(run.model)
     for average in (run.average, run.ema):
         if average is not None:
             average.update(run.model)
