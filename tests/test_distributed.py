@@ -129,16 +129,32 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def in_two_processes(folder, options):
+def in_two(call, folder, *arguments):
+    """Call it in two processes; return their exit statuses."""
     context = multiprocessing.get_context("fork")
     errors, port = context.SimpleQueue(), free_port()
-    processes = [context.Process(target=work, args=(rank, port, folder, errors, options)) for rank in range(2)]
+    processes = [context.Process(target=call, args=(rank, port, folder, errors, *arguments)) for rank in range(2)]
     for process in processes:
         process.start()
     for process in processes:
         process.join(120)
     assert errors.empty(), errors.get()
-    assert [process.exitcode for process in processes] == [0, 0]
+    return [process.exitcode for process in processes]
+
+
+def in_two_processes(folder, options):
+    assert in_two(work, folder, options) == [0, 0]
+
+
+def assert_same_training(one, two):
+    """Losses and weights, within rounding."""
+    for name in ("image_loss", "cell_loss", "test_loss"):
+        np.testing.assert_allclose(RunFolder(two).epochs[name], RunFolder(one).epochs[name], rtol=2e-3, err_msg=name)
+    left, right = (load_checkpoint(folder / "checkpoint", "latest") for folder in (one, two))
+    assert left.tensors.keys() == right.tensors.keys()
+    for name, tensor in left.tensors.items():
+        if name.startswith(("model.", "ema.")):
+            torch.testing.assert_close(right.tensors[name], tensor, rtol=1e-3, atol=1e-3, msg=name)
 
 
 @pytest.mark.parametrize(
@@ -200,24 +216,48 @@ def test_two_processes_share_the_reading_of_files(tmp_path, colours, monkeypatch
     np.testing.assert_allclose(two["image_loss"], one["image_loss"], rtol=1e-4)
 
 
-def test_a_run_of_two_goes_on_as_one_and_back(tmp_path):
-    options = (
-        "mix.name=patchmix",
-        "train.epochs=2",
-        "train.save_minutes=1e-9",
-        "train.lr=0.01",
-        "train.schedule=constant",
-    )
-    train(load_config("digits", [*TINY, *options]), tmp_path / "one")
-    in_two_processes(tmp_path, (*options, "train.epochs=1"))
-    two = tmp_path / "two"
-    for name in ("config.json", "log.jsonl"):  # as if it had been stopped after an epoch of two
-        text = (two / name).read_text().replace('"epochs": 1', '"epochs": 2')
-        (two / name).write_text("".join(line for line in text.splitlines(True) if '"event": "end"' not in line))
-    train(load_config("digits", [*TINY, *options]), two, resume=True)
-    np.testing.assert_allclose(
-        RunFolder(two).epochs["image_loss"], RunFolder(tmp_path / "one").epochs["image_loss"], rtol=1e-3
-    )
+def trains(rank, port, folder, errors, config, resume, step):
+    """One of two processes: to the end, or until a signal finds the first one, after so many steps."""
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    progress = At(step, lambda: os.kill(os.getpid(), signal.SIGTERM)) if step and rank == 0 else None
+    try:
+        train(config, folder, resume=resume, progress=progress)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BaseException:
+        errors.put(f"rank {rank}: {traceback.format_exc()}")
+        raise
+
+
+def test_a_run_of_one_goes_on_as_two_and_as_one_again(tmp_path):
+    """Each time in the middle of an epoch of ten steps."""
+    options = ("mix.name=patchmix", "train.lr=0.01", "train.ema=0.9")
+    config, cut = load_config("digits", [*TINY, *options]), tmp_path / "cut"
+    train(config, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(config, cut, progress=At(4, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    assert in_two(trains, cut, config, True, 9) == [130, 130]
+    assert load_checkpoint(cut / "checkpoint", "latest").meta["step"] == 13
+    train(config, cut, resume=True)
+    events = RunFolder(cut).events
+    assert [event["processes"] for event in events if event["event"] in ("start", "resume")] == [1, 2, 1]
+    assert [event["step"] for event in events if event["event"] == "resume"] == [4, 13]
+    assert_same_training(tmp_path / "whole", cut)
+
+
+def test_a_run_of_two_goes_on_as_one_and_as_two_again(tmp_path):
+    options = ("mix.name=patchmix", "train.lr=0.01", "train.ema=0.9")
+    config, cut = load_config("digits", [*TINY, *options]), tmp_path / "cut"
+    train(config, tmp_path / "whole")
+    assert in_two(trains, cut, config, False, 3) == [130, 130]
+    with pytest.raises(KeyboardInterrupt):
+        train(config, cut, resume=True, progress=At(4, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    assert in_two(trains, cut, config, True, None) == [0, 0]
+    events = RunFolder(cut).events
+    assert [event["processes"] for event in events if event["event"] in ("start", "resume")] == [2, 1, 2]
+    assert [event["step"] for event in events if event["event"] == "resume"] == [3, 7]
+    assert_same_training(tmp_path / "whole", cut)
 
 
 def test_a_batch_too_small_for_its_parts_is_refused(tmp_path):

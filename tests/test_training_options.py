@@ -7,6 +7,7 @@ import torch
 
 from analysis.run_folder import RunFolder
 from tests.conftest import TINY
+from tests.test_resume import At, Killed, die
 from training import devices
 from training.checkpoint import load_checkpoint
 from training.config import RunOptions, TrainOptions, UserError, load_config
@@ -164,12 +165,15 @@ def test_too_little_memory_names_the_option_to_lower(tmp_path, monkeypatch):
     def full(*arguments):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
-    monkeypatch.setattr("training.train.backward", full)
-    with pytest.raises(UserError, match=r"out of device memory .*; lower train.batch=16, or raise train.accumulate=1"):
-        train(tiny("mix.name=plain"), tmp_path / "run")
+    with monkeypatch.context() as patched:
+        patched.setattr("training.train.backward", full)
+        with pytest.raises(
+            UserError, match=r"out of device memory .*; lower train.batch=16, or raise train.accumulate=1"
+        ):
+            train(tiny("mix.name=plain"), tmp_path / "steps")
     monkeypatch.setattr("training.run.evaluate", full)
-    with pytest.raises(UserError, match="lower train.eval_batch=500"), memory_explained("lower train.eval_batch=500"):
-        full()
+    with pytest.raises(UserError, match=r"out of device memory .*; lower train.eval_batch=500"):
+        train(tiny("mix.name=plain"), tmp_path / "tests")
     with pytest.raises(RuntimeError, match="something else"), memory_explained("lower x"):
         raise RuntimeError("something else")
 
@@ -178,14 +182,28 @@ def test_tensorboard_has_the_epochs_also_after_a_resume(tmp_path):
     accumulator = pytest.importorskip(
         "tensorboard.backend.event_processing.event_accumulator", reason="the extra tensorboard is not installed"
     )
-    train(tiny("mix.name=evolved", "run.tensorboard=true"), tmp_path / "run")
-    board = accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard"))
-    board.Reload()
-    assert {"accuracy", "image_loss", "cell_loss", "search/best"} <= set(board.Tags()["scalars"])
-    epochs = RunFolder(tmp_path / "run").epochs
-    written = board.Scalars("accuracy")
-    assert [point.step for point in written] == epochs["step"].tolist()
-    assert [point.value for point in written] == pytest.approx(epochs["accuracy"].tolist(), rel=1e-5)
+    config = tiny("mix.name=evolved", "run.tensorboard=true", "train.save_minutes=1e-9", "search.every=3")
+
+    def points(name):
+        board = accumulator.EventAccumulator(str(tmp_path / name / "tensorboard"))
+        board.Reload()
+        return {
+            tag: [(point.step, pytest.approx(point.value)) for point in board.Scalars(tag)]
+            for tag in board.Tags()["scalars"]
+            if "seconds" not in tag
+        }
+
+    train(config, tmp_path / "whole")
+    with pytest.raises(Killed):
+        train(config, tmp_path / "cut", progress=At(16, die))
+    killed = points("cut")
+    train(config, tmp_path / "cut", resume=True)
+    resumed = next(event for event in RunFolder(tmp_path / "cut").events if event["event"] == "resume")["step"]
+    assert 10 < resumed < max(step for step, _ in killed["search/best"])  # generations that no checkpoint knew of
+    whole, cut = points("whole"), points("cut")
+    assert {"accuracy", "image_loss", "cell_loss", "search/best"} <= set(whole) and cut == whole
+    epochs = RunFolder(tmp_path / "whole").epochs
+    assert whole["accuracy"] == list(zip(epochs["step"], epochs["accuracy"], strict=True))
 
 
 def test_a_missing_tensorboard_is_one_line_before_anything_is_written(tmp_path, monkeypatch):
