@@ -14,7 +14,7 @@ from evo.operators.pairings import pmx
 from evo.packed import Masks
 
 Array = NDArray[Any]
-DENSE = 128  # rows up to which the dense solver is about as fast
+DENSE = 128  # rows up to which all pairs are looked at: half a millisecond
 ROUNDS = 64  # mostly 20 to 60 are all
 
 
@@ -103,7 +103,7 @@ def assignment(
     known = np.isfinite(scores)
     scores = scores.astype(np.float64)  # a model that diverges has losses whose squares float32 cannot hold
     found = scores[known] if known.any() else np.zeros(1)
-    scores = np.where(known, scores, found.min() - 1 - np.ptp(found))
+    scores[~known] = found.min() - 1 - np.ptp(found)
     scale = float(noise * found.std()) / max(len(first) - 1, 1)
 
     row = np.arange(len(scores))
@@ -119,7 +119,8 @@ def assignment(
             of_offered = np.append(of_pairs, scores[unscored, held[unscored]])
             pairings[child] = _best_of_some(of_offered, offered, scale * child, rng)
             if child == 0:  # the same problem to the other children, and near its solution
-                scores = scores + _potentials(of_offered, offered, pairings[child])
+                for added in _potentials(of_offered, offered, pairings[child]):
+                    scores += added
                 of_pairs = scores[pairs]
         scored = known[row, pairings[child]]
         masks[child, scored] = best[row[scored], pairings[child, scored]]
@@ -153,10 +154,10 @@ def _best_of_some(scores: Array, offered: tuple[Array, ...], noise: float, rng: 
     return partners
 
 
-def _potentials(scores: Array, offered: tuple[Array, ...], pairing: Array) -> Array:
-    """What may be added to scores (B,B), a number for each row and one for each partner, so that the pairs of the best
-    `pairing` (B,) have 0 and the others of `offered` hardly more: as shortest paths (Bellman, Quarterly of Applied
-    Mathematics 16, 1958) of at most ROUNDS steps.
+def _potentials(scores: Array, offered: tuple[Array, ...], pairing: Array) -> tuple[Array, Array]:
+    """What may be added to scores, (B,1) for each row and (B,) for each partner, so that the pairs of the best `pairing`
+    (B,) have 0 and the others of `offered` hardly more: as shortest paths (Bellman, Quarterly of Applied Mathematics
+    16, 1958) of at most ROUNDS steps.
     """
     row, partner = offered
     order = np.argsort(partner, kind="stable")
@@ -170,8 +171,7 @@ def _potentials(scores: Array, offered: tuple[Array, ...], pairing: Array) -> Ar
         of_partner = np.minimum(before, np.minimum.reduceat(before[source] + loss, starts))
         if np.array_equal(before, of_partner):
             break
-    of_row = -own - of_partner[pairing]
-    return np.add.outer(of_row, of_partner)
+    return (-own - of_partner[pairing])[:, None], of_partner
 
 
 def _perturbed(scores: Array, noise: float, rng: np.random.Generator) -> Array:
