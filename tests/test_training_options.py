@@ -232,7 +232,8 @@ def test_progress_draws_seldom_and_asks_only_then():
     assert stream.getvalue().endswith("done\n")
 
 
-def test_the_progress_line_tells_what_a_person_wants_to_know(tmp_path):
+def test_the_progress_line_tells_what_a_person_wants_to_know(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")  # it is cut at the terminal's width
     stream = Terminal()
     train(tiny("mix.name=evolved", "mix.probability=1.0"), tmp_path / "run", progress=Progress(stream))
     first, last = stream.getvalue().split("\r\x1b[2K")[1], stream.getvalue().splitlines()[-1]
