@@ -295,6 +295,7 @@ elif act == "wait":
     time.sleep(60)
 elif act == "slow":
     time.sleep(1)
+    open(sys.argv[2], "w").close()  # its checkpoint
     sys.exit(130)
 elif act == "error":
     sys.exit("run: no such thing")
@@ -327,7 +328,7 @@ def test_what_is_said_of_processes_that_end(acts, status, words, tmp_path, monke
     started = subprocess.Popen
 
     def popen(command, **options):
-        return started([sys.executable, "-c", SCRIPT, acts], **options)
+        return started([sys.executable, "-c", SCRIPT, acts, str(tmp_path / "written")], **options)
 
     monkeypatch.setattr(runs.launch.subprocess, "Popen", popen)
     assert runs.launch.launch(["train"], 2, tmp_path) == status
@@ -335,6 +336,7 @@ def test_what_is_said_of_processes_that_end(acts, status, words, tmp_path, monke
     for word in words:
         assert word in said
     assert said.count("\n") <= 2 and ("says 3" not in said)
+    assert (tmp_path / "written").exists() is ("slow" in acts)
 
 
 def test_processes_are_told_what_torchrun_tells_and_share_the_cores_they_may_use(monkeypatch):
