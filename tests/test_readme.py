@@ -69,3 +69,27 @@ def test_figures_are_those_of_the_benchmarks():
         "found {:.2f} nats at equal forwards, forwarding everybody {:.2f}, keeping old losses {:.2f}".format(*found)
         in prose
     )
+
+
+def test_figures_of_mixing_are_those_of_the_benchmarks():
+    def read(name):
+        content = json.loads((ROOT / "runs" / "results" / "bench" / f"{name}.json").read_text())
+        medians = {(row["case"], row["name"]): row["median"] for row in content["rows"]}
+        return {(ratio["case"], ratio["over"]): ratio["value"] for ratio in content["ratios"]}, medians
+
+    prose = " ".join(TEXT.split())
+    ratios, _ = read("compose")
+    large, middle = "64x3x224x224 float32, 1 thread", "128x3x64x64 float32, 1 thread"
+    assert f"takes {1 / ratios[large, 'out.copy_(x)']:.1f} times as long as copying them" in prose
+    assert (
+        f"torchvision's CutMix takes {ratios[large, 'torchvision CutMix']:.1f} times as long as ours, timm's "
+        f"{ratios[large, 'timm CutMix (batch)']:.1f}" in prose
+    )
+    assert f"at 64 px it takes {ratios[middle, 'timm CutMix (batch)']:.2f} of our time" in prose
+    _, medians = read("overhead")
+    for case, words in (("small ResNet, 32 px, B128, bfloat16", "the small ResNet"), ("ResNet-18, 32 px, B128, bfloat16", "ResNet-18")):
+        evolved, random = medians[case, "evolved / patchmix"], medians[case, "patchmix / plain"]
+        assert f"{evolved:.2f} times as long as one of random PatchMix with {words}" in prose or (
+            f"{evolved:.2f} times with {words}" in prose
+        )
+        assert f"{random:.2f} times plain training's with {words}" in prose or f"{random:.2f} times with {words}" in prose

@@ -123,11 +123,11 @@ def training_step(run: Run, item: Mixed) -> Tensor:
     bounds = [mine.start + (mine.stop - mine.start) * part // parts for part in range(parts + 1)]
     run.optimiser.zero_grad()
     measured = torch.zeros(4, device=run.device)
-    for start, stop in pairwise(bounds):
-        last = stop == mine.stop
+    for first, end in pairwise(bounds):
+        last = end == mine.stop
         waits = nullcontext() if last or run.world.size == 1 else run.parallel.no_sync()  # type: ignore[operator]
         with waits:  # processes sum their gradients once a step
-            measured += backward(run, item.part(slice(start, stop)), (stop - start) / rows)
+            measured += backward(run, item.part(slice(first, end)), (end - first) / rows)
     run.optimiser.step(run.learning_rate_factor)
     run.world.average_statistics(run.model)
     for average in (run.average, run.ema):
