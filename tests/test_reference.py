@@ -1,13 +1,13 @@
 """What an objective compares the live model with: the weight average in training, or a saved run."""
 
-import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 
 from tests.conftest import TINY
-from training.checkpoint import load_checkpoint
+from training.checkpoint import load_checkpoint, save_checkpoint
 from training.config import UserError, load_config
 from training.experiment import search_batch
 from training.models.trained import Prepare, Rescaled, TrainedModel, load_reference, load_trained
@@ -125,10 +125,8 @@ def test_no_reference_is_loaded_for_an_objective_that_compares_nothing(averaged)
 def test_a_reference_of_other_data_is_refused(averaged, tmp_path, changes, words):
     folder = tmp_path / "other"
     shutil.copytree(averaged, folder)
-    index = folder / "checkpoint" / "latest.json"
-    content = json.loads(index.read_text())
-    content["meta"] |= changes
-    index.write_text(json.dumps(content))
+    saved = load_checkpoint(folder / "checkpoint", "latest")
+    save_checkpoint(folder / "checkpoint", ["latest"], 1, replace(saved, meta=saved.meta | changes))
     with pytest.raises(UserError, match=words) as caught:
         load_reference(tiny("search.objective=reducible", f"search.reference={folder}"), live(averaged), None)
     assert "\n" not in str(caught.value)
