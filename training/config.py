@@ -150,7 +150,7 @@ class MixOptions(_Section):
 
 
 class SearchOptions(_Section):
-    # With `every`: 1.7 forwards per mixed image, which keeps within 1.35 times random PatchMix (`./run bench overhead`).
+    # With `every`: 1.9 forwards per mixed image, which keeps within 1.35 times random PatchMix (`./run bench overhead`).
     population: int = Field(3, ge=1, le=100_000, description="genomes, P (of each island)")
     generations: int = Field(4, ge=1, le=100_000, description="generations per search batch, T")
     elites: int = Field(1, ge=1, description="genomes of each generation that are trained on, E")
