@@ -35,12 +35,6 @@ def by_generation(run: RunFolder) -> pd.DataFrame:
     )
 
 
-def first_to_last(run: RunFolder) -> tuple[float, float]:
-    """Best fitness of the first and of the last generation, means over the run's searches (nats)."""
-    best = by_generation(run)["best"]
-    return float(best.iloc[0]), float(best.iloc[-1])
-
-
 def draw_curves(runs: Sequence[RunFolder], path: Path) -> Path:
     """Write the figure of fitness curves of one or more runs as PNG."""
     live = any(not run.generations.empty and run.generations["search"].max() > 1 for run in runs)

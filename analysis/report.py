@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.curves import draw_curves, first_to_last
+from analysis.curves import draw_curves
 from analysis.gallery import WORST, last_snapshot, place, rows_of
 from analysis.lineage import MEANING, operator_table
 from analysis.patterns import draw_patterns
-from analysis.run_folder import RunFolder
+from analysis.run_folder import RunFolder, first_to_last
 from analysis.style import colour, new_figure, save, tidy
 from evo.bank import PatternBank
 

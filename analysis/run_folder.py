@@ -9,6 +9,7 @@ import zipfile
 import zlib
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -125,6 +126,14 @@ class RunFolder:
         if schema != SCHEMA:
             raise RunFolderError(f"{path} has schema {schema!r}, this version reads {SCHEMA}; update Evomix")
         return dict(data)
+
+
+def first_to_last(run: RunFolder) -> tuple[float, float]:
+    """Best fitness of the first and of the last generation, means over the run's searches (nats). No pandas."""
+    lines = read_lines(run.path / "generations.jsonl")
+    ends = min(line["generation"] for line in lines), max(line["generation"] for line in lines)
+    first, last = (fmean(line["best"] for line in lines if line["generation"] == end) for end in ends)
+    return first, last
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

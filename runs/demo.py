@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from analysis.run_folder import RunFolder
+from analysis.run_folder import RunFolder, first_to_last
 from runs.folders import numbered, shown
 from runs.train import call_train, train_in
 from training.config import load_config
@@ -26,7 +26,7 @@ def run_demo() -> None:
 
 def summary(runs: dict[str, RunFolder]) -> str:
     """The figures of the three runs, and where everything lies; draws what it names."""
-    from analysis.curves import draw_curves, first_to_last
+    from analysis.curves import draw_curves
     from analysis.patterns import export_patterns
     from analysis.report import write_report
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from analysis.run_folder import RunFolder, find_run, out_root
+from analysis.run_folder import RunFolder, find_run, first_to_last, out_root
 from runs.folders import new_run_folder, recorded_config, shown, with_run_paths
 from runs.launch import launch
 from training.config import UserError, load_config, recipe_path
@@ -80,8 +80,6 @@ def print_result(run: RunFolder, result: dict[str, Any]) -> None:
         f"steps in {result['seconds']:.0f} s"
     )
     if result["search_forwards"]:
-        from analysis.curves import first_to_last
-
         first, last = first_to_last(run)
         print(
             f"fitness {first:.3f} in the first generation, {last:.3f} in the last (means over searches); "

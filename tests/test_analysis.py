@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 
 from analysis.ablation import as_markdown, as_text, half_width, summarise, write_tables
-from analysis.curves import by_generation, draw_curves, first_to_last
+from analysis.curves import by_generation, draw_curves
 from analysis.gallery import draw_gallery, rows_of
 from analysis.patterns import chance, export_patterns
 from analysis.report import write_report
-from analysis.run_folder import RunFolder, RunFolderError, find_run, read_lines
+from analysis.run_folder import RunFolder, RunFolderError, find_run, first_to_last, read_lines
 from evo.bank import PatternBank
 from evo.operators import MASK_SAMPLERS
 

@@ -162,7 +162,9 @@ def small(tmp_path, monkeypatch):
     return tmp_path / "runs" / "results" / "bench"
 
 
-@pytest.mark.parametrize("name", [name for name in BENCHMARKS if name not in ("compose", "rescore", "overhead", "speed")])
+@pytest.mark.parametrize(
+    "name", [name for name in BENCHMARKS if name not in ("compose", "rescore", "overhead", "speed")]
+)
 def test_a_benchmark_writes_its_table(name, small, cli):
     status, text, _ = cli("bench", name, "--quick")
     assert status == 0, text

@@ -87,9 +87,12 @@ def test_figures_of_mixing_are_those_of_the_benchmarks():
     )
     assert f"at 64 px it takes {ratios[middle, 'timm CutMix (batch)']:.2f} of our time" in prose
     _, medians = read("overhead")
-    for case, words in (("small ResNet, 32 px, B128, bfloat16", "the small ResNet"), ("ResNet-18, 32 px, B128, bfloat16", "ResNet-18")):
+    for model in ("small ResNet", "ResNet-18"):
+        case, words = f"{model}, 32 px, B128, bfloat16", "the small ResNet" if "small" in model else model
         evolved, random = medians[case, "evolved / patchmix"], medians[case, "patchmix / plain"]
         assert f"{evolved:.2f} times as long as one of random PatchMix with {words}" in prose or (
             f"{evolved:.2f} times with {words}" in prose
         )
-        assert f"{random:.2f} times plain training's with {words}" in prose or f"{random:.2f} times with {words}" in prose
+        assert (
+            f"{random:.2f} times plain training's with {words}" in prose or f"{random:.2f} times with {words}" in prose
+        )
