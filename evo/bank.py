@@ -6,7 +6,6 @@ A bank is data only: a JSON file people can read, and the same as npz. Nothing i
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 import zlib
 from itertools import pairwise
@@ -15,6 +14,8 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+
+from evo.saved import replacing
 
 Array = NDArray[Any]
 Pairing = Literal["random", "affinity", "assignment"]
@@ -177,11 +178,10 @@ class PatternBank:
         if path.suffix not in (".json", ".npz"):
             raise ValueError(f"a pattern bank is a .json or .npz file, got {path.name!r}")
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.name}.tmp")
-        if path.suffix == ".json":
-            unfinished.write_text(self._as_json(), encoding="utf-8")
-        else:
-            with open(unfinished, "wb") as file:
+        with replacing(path) as file:
+            if path.suffix == ".json":
+                file.write(self._as_json().encode())
+            else:
                 np.savez_compressed(
                     file,
                     schema=np.array(SCHEMA),
@@ -190,7 +190,6 @@ class PatternBank:
                     pairs=self.pairs,
                     class_names=np.array(self.class_names, dtype=np.str_),
                 )
-        os.replace(unfinished, path)
 
     def _as_json(self) -> str:
         def pattern(mask: Array, weight: float) -> dict[str, Any]:

@@ -6,8 +6,10 @@ import json
 import os
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,10 +59,17 @@ def read(path: Path | str) -> tuple[dict[str, Array], dict[str, Array]]:
 
 def write_arrays(path: Path | str, arrays: dict[str, Array]) -> None:
     """Replace an .npz file so that a reader sees the old or the new one, whole."""
+    with replacing(path) as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
+@contextmanager
+def replacing(path: Path | str) -> Iterator[BinaryIO]:
+    """A file to write to, which takes the place of `path` when the block ends: on the disk first, then at once."""
     path = Path(path)
     unfinished = path.with_name(f".{path.name}.tmp")
     with open(unfinished, "wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
+        yield file
         file.flush()
         os.fsync(file.fileno())
     os.replace(unfinished, path)

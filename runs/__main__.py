@@ -12,6 +12,8 @@ from typing import Annotated
 
 import typer
 
+from runs import LOST
+
 app = typer.Typer(
     name="run",
     help="Evomix: train vision models with evolved image compositions (PatchMix, arXiv 2106.09011).",
@@ -21,8 +23,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-LOST = 3  # exit status of one of several processes whose fellow has ended (runs/launch.py)
 
 Set = Annotated[
     list[str] | None,

@@ -13,7 +13,6 @@ its checkpoint. Several processes may run one ablation at once: each takes what 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -28,10 +27,11 @@ from typing import Any
 from analysis.run_folder import RunFolder, out_root
 from runs.folders import recorded_config, with_run_paths
 from training.config import Config, UserError, make_config, read_yaml, recipe_path
+from training.locks import LOCK, take_lock
 
 KEYS = {"recipe", "seeds", "common", "variants"}
 SKIPPED = {"done": "done already", "busy": "is being run by another process"}
-LEFT = {".lock", ".config.json.tmp"}  # in a run folder before its config.json
+LEFT = {LOCK, ".config.json.tmp"}  # in a run folder before its config.json
 
 
 @dataclass(frozen=True)
@@ -172,16 +172,16 @@ def _is_ours(folder: Path) -> bool:
 @contextmanager
 def _held(folder: Path) -> Iterator[bool]:
     """Hold the lock of a run folder, see RunLog.claim; False where another process holds it, or has replaced it."""
-    path = folder / ".lock"
     try:
-        lock = open(path, "a")  # noqa: SIM115 (closed below)
+        lock = take_lock(folder)
     except FileNotFoundError:
+        lock = None
+    if lock is None:
         yield False
         return
     with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            mine = path.exists() and os.path.samestat(os.fstat(lock.fileno()), path.stat())
-        except OSError:
+            mine = os.path.samestat(os.fstat(lock.fileno()), (folder / LOCK).stat())
+        except FileNotFoundError:
             mine = False
         yield mine

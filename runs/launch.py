@@ -16,13 +16,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
+from runs import LOST
 from runs.folders import shown
 from training.config import PROJECT, UserError
+from training.cores import usable_cores
 from training.stopping import stop_signals
 
 GRACE = 10.0  # seconds that processes get to end by themselves once one has failed
 STOPPING = 120.0  # seconds that they get once one has been stopped by a signal: the first writes a checkpoint
-LOST = 3  # exit status of a process whose fellow has ended (runs/__main__.py)
 STOPPED = 130  # exit status of a process that a signal has stopped
 TOLD = (2, STOPPED)  # exit statuses of processes that said why
 
@@ -117,7 +118,7 @@ def _explain(first: int, statuses: list[int], outputs: Sequence[IO[str] | None],
 
 def _environment(rank: int, processes: int, port: int) -> dict[str, str]:
     """What torchrun would set."""
-    threads = str(max(1, _usable_cores() // processes))
+    threads = str(max(1, usable_cores() // processes))
     return {
         "OMP_NUM_THREADS": threads,
         **os.environ,
@@ -129,13 +130,6 @@ def _environment(rank: int, processes: int, port: int) -> dict[str, str]:
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }
-
-
-def _usable_cores() -> int:
-    """Cores this process may use: a cluster's job often has a part of the machine's."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _free_port() -> int:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from evo.saved import replacing
 from training.config import UserError
 
 Array = NDArray[Any]
@@ -48,7 +49,7 @@ def save_checkpoint(folder: Path, names: Sequence[str], step: int, checkpoint: C
         np.savez(file, **checkpoint.arrays)  # type: ignore[arg-type]
     for path in unfinished.values():
         flush(path)
-    sums = {kind: _sha256(path) for kind, path in unfinished.items()}
+    sums = {kind: sha256_of(path) for kind, path in unfinished.items()}
     sums["meta"] = _meta_sha256(checkpoint.meta)
     for name in names:
         files = {kind: f"{name}-{step:08d}-{sums[kind][:8]}.{SUFFIXES[kind]}" for kind in unfinished}
@@ -75,7 +76,7 @@ def load_checkpoint(folder: Path, name: str) -> Checkpoint:
         files, sums, meta = index["files"], index["sha256"], index["meta"]
         for kind in ("tensors", "arrays"):
             path = folder / Path(files[kind]).name
-            if not path.is_file() or _sha256(path) != sums[kind]:
+            if not path.is_file() or sha256_of(path) != sums[kind]:
                 raise UserError(
                     f"{path} is missing or altered (its sha256 is not the recorded one); the run cannot go on from it"
                 )
@@ -114,12 +115,8 @@ def _link(path: Path, other: Path) -> None:
 
 def write_atomically(path: Path, text: str) -> None:
     """Replace a text file so that a reader sees the old or the new one, whole."""
-    unfinished = path.with_name(f".{path.name}.tmp")
-    with open(unfinished, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(unfinished, path)
+    with replacing(path) as file:
+        file.write(text.encode())
     flush(path.parent)
 
 
@@ -136,6 +133,6 @@ def _meta_sha256(meta: Any) -> str:
     return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sysconfig
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -99,6 +100,13 @@ def memory_explained(hint: str) -> Iterator[None]:
         if "can't allocate memory" not in str(error):
             raise
         raise UserError(f"out of memory; {hint}") from None
+
+
+def clock(device: torch.device) -> float:
+    """Seconds, read once the device has done all that is queued: for measuring."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:

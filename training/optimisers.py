@@ -99,19 +99,19 @@ def learning_rate_factor(step: int, total_steps: int, steps_per_epoch: int, opti
     if options.schedule == "onecycle":
         rise = max(1, round(ONE_CYCLE_RISE * total_steps))
         if step < rise:
-            return ONE_CYCLE_START + (1 - ONE_CYCLE_START) * _half_cosine(1 - step / rise)
-        return _half_cosine((step - rise) / (total_steps - rise))
+            return ONE_CYCLE_START + (1 - ONE_CYCLE_START) * half_cosine(1 - step / rise)
+        return half_cosine((step - rise) / (total_steps - rise))
     warmup = min(options.warmup * steps_per_epoch, total_steps - 1)
     if step < warmup:
         return (step + 1) / (warmup + 1)
     if options.schedule == "cosine":
-        return _half_cosine((step - warmup) / (total_steps - warmup))
+        return half_cosine((step - warmup) / (total_steps - warmup))
     if options.schedule == "step":
         return options.step_factor ** bisect.bisect_right(sorted(options.step_at), step / total_steps)
     return 1.0
 
 
-def _half_cosine(share: float) -> float:
+def half_cosine(share: float) -> float:
     """From 1 at share 0 down to 0 at share 1."""
     return 0.5 * (1 + math.cos(math.pi * share))
 

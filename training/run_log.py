@@ -13,7 +13,6 @@ A line is written in one call and flushed; a reader forgives a torn last one.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import platform
@@ -28,9 +27,11 @@ from typing import Any, TextIO
 import numpy as np
 import torch
 
+from evo.saved import replacing
 from training.checkpoint import write_atomically
 from training.compose import compose
 from training.config import PROJECT, SCHEMA, Config, UserError
+from training.locks import take_lock
 from training.mixes.evolved import SearchRecord
 from training.tensorboard import Board
 
@@ -81,11 +82,9 @@ class RunLog:
         """Make this process the folder's one writer, until it ends. Raises UserError where there is another."""
         if not self.writes:
             return
-        self._lock = open(self.folder / ".lock", "a")  # noqa: SIM115 (close() closes it)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"{self.folder}: another process is writing this run; wait for it, or stop it") from None
+        self._lock = take_lock(self.folder)
+        if self._lock is None:
+            raise UserError(f"{self.folder}: another process is writing this run; wait for it, or stop it")
 
     def watch(self, board: Board) -> None:
         """Tell a TensorBoard everything that is logged from now on."""
@@ -139,13 +138,8 @@ class RunLog:
             "gallery_scores": last.scores[0][rows],  # (R,), largest first
             "gallery_labels": np.stack([labels[rows], labels[partners]], axis=1),  # (R,2) own, partner
         }
-        path = self.folder / "elites" / f"{record.number:06d}.npz"
-        unfinished = path.with_name(f".{path.name}.tmp")
-        with open(unfinished, "wb") as file:
+        with replacing(self.folder / "elites" / f"{record.number:06d}.npz") as file:
             np.savez_compressed(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
 
     def lengths(self) -> dict[str, int]:
         """Bytes of each log, all on the disk: what a checkpoint remembers, to cut off what came after it."""

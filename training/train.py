@@ -25,6 +25,7 @@ from training.devices import compile_explained, memory_explained
 from training.distributed import lost_processes_explained, stop
 from training.losses import cell_losses, image_losses
 from training.mixes.batch import Batch, Mixed, unmixed
+from training.mixes.evolved import probe_chunk
 from training.progress import Progress
 from training.run import Run, set_up
 from training.run_state import resume_run, save_run
@@ -32,6 +33,8 @@ from training.stopping import Interruption
 
 CHEAP = 0.5  # seconds: a checkpoint that takes less is written after every epoch
 LONGEST = 4  # spans of batches in a group
+
+Group = list[tuple[Batch, bool]]  # batches, each with whether it is to be mixed
 
 
 def train(config: Config, folder: Path, *, resume: bool = False, progress: Progress | None = None) -> dict[str, Any]:
@@ -85,22 +88,26 @@ def saving_pays(run: Run) -> bool:
 def train_epoch(run: Run, epoch: int, progress: Progress, interruption: Interruption) -> dict[str, float | None]:
     """Train on every image once; return the epoch's mean losses (nats) and training accuracy (percent)."""
     run.begin_epoch()
-    num_classes = len(run.class_names)
-    unmixed_grid = run.model.grid if run.mix.cells else None
     with memory_explained(memory_hint(run)), compile_explained():
         for group in mixed_groups(epoch_batches(run), run.config.mix.probability, run.mix.span, run.choice):
-            composed = run.mix([batch for batch, mixes in group if mixes], epoch)
-            for batch, mixes in group:
-                item = next(composed) if mixes else unmixed(batch, num_classes, unmixed_grid)
+            for item in group_items(run, group, epoch):
                 run.sums += training_step(run, item)
                 run.step += 1
                 run.position += 1
                 run.log.step = run.step
                 progress.update(lambda: step_line(run, epoch))
-            next(composed, None)  # what the mix does after its last step
             run.tick()
             between_groups(run, interruption)
     return run.end_epoch()
+
+
+def group_items(run: Run, group: Group, epoch: int) -> Iterator[Mixed]:
+    """The batches of a group to train on, in order: a step is to be taken on one before the next is asked for."""
+    composed = run.mix([batch for batch, mixes in group if mixes], epoch)
+    for batch, mixes in group:
+        grid = run.model.grid if run.mix.cells else None
+        yield next(composed) if mixes else unmixed(batch, len(run.class_names), grid)
+    next(composed, None)  # what the mix does after its last step
 
 
 def between_groups(run: Run, interruption: Interruption) -> None:
@@ -169,12 +176,12 @@ def epoch_batches(run: Run) -> Iterator[Batch]:
 
 def mixed_groups(
     batches: Iterator[Batch], probability: float, span: int, generator: torch.Generator
-) -> Iterator[list[tuple[Batch, bool]]]:
+) -> Iterator[Group]:
     """Batches in order, each with whether it is to be mixed, in groups of up to `span` that are.
 
     An unmixed batch waits only behind mixed ones, and no group is longer than 4 x span: few are held at once.
     """
-    group: list[tuple[Batch, bool]] = []
+    group: Group = []
     for batch in batches:
         group.append((batch, bool(torch.rand((), generator=generator) < probability)))
         if sum(mixes for _, mixes in group) in (0, span) or len(group) == LONGEST * span:
@@ -189,7 +196,7 @@ def memory_hint(run: Run) -> str:
     options = run.config.train
     hint = f"lower train.batch={options.batch}, or raise train.accumulate={options.accumulate}"
     if run.config.mix.name == "evolved":
-        hint += f"; for the search lower search.forward_batch={run.config.search.forward_batch or options.eval_batch}"
+        hint += f"; for the search lower search.forward_batch={probe_chunk(run.config, run.device)}"
     return hint
 
 

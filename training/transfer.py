@@ -33,7 +33,8 @@ from training.data.image_set import AnyImageSet
 from training.data.load import load_data, place
 from training.devices import autocast_type
 from training.models.patch_model import PatchModel, build_model
-from training.models.trained import Prepare, load_trained
+from training.models.trained import Prepare, load_trained, without_fetching
+from training.optimisers import half_cosine
 from training.randomness import Streams
 
 SCHEMA = 1
@@ -112,8 +113,7 @@ def open_source(source: Source, config: Config, device: torch.device) -> Backbon
     model = trained.model
     if source.weights == "untrained":
         torch.manual_seed(Streams(source.config.run.seed).number("weights"))  # as the run began
-        options = source.config.model.model_copy(update={"pretrained": False})
-        model = build_model(options, trained.image_shape, len(trained.class_names))
+        model = build_model(without_fetching(source.config), trained.image_shape, len(trained.class_names))
         model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     return Backbone(model, trained.prepare, trained.image_shape, autocast)
 
@@ -310,7 +310,7 @@ def fit_sgd(
         logits = torch.addmm(bias.flatten(), given, weight.flatten(0, 1).T).unflatten(1, bias.shape[:2])  # (B,R,K)
         error = (logits.softmax(2) - F.one_hot(wanted, num_classes)[:, None]) / len(wanted)
         slope = (error.flatten(1).T @ given).view_as(weight) + decays * weight
-        rate = rates * 0.5 * (1 + math.cos(math.pi * step / steps))
+        rate = rates * half_cosine(step / steps)
         for tensor, speed, gradient in zip((weight, bias), speeds, (slope, error.sum(0)[..., None]), strict=True):
             speed.mul_(SGD_MOMENTUM).add_(gradient)
             tensor.sub_(rate * gradient.add(speed, alpha=SGD_MOMENTUM))
@@ -463,7 +463,7 @@ def _cosine(step: int, steps: int) -> float:
     warmup = steps // 10
     if step < warmup:
         return (step + 1) / (warmup + 1)
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
+    return half_cosine((step - warmup) / (steps - warmup))
 
 
 def _logits(backbone: Backbone, model: PatchModel, pixels: Tensor) -> Tensor:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +20,12 @@ import torch
 from runs.benchmarks import row
 from training.config import Config, UserError, load_config
 from training.data.load import load_data
-from training.mixes.batch import Batch, unmixed
+from training.devices import clock
+from training.mixes.batch import Batch
 from training.mixes.evolved import span
 from training.progress import Progress
 from training.run import Run, set_up
-from training.train import epoch_batches, training_step
+from training.train import Group, epoch_batches, group_items, training_step
 
 MIXES = ("plain", "mixup", "cutmix", "patchmix", "evolved")
 AT_MOST = {("evolved", "patchmix"): 1.35, ("patchmix", "plain"): 1.05}
@@ -84,9 +84,9 @@ def step_times(
         order = MIXES[turn % len(MIXES) :] + MIXES[: turn % len(MIXES)]
         for mix in order:
             progress.update(f"{name}: round {turn + 1}/{rounds}, {mix}", final=mix == order[-1])
-            began = _now(runs[mix])
+            began = clock(runs[mix].device)
             steps = take_steps(runs[mix], streams[mix], mixed, probability)
-            times[mix].append((_now(runs[mix]) - began) / steps)
+            times[mix].append((clock(runs[mix].device) - began) / steps)
     for run in runs.values():
         run.log.close()
     return times
@@ -97,19 +97,15 @@ def take_steps(run: Run, batches: Iterator[Batch], mixed: int, probability: floa
     their due, spread evenly; return the number of steps.
     """
     steps, done = round(mixed / probability), 0
-    group: list[tuple[Batch, bool]] = []
+    group: Group = []
     for step in range(1, steps + 1):
         mixes = step * mixed // steps > done
         done += mixes
         group.append((next(batches), mixes))
         if step < steps and sum(of_group for _, of_group in group) not in (0, run.mix.span):
             continue
-        items = run.mix([batch for batch, of_group in group if of_group], max(1, run.config.search.start_epoch))
-        for batch, of_group in group:
-            grid = run.model.grid if run.mix.cells else None
-            item = next(items) if of_group else unmixed(batch, len(run.class_names), grid)
+        for item in group_items(run, group, max(1, run.config.search.start_epoch)):
             run.sums += training_step(run, item)
-        next(items, None)
         group = []
     return steps
 
@@ -117,12 +113,6 @@ def take_steps(run: Run, batches: Iterator[Batch], mixed: int, probability: floa
 def _endless(run: Run) -> Iterator[Batch]:
     while True:
         yield from epoch_batches(run)
-
-
-def _now(run: Run) -> float:
-    if run.device.type == "cuda":
-        torch.cuda.synchronize(run.device)
-    return time.perf_counter()
 
 
 def _cases(wanted: tuple[Case, ...], progress: Progress) -> tuple[Case, ...]:

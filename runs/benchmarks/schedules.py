@@ -24,13 +24,13 @@ import torch
 from training.checkpoint import write_atomically
 from training.config import PROJECT, load_config
 from training.losses import cell_losses
-from training.mixes.batch import Batch, Mixed, composed, unmixed
+from training.mixes.batch import Batch, Mixed, composed
 from training.mixes.evolved import Evolved
 from training.mixes.patchmix import PatchMix
 from training.models.trained import evaluate
 from training.run import Run, set_up
 from training.run_log import environment, now
-from training.train import epoch_batches, mixed_groups, training_step
+from training.train import epoch_batches, group_items, mixed_groups, training_step
 
 FOLDER = PROJECT / "runs" / "results" / "schedules"
 RECIPE = "cifar10-small"
@@ -88,16 +88,13 @@ def trial(name: str, options: dict[str, Any], epochs: int) -> dict[str, Any]:
             run.begin_epoch()
             for group in mixed_groups(epoch_batches(run), config.mix.probability, run.mix.span, run.choice):
                 before = searches(run)
-                items = run.mix([batch for batch, mixes in group if mixes], epoch)
-                for batch, mixes in group:
-                    item = next(items) if mixes else unmixed(batch, len(run.class_names), run.model.grid)
+                for (batch, mixes), item in zip(group, group_items(run, group, epoch), strict=True):
                     if mixes:
                         mixed_steps += 1
                         gains.append((searches(run) > before, gain(run, item, batch, control)))
                     run.sums += training_step(run, item)
                     run.step += 1
                     run.position += 1
-                next(items, None)
             run.end_epoch()
         seconds = time.perf_counter() - began
         tested = run.test_set.select(torch.arange(TESTED))

@@ -11,7 +11,6 @@ bfloat16, or, where that is not known, what a large matrix product reaches here.
 from __future__ import annotations
 
 import tempfile
-import time
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from runs.benchmarks import row
 from training.config import Config, UserError, load_config
 from training.data.load import load_data
+from training.devices import clock
 from training.progress import Progress
 from training.run import Run, set_up
 from training.stopping import Interruption
@@ -84,9 +84,9 @@ def _epochs(runs: dict[str, Run], rounds: int) -> dict[str, list[tuple[int, floa
         for epoch in range(1, rounds + 2):
             for mix, run in runs.items():
                 steps, searched = run.step, run.cost()["search_forwards"]
-                began = _now(run)
+                began = clock(run.device)
                 train_epoch(run, epoch, SILENT, interruption)
-                seconds = _now(run) - began
+                seconds = clock(run.device) - began
                 images = (run.step - steps) * run.config.train.batch
                 done = images * step[mix] + (run.cost()["search_forwards"] - searched) * forward[mix]
                 if epoch > 1:
@@ -119,16 +119,10 @@ def _peak(run: Run) -> tuple[float, str]:
     matrix = torch.rand(size, size, device=run.device, dtype=run.autocast or torch.float32)
     seconds = []
     for _ in range(6):
-        began = _now(run)
+        began = clock(run.device)
         matrix @ matrix
-        seconds.append(_now(run) - began)
+        seconds.append(clock(run.device) - began)
     return 2 * size**3 / min(seconds), f"in a product of {size}x{size} matrices here"
-
-
-def _now(run: Run) -> float:
-    if run.device.type == "cuda":
-        torch.cuda.synchronize(run.device)
-    return time.perf_counter()
 
 
 def _recipe() -> str:

@@ -8,6 +8,7 @@ whether they may be mirrored; `cutout`, pixels a side of the square that is eras
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -89,12 +90,27 @@ class ImageSet:
 
     def statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each channel, (C,) float32, as fractions of 255."""
-        counts = [torch.bincount(channel.flatten(), minlength=256) for channel in self.images.unbind(1)]
-        return statistics_of(torch.stack(counts).cpu())
+        return statistics_of(level_counts(self.images).cpu())
+
+
+class _InFiles(ABC):
+    """How batches come of images that wait in files: made by threads, several batches ahead."""
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (B,C,H,W) uint8 and labels (B,) at `indices` (B,), on the set's device."""
+        with ThreadPoolExecutor(decoding_threads()) as pool:
+            return self._batch(indices, pool)
+
+    def batches(self, indices: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """`batch` of each of several indices (B,), in order, made ahead."""
+        return prefetched_with_threads(self._batch, indices)
+
+    @abstractmethod
+    def _batch(self, indices: Tensor, pool: Executor) -> tuple[Tensor, Tensor]: ...
 
 
 @dataclass(frozen=True)
-class FileSet:
+class FileSet(_InFiles):
     """M images in files, decoded when they are asked for; for sets larger than memory.
 
     decode: path -> (C,H,W) uint8, UnreadableImage where it cannot. An unreadable file's place is taken by the next
@@ -116,15 +132,6 @@ class FileSet:
 
     def __len__(self) -> int:
         return len(self.labels)
-
-    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (B,C,H,W) uint8 and labels (B,) at `indices` (B,), on the set's device."""
-        with ThreadPoolExecutor(decoding_threads()) as pool:
-            return self._batch(indices, pool)
-
-    def batches(self, indices: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """`batch` of each of several indices (B,), in order, decoded ahead."""
-        return prefetched_with_threads(self._batch, indices)
 
     def select(self, indices: Tensor) -> FileSet:
         return replace(self, paths=[self.paths[i] for i in indices.tolist()], labels=self.labels[indices])
@@ -166,7 +173,7 @@ class FileSet:
 
 
 @dataclass(frozen=True)
-class ShardSet:
+class ShardSet(_InFiles):
     """M images in memory-mapped arrays, for sets larger than memory that `./run prepare` decoded once.
 
     shards: arrays (n,C,H,W) uint8. rows: (M,) int64, each image's row in the shards put end to end. scaling: what
@@ -191,15 +198,6 @@ class ShardSet:
         """(C,H,W)"""
         channels, height, width = self.shards[0].shape[1:]
         return channels, height, width
-
-    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (B,C,H,W) uint8 and labels (B,) at `indices` (B,), on the set's device."""
-        with ThreadPoolExecutor(decoding_threads()) as pool:
-            return self._batch(indices, pool)
-
-    def batches(self, indices: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """`batch` of each of several indices (B,), in order, read ahead."""
-        return prefetched_with_threads(self._batch, indices)
 
     def select(self, indices: Tensor) -> ShardSet:
         return replace(self, rows=self.rows[indices], labels=self.labels[indices])
@@ -268,6 +266,11 @@ def free_memory(device: torch.device) -> float:
     if device.type == "mps":
         return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
     return float("inf")
+
+
+def level_counts(images: Tensor) -> Tensor:
+    """(C,256): how often each level occurs in each channel of images (M,C,H,W) uint8."""
+    return torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in images.unbind(1)])
 
 
 def statistics_of(counts: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,8 @@ from itertools import islice
 
 from torch import Tensor
 
+from training.cores import usable_cores
+
 Batch = tuple[Tensor, Tensor]
 AHEAD = 3  # batches held besides the consumer's: decoding is uneven, more would cost memory
 
@@ -47,5 +49,4 @@ def prefetched_with_threads(
 
 def decoding_threads() -> int:
     """Threads to decode with: the cores this process may use, shared by the processes of this machine."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

@@ -10,7 +10,6 @@ was made of, those that could not be read, and how often each level occurs in ea
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -21,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from training.checkpoint import sha256_of
 from training.config import DataOptions, UserError
 from training.data.image_set import AnyImageSet, ImageSet, ShardSet, statistics_of
 
@@ -104,11 +104,6 @@ def record_from(content: dict[str, Any]) -> Record:
     if sum(count for _, count in record.labels) != record.images or Path(record.file).name != record.file:
         raise ValueError(f"labels of {record.file!r:.40}")
     return record
-
-
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def open_shard(root: Path, record: Record, size: int) -> NDArray[np.uint8]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import os
 import re
 import shutil
 import time
@@ -18,12 +17,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from training.checkpoint import write_atomically
+from evo.saved import replacing
+from training.checkpoint import sha256_of, write_atomically
 from training.config import UserError
 from training.data.decode import Decoder, decode_into
-from training.data.download import LOCK, alone_in
 from training.data.folder import Files, read_tree
-from training.data.image_set import check_classes, unreadable_named
+from training.data.image_set import check_classes, level_counts, unreadable_named
 from training.data.prefetch import decoding_threads
 from training.data.prepared import (
     INDEX,
@@ -36,8 +35,8 @@ from training.data.prepared import (
     labels_of,
     read_index,
     record_from,
-    sha256_of,
 )
+from training.locks import LOCK, alone_in
 
 SHARD_BYTES = 256 * 2**20  # held in memory twice; what a kill costs at most
 DECODER = 1  # raised when Decoder's pixels change, so that shards are made anew
@@ -212,15 +211,10 @@ class _Work:
     def _write(self, planned: Planned, pixels: NDArray[np.uint8], failed: list[int], digest: str) -> Record:
         pixels = np.delete(pixels, failed, axis=0) if failed else pixels
         path = self.out / planned.file
-        unfinished = path.with_name(f".{path.name}.tmp")
-        with unfinished.open("wb") as file:
+        with replacing(path) as file:
             np.save(file, pixels, allow_pickle=False)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
         gone = set(failed)
         labels = [label for row, (_, label) in enumerate(planned.files) if row not in gone]
-        levels = [torch.bincount(channel.flatten(), minlength=256) for channel in torch.from_numpy(pixels).unbind(1)]
         record = Record(
             planned.file,
             len(pixels),
@@ -229,7 +223,7 @@ class _Work:
             sha256_of(path),
             digest,
             [self._named(planned, row) for row in failed],
-            torch.stack(levels).tolist(),
+            level_counts(torch.from_numpy(pixels)).tolist(),
         )
         _write_record(self.out, record)
         return record

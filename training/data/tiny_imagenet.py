@@ -11,9 +11,9 @@ import shutil
 from pathlib import Path
 
 from training.config import DataOptions, UserError
-from training.data.download import alone_in
 from training.data.folder import class_folders, files_by_class, image_set
 from training.data.image_set import AnyImageSet
+from training.locks import alone_in
 
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 MD5 = "90528d7ca1a48142e341f4ef8d21d0de"

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from training.config import DataOptions, UserError
-from training.data.download import alone_in
 from training.data.image_set import ImageSet
+from training.locks import alone_in
 
 
 def load_cifar10(options: DataOptions, root: Path) -> tuple[ImageSet, ImageSet]:

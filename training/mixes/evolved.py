@@ -29,7 +29,7 @@ from evo.islands import Islands
 from evo.packed import Masks
 from evo.rules import Rules
 from evo.search import Elites, Rows, Search
-from training.config import SearchOptions, UserError
+from training.config import Config, SearchOptions, UserError
 from training.devices import sent
 from training.mixes.batch import (
     Array,
@@ -324,8 +324,7 @@ class Evolved:
         unit = len(labels) if self.evaluation == "full" else 1  # rows that share a forward
         chunk = unit
         if self.evaluation != "full":
-            usual = CPU_CHUNK if images.device.type == "cpu" else context.config.train.eval_batch
-            chunk = options.forward_batch or usual
+            chunk = probe_chunk(context.config, images.device)
         count = len(rows.image) // unit
         mine = context.world.share(count)
         mine = slice(mine.start * unit, mine.stop * unit)
@@ -347,8 +346,8 @@ class Evolved:
         parts = [part for part in found if part is not None]
         widths = [math.prod(part.shape[1:]) for part in parts]
         flat = np.concatenate([part.reshape(-1, width) for part, width in zip(parts, widths, strict=True)], axis=1)
-        sent = torch.from_numpy(flat).to(images.device).view(len(flat) // unit, unit * sum(widths))
-        whole = context.world.gather(sent, count).cpu().numpy().reshape(count * unit, sum(widths))
+        message = torch.from_numpy(flat).to(images.device).view(len(flat) // unit, unit * sum(widths))
+        whole = context.world.gather(message, count).cpu().numpy().reshape(count * unit, sum(widths))
         columns = np.split(whole, np.cumsum(widths)[:-1], axis=1)
         return Losses(*(column.reshape(-1, *part.shape[1:]) for column, part in zip(columns, parts, strict=True)))
 
@@ -391,6 +390,11 @@ class Evolved:
 def span(options: SearchOptions, batch: int) -> int:
     """Training batches of a search batch: one for each elite of each generation where search.batch is not given."""
     return max(1, (options.batch or batch * options.generations * options.elites) // batch)
+
+
+def probe_chunk(config: Config, device: torch.device) -> int:
+    """Images per forward of the probe, but for full evaluation."""
+    return config.search.forward_batch or (CPU_CHUNK if device.type == "cpu" else config.train.eval_batch)
 
 
 def build(context: MixContext) -> Mix:
