@@ -165,6 +165,24 @@ def test_a_reference_that_went_on_is_refused(tmp_path, trained):
         train(config, tmp_path / "run", resume=True)
 
 
+def test_a_reference_that_goes_on_meanwhile_is_refused_too(tmp_path, trained):
+    """Checkpoints name the one that the run began with, whatever stands there when they are written."""
+    reference = tmp_path / "reference"
+    shutil.copytree(trained, reference)
+    config = tiny("mix.name=evolved", "search.objective=reducible", f"search.reference={reference}", OFTEN)
+
+    def goes_on():
+        saved = load_checkpoint(reference / "checkpoint", "latest")
+        save_checkpoint(reference / "checkpoint", ["latest"], 21, saved)
+        progress.left, progress.act = 12, die
+
+    progress = At(2, goes_on)
+    with pytest.raises(Killed):
+        train(config, tmp_path / "run", progress=progress)
+    with pytest.raises(UserError, match="that run has another checkpoint now than when this one began"):
+        train(config, tmp_path / "run", resume=True)
+
+
 def killed(tmp_path, step, *options):
     with pytest.raises(Killed):
         train(tiny("mix.name=plain", OFTEN, *options), tmp_path / "run", progress=At(step, die))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Callable
@@ -30,6 +31,7 @@ from training.models.trained import (
     evaluate,
     load_reference,
     needs_average,
+    reference_digest,
     trains_cells,
     without_fetching,
 )
@@ -73,6 +75,14 @@ class Run:
     def __post_init__(self) -> None:
         self.fill = (255 * self.prepare.mean).round().to(self.device, torch.uint8)  # of what cutout erases
         self.order, self.crops, self.choice = (self.streams.torch(name) for name in GENERATORS)
+        # What a run is of, and must be of again when it goes on: taken once, as the data and the reference are now.
+        self.origin: dict[str, Any] = {
+            "image_shape": list(self.training_set.shape),
+            "class_names": self.class_names,
+            "training_images": len(self.training_set),
+            "labels": hashlib.sha256(self.training_set.labels.cpu().numpy().tobytes()).hexdigest(),
+            "reference": reference_digest(self.config.search.reference),
+        }
         self.epoch = 0  # whole ones
         self.step = 0
         self.seconds = 0.0  # of training, search included, tests not

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +12,7 @@ from torch import Tensor
 from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from training.config import UserError
 from training.mixes.evolved import Evolved
-from training.models.trained import load_weights, reference_digest
+from training.models.trained import load_weights
 from training.run import GENERATORS, Run
 
 COUNTERS = ("epoch", "position", "step", "seconds", "accuracies")
@@ -97,20 +96,9 @@ def run_state(run: Run, sums: Tensor) -> Checkpoint:
     meta |= {
         "log_lengths": run.log.lengths(),
         "snapshots": sorted(run.log.snapshots),
-        **_origin(run),
+        **run.origin,
     }
     return Checkpoint(tensors, arrays, meta)
-
-
-def _origin(run: Run) -> dict[str, Any]:
-    """What a run is of, and must be of again when it goes on."""
-    return {
-        "image_shape": list(run.training_set.shape),
-        "class_names": run.class_names,
-        "training_images": len(run.training_set),
-        "labels": hashlib.sha256(run.training_set.labels.cpu().numpy().tobytes()).hexdigest(),
-        "reference": reference_digest(run.config.search.reference),
-    }
 
 
 def _check_origin(run: Run, meta: Mapping[str, Any]) -> None:
@@ -120,7 +108,7 @@ def _check_origin(run: Run, meta: Mapping[str, Any]) -> None:
             f"{run.log.folder}: its checkpoint was made by an older version, which kept less than a run needs to go on; "
             "train anew, or go on with that version"
         )
-    now = _origin(run)
+    now = run.origin
     if meta["reference"] != now["reference"]:
         raise UserError(
             f"search.reference={run.config.search.reference}: that run has another checkpoint now than when this one "
