@@ -38,9 +38,9 @@ def tidy(axes: Axes, **labels: str) -> None:
 
 
 def save(figure: Figure, path: Path, **options: Any) -> Path:
-    """Write a figure so that a reader never sees half of it."""
+    """Write a figure so that a reader never sees half of it, nor another process takes it away unfinished."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.stem}.tmp{path.suffix}")
+    unfinished = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     figure.savefig(unfinished, dpi=160, **options)
     os.replace(unfinished, path)
     return path

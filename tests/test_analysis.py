@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis import style
 from analysis.ablation import as_markdown, as_text, half_width, summarise, write_tables
 from analysis.curves import by_generation, draw_curves
 from analysis.gallery import draw_gallery, rows_of
@@ -160,3 +161,19 @@ def test_the_first_variant_of_the_file_is_the_one_compared_with():
     without = summarise(trials().iloc[3:], order=["plain", "mixed"])
     assert without["seeds"].tolist() == [0, 3] and math.isnan(without["difference"].iloc[1])
     assert "| plain | 0 | - | - | - | - |" in as_markdown(without)
+
+
+def test_two_processes_may_draw_one_picture(tmp_path, monkeypatch):
+    """As two ablations of one file do at their ends."""
+    path, figure = tmp_path / "figure.png", style.new_figure(1, 1)
+    savefig = figure.savefig
+
+    def meanwhile(*arguments, **options):
+        savefig(*arguments, **options)
+        figure.savefig = savefig
+        monkeypatch.setattr(style.os, "getpid", lambda: 12345)
+        style.save(figure, path)
+
+    figure.savefig = meanwhile
+    assert style.save(figure, path) == path
+    assert [file.name for file in tmp_path.iterdir()] == ["figure.png"]
