@@ -14,7 +14,7 @@ from evo.selection import SELECTIONS
 from training.compose import compose
 from training.config import UserError, make_config
 from training.distributed import World
-from training.mixes import evolved
+from training.mixes import scoring
 from training.mixes.batch import MixContext
 from training.mixes.evolved import Evolved
 from training.models.patch_model import PatchModel
@@ -51,13 +51,13 @@ def genomes(count):
 
 def calls_of(monkeypatch):
     """What the mix hands to the probe, which goes on to answer."""
-    calls, probe = [], evolved.probe
+    calls, probe = [], scoring.probe
 
     def recorded(model, images, labels, rows, **options):
         calls.append({"rows": len(rows.image), **options})
         return probe(model, images, labels, rows, **options)
 
-    monkeypatch.setattr(evolved, "probe", recorded)
+    monkeypatch.setattr(scoring, "probe", recorded)
     return calls
 
 
@@ -140,7 +140,7 @@ def test_options_reach_the_probe(monkeypatch):
     mix("search.precision=bfloat16", "search.channels_last=false", "search.compile=true").evolve(*batch())
     plain, other = calls[0], calls[-1]
     assert plain["autocast"] is None and plain["channels_last"] is True and plain["forward"] is None
-    assert plain["chunk"] == evolved.CPU_CHUNK and plain["reference"] is None
+    assert plain["chunk"] == scoring.CPU_CHUNK and plain["reference"] is None
     assert other["autocast"] is torch.bfloat16 and other["channels_last"] is False and other["forward"] is not None
 
 

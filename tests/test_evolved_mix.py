@@ -1,5 +1,7 @@
 """The live search inside training: when it searches, what it draws between, turns with steps, exact resumption."""
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -259,7 +261,7 @@ def test_the_trainers_steps_are_not_the_searchs_time(rescore, monkeypatch):
         clock[0] += 0.001
         return clock[0]
 
-    monkeypatch.setattr(evolved.time, "perf_counter", tick)
+    monkeypatch.setattr(time, "perf_counter", tick)
     mix = build(f"search.rescore={rescore}", "search.every=2")
     for _ in range(2):
         before = mix.seconds

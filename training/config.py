@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
-from evo.objectives import OBJECTIVES, parse_objectives
+from evo.objectives import NEEDS_IMAGES, OBJECTIVES, parse_objectives
 from evo.operators import (
     ALL_CROSSOVERS,
     APART_CROSSOVERS,
@@ -29,7 +29,7 @@ from evo.search import CROSSOVER, MASK_MUTATION, PAIRING_MUTATION, Duplicates
 from evo.selection import SELECTIONS
 from evo.variation import parse_shares
 from training.data import DATASETS
-from training.mixes import MIXES
+from training.mixes import MIXES, SCORED
 from training.models import MODELS
 
 SCHEMA = 1
@@ -137,6 +137,9 @@ class ModelOptions(_Section):
     grid: Annotated[int, Field(ge=1, le=64)] | None = Field(
         None, description="cells along a side; else the side of the last feature map"
     )
+    head: Literal["own", "shared"] = Field(
+        "own", description="cells are classified by a linear layer of their own, or by the image's"
+    )
 
 
 class MixOptions(_Section):
@@ -147,6 +150,12 @@ class MixOptions(_Section):
         "bernoulli", description="what random PatchMix and the search's first generation draw from"
     )
     bank: str | None = Field(None, description="pattern file for the mix `bank`")
+    draws: int = Field(4, ge=1, le=1000, description="compositions that best-of-k draws for a batch it selects for, k")
+    keep: Literal["rows", "batch", "shuffled"] = Field(
+        "rows",
+        description="what best-of-k keeps of them: of every row the best mask and partner; the composition with the best "
+        "mean; or, as a control, the partners of the best rows, dealt at random under random masks",
+    )
 
 
 class SearchOptions(_Section):
@@ -158,9 +167,14 @@ class SearchOptions(_Section):
         None, description="images per search batch; else train.batch x generations x elites"
     )
     every: int = Field(
-        2, ge=1, description="searches run on every R-th search batch; the others draw from the live bank of patterns"
+        2,
+        ge=1,
+        description="searches run on every R-th search batch; the others draw from the live bank of patterns (best-of-k "
+        "selects for every R-th mixed batch; the others are random)",
     )
-    start_epoch: int = Field(1, ge=1, description="epoch of the first search; before it compositions are random")
+    start_epoch: int = Field(
+        1, ge=1, description="epoch of the first search or selection; before it compositions are random"
+    )
     bank_decay: float = Field(
         0.9, ge=0, le=1, description="share of the live bank's weights kept at each search that adds to it"
     )
@@ -299,6 +313,11 @@ class Config(_Section):
     search: SearchOptions = SearchOptions()
     train: TrainOptions = TrainOptions()
     run: RunOptions = RunOptions()
+
+    @property
+    def searches(self) -> bool:
+        """Whether the section `search` counts: the mix has the live model score compositions."""
+        return self.mix.name in SCORED
 
 
 def load_config(recipe: str, overrides: Iterable[str] = ()) -> Config:
@@ -468,22 +487,45 @@ def _unknown(name: str, known: list[str], prefix: str = "") -> str:
 
 def _check_training(config: Config, source: str) -> None:
     """What single fields cannot say."""
-    search, train = config.search, config.train
+    search, train, mix = config.search, config.train, config.mix
     if search.batch is not None and search.batch % train.batch:
         raise UserError(
             f"{source}: search.batch must be a multiple of train.batch, got {search.batch} and {train.batch}"
         )
-    if config.mix.name == "evolved" and config.mix.patch_weight == 0:
+    if config.searches and mix.patch_weight == 0 and config.model.head == "own" and _reads_cells(search.objective):
         raise UserError(
-            f"{source}: mix.name=evolved needs mix.patch_weight above 0, got 0: without a patch loss the cells that "
-            "score the search are never trained"
+            f"{source}: mix.name={mix.name} needs mix.patch_weight above 0, got 0: without a patch loss the cells that "
+            f"search.objective={search.objective} reads are never trained; or set model.head=shared, or an objective of "
+            "image losses"
         )
-    if config.mix.name == "evolved" and search.start_epoch > train.epochs:
+    if config.searches and search.start_epoch > train.epochs:
         raise UserError(
             f"{source}: search.start_epoch must be at most train.epochs, got {search.start_epoch} of {train.epochs}: no "
             "search would run"
         )
-    if config.mix.name == "bank" and not config.mix.bank:
+    if mix.name == "best-of-k":
+        _check_best_of(config, source)
+    if mix.name == "bank" and not mix.bank:
         raise UserError(
             f"{source}: mix.name=bank needs mix.bank, a pattern file (`./run patterns RUN` writes one), got none"
+        )
+
+
+def _reads_cells(objective: str) -> bool:
+    """Whether an objective looks at cell losses: those that need image losses and `diversity` do not."""
+    names = {name for part in parse_objectives(objective) for _, name in part.terms}
+    return not names <= NEEDS_IMAGES | {"diversity"}
+
+
+def _check_best_of(config: Config, source: str) -> None:
+    search, mix = config.search, config.mix
+    if len(parse_objectives(search.objective)) > 1:
+        raise UserError(
+            f"{source}: mix.name=best-of-k selects by one objective, got search.objective={search.objective}; take "
+            "one, or a sum such as hard+0.5*contrast"
+        )
+    if mix.keep == "shuffled" and not (search.self_pairing and search.same_class):
+        raise UserError(
+            f"{source}: mix.keep=shuffled deals partners at random, which search.self_pairing=false and "
+            "search.same_class=false do not allow; leave them out, or set mix.keep=rows"
         )

@@ -23,7 +23,7 @@ from training.devices import autocast_type, compiles, memory_explained, pick_dev
 from training.distributed import World, share_batch_norm, start
 from training.mixes import MIXES
 from training.mixes.batch import Mix, MixContext
-from training.mixes.evolved import Evolved, SearchRecord
+from training.mixes.evolved import SearchRecord
 from training.models.patch_model import PatchModel, build_model
 from training.models.trained import (
     Prepare,
@@ -216,13 +216,11 @@ class Run:
 
     def cost(self) -> dict[str, Any]:
         """Images forwarded and seconds spent so far; tests are left out."""
-        searching = self.mix if isinstance(self.mix, Evolved) else None
-        forwards = searching.forwards if searching else 0
         return {
-            "image_forwards": self.step * self.config.train.batch + forwards,
-            "search_forwards": forwards,
+            "image_forwards": self.step * self.config.train.batch + self.mix.forwards,
+            "search_forwards": self.mix.forwards,
             "seconds": round(self.seconds, 3),
-            "search_seconds": round(searching.seconds, 3) if searching else 0.0,
+            "search_seconds": round(self.mix.seconds, 3),
         }
 
     def finish(self) -> dict[str, Any]:
@@ -268,7 +266,7 @@ def set_up(config: Config, folder: Path, *, resume: bool = False) -> Run:
     options = without_fetching(config) if resume else config.model
     model = build_model(options, training_set.shape, len(names)).to(device)
     model.to(memory_format=torch.channels_last)
-    if not trains_cells(config):
+    if model.cell_head is not None and not trains_cells(config):
         model.cell_head.requires_grad_(False)  # no loss reaches it
     if world.size > 1 and config.train.sync_norm:
         model = cast(PatchModel, share_batch_norm(model, device))
@@ -282,7 +280,7 @@ def set_up(config: Config, folder: Path, *, resume: bool = False) -> Run:
             log.search(record, names)
 
     average = reference = None
-    if config.mix.name == "evolved":
+    if config.searches:
         average = WeightAverage(model, config.search.reference_decay) if needs_average(config) else None
         live = TrainedModel(model, prepare, training_set.shape, names)
         reference = load_reference(config, live, None if average is None else average.model)

@@ -15,7 +15,9 @@ MIXES = {
     "patchmix": "training.mixes.drawn:build_random",
     "evolved": "training.mixes.evolved:build",
     "bank": "training.mixes.drawn:build_bank",
+    "best-of-k": "training.mixes.best_of:build",
 }
+SCORED = frozenset({"evolved", "best-of-k"})  # the live model scores compositions before it trains on them
 
 
 def __getattr__(name: str) -> Any:

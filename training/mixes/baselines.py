@@ -15,6 +15,8 @@ class Plain:
 
     span = 1
     cells = False
+    forwards = 0
+    seconds = 0.0
 
     def __init__(self, num_classes: int) -> None:
         self.num_classes = num_classes

@@ -42,10 +42,15 @@ class Mixed:
 
 
 class Mix(Protocol):
-    """span: batches it takes at once. cells: whether it trains cells, so that unmixed steps do as well."""
+    """span: batches it takes at once. cells: whether it trains cells, so that unmixed steps do as well.
+
+    forwards, seconds: what it has spent on choosing compositions, in image forwards and time.
+    """
 
     span: int
     cells: bool
+    forwards: int
+    seconds: float
 
     def __call__(self, batches: list[Batch], epoch: int) -> Iterator[Mixed]:
         """As many mixed batches as there are `batches`; epochs count from 1."""

@@ -26,6 +26,8 @@ class DrawnCompositions:
 
     span = 1
     cells = True
+    forwards = 0
+    seconds = 0.0
 
     def __init__(
         self,

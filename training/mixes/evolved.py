@@ -13,37 +13,21 @@ the classes that those searches paired. That costs no forward.
 from __future__ import annotations
 
 import math
-import sys
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from evo.bank import PatternBank
 from evo.islands import Islands
-from evo.packed import Masks
-from evo.rules import Rules
-from evo.search import Elites, Rows, Search
-from training.config import Config, SearchOptions, UserError
-from training.devices import sent
-from training.mixes.batch import (
-    Array,
-    Batch,
-    Mix,
-    MixContext,
-    Mixed,
-    composed,
-    generator_state,
-    set_generator_state,
-)
+from evo.search import Elites, Search
+from training.config import SearchOptions, UserError
+from training.mixes.batch import Array, Batch, Mix, MixContext, Mixed
 from training.mixes.drawn import PatternFile
-from training.mixes.patchmix import PatchMix
-from training.probe import CPU_CHUNK, Losses, check_independence, probe
+from training.mixes.scoring import ScoringMix
+from training.mixes.scoring import probe_chunk as probe_chunk
 
 BANK = ("masks", "weights", "pairs", "uncut")  # what a checkpoint keeps of a pattern bank
 
@@ -59,41 +43,22 @@ class SearchRecord:
     lineage: dict[str, Array]
 
 
-class Evolved:
+class Evolved(ScoringMix):
     """The live search as a mix.
 
     bank: the patterns trained on so far, for export. live: those of recent searches' last elites, decaying.
-    searches, forwards (the reference's included) and seconds (of searches and draws, without the trainer's
-    steps) count what was spent; groups counts groups of batches since search.start_epoch.
+    searches counts them, groups the groups of batches since search.start_epoch.
     """
 
-    cells = True
-
     def __init__(self, context: MixContext) -> None:
-        options, train, grid = context.config.search, context.config.train, context.model.grid
-        self.context = context
-        self.options = options
-        self.span = span(options, train.batch)
-        self.rng = context.streams.numpy("search")
-        # The stream of random PatchMix: until the first search both see the same compositions.
-        self.random = context.streams.torch("mix")
-        self.patchmix = PatchMix(grid=grid, sampler=context.config.mix.sampler, generator=self.random)
+        super().__init__(context)
+        options, grid = context.config.search, context.model.grid
+        self.span = span(options, context.config.train.batch)
         self.bank = PatternBank(grid, context.num_classes, context.class_names)
         self.live = PatternBank(grid, context.num_classes, context.class_names)
         self.start = None if options.start is None else PatternFile("search.start", options.start)
         self.groups = 0
         self.searches = 0
-        self.forwards = 0
-        self.seconds = 0.0
-        # Settled at the first search, once the model can be asked; kept in the checkpoint.
-        self.evaluation: Literal["incremental", "full"] | None = "full" if options.evaluation == "full" else None
-        self.forward = torch.compile(context.model, dynamic=False) if options.compile else None
-        self.reference = context.reference
-        if options.compile and self.reference is not None:
-            self.reference = cast(nn.Module, torch.compile(self.reference, dynamic=False))
-        self.autocast = context.autocast
-        if options.precision != "auto":
-            self.autocast = torch.bfloat16 if options.precision == "bfloat16" else None
 
     def __call__(self, batches: list[Batch], epoch: int) -> Iterator[Mixed]:
         if not batches:
@@ -169,33 +134,6 @@ class Evolved:
                 masks, pairing = self._obeying(*self.live.draw(own, self.rng, options.bank_pairing), own)
                 start += count
             yield self._composed(batch, masks, pairing)
-
-    def _by_chance(self, batch: Batch) -> Mixed:
-        """What random PatchMix would draw, made to obey the search's rules."""
-        masks, pairing = self.patchmix.draw(batch[1])
-        own = np.full(len(pairing), -1) if self.options.same_class else batch[1].cpu().numpy()
-        return self._composed(batch, *self._obeying(masks.numpy(), pairing.numpy(), own))
-
-    def _obeying(self, masks: Array, pairing: Array, labels: Array) -> tuple[Array, Array]:
-        """A composition (B,G,G), (B,) under search.min_cells, self_pairing and same_class; labels (B,) or -1."""
-        options = self.options
-        if options.min_cells == 0 and options.self_pairing and options.same_class:
-            return masks, pairing
-        rules = Rules(
-            labels,
-            masks.shape[1],
-            min_cells=options.min_cells,
-            self_pairing=options.self_pairing,
-            same_class=options.same_class,
-        )
-        packed, pairings = rules.repair(Masks.pack(masks[None]), pairing[None], self.rng)
-        return packed.cells[0], pairings[0]
-
-    @contextmanager
-    def _clock(self) -> Iterator[None]:
-        began = time.perf_counter()
-        yield
-        self.seconds += time.perf_counter() - began
 
     def evolve(self, images: Tensor, labels: Tensor) -> list[Elites]:
         """Run one search over a batch; return each generation's elites."""
@@ -296,78 +234,10 @@ class Evolved:
         with self._clock():
             self.context.on_search(SearchRecord(self.searches, images, labels, elites, search.lineage.arrays()))
 
-    def settle_evaluation(self, images: Tensor) -> Literal["incremental", "full"]:
-        """Whether losses may be carried with rows; asks the model the first time and keeps the answer.
-
-        Raises UserError where search.evaluation is incremental and samples influence each other.
-        """
-        if self.evaluation is not None:
-            return self.evaluation
-        context = self.context
-        seen = check_independence(context.model, images, context.prepare, self.autocast)
-        if seen is None and context.reference is not None:
-            seen = check_independence(context.reference, images, context.prepare, self.autocast)
-            seen = seen and f"of the reference, {seen}"
-        if seen is not None and self.options.evaluation == "incremental":
-            raise UserError(
-                f"search.evaluation=incremental: {seen}, so that a row's losses are not its own; set "
-                "search.evaluation=full or auto, or take a model without batch statistics or dropout in evaluation mode"
-            )
-        self.evaluation = "incremental" if seen is None else "full"
-        if seen is not None and context.world.main:
-            print(f"search: {seen}; every genome is forwarded whole (search.evaluation=full)", file=sys.stderr)
-        return self.evaluation
-
-    def _losses(self, images: Tensor, labels: Tensor, rows: Rows) -> Losses:
-        """Losses of rows, which each process has forwarded its share of: rows, or whole genomes of B rows."""
-        context, options = self.context, self.options
-        unit = len(labels) if self.evaluation == "full" else 1  # rows that share a forward
-        chunk = unit
-        if self.evaluation != "full":
-            chunk = probe_chunk(context.config, images.device)
-        count = len(rows.image) // unit
-        mine = context.world.share(count)
-        mine = slice(mine.start * unit, mine.stop * unit)
-        found = probe(
-            context.model,
-            images,
-            labels,
-            Rows(*(array[mine] for array in rows)),
-            reference=self.reference,
-            prepare=context.prepare,
-            chunk=chunk,
-            autocast=self.autocast,
-            channels_last=options.channels_last,
-            forward=self.forward,
-        )
-        if context.world.size == 1:
-            return found
-        # One message: (rows of mine, N) with all losses of a row side by side, N = G^2 + 1 for either model.
-        parts = [part for part in found if part is not None]
-        widths = [math.prod(part.shape[1:]) for part in parts]
-        flat = np.concatenate([part.reshape(-1, width) for part, width in zip(parts, widths, strict=True)], axis=1)
-        message = torch.from_numpy(flat).to(images.device).view(len(flat) // unit, unit * sum(widths))
-        whole = context.world.gather(message, count).cpu().numpy().reshape(count * unit, sum(widths))
-        columns = np.split(whole, np.cumsum(widths)[:-1], axis=1)
-        return Losses(*(column.reshape(-1, *part.shape[1:]) for column, part in zip(columns, parts, strict=True)))
-
-    def _composed(self, batch: Batch, masks: Array, pairing: Array, rows: Tensor | None = None) -> Mixed:
-        device = batch[0].device
-        return composed(
-            batch,
-            sent(torch.from_numpy(np.require(masks, requirements=["C", "W"])), device),
-            sent(torch.from_numpy(pairing.astype(np.int64)), device),
-            self.context.num_classes,
-            rows=rows,
-        )
-
     def state(self) -> dict[str, Array]:
         return {
-            "rng": generator_state(self.rng),
-            "random": self.random.get_state().numpy(),
+            **super().state(),
             "counts": np.array([self.searches, self.forwards, self.groups]),
-            "seconds": np.array(self.seconds),
-            "full": np.array([] if self.evaluation is None else [self.evaluation == "full"], dtype=bool),
             **{f"bank_{name}": np.asarray(getattr(self.bank, name)) for name in BANK},
             **{f"live_{name}": np.asarray(getattr(self.live, name)) for name in BANK},
             **({} if self.start is None else {"start": self.start.digest}),
@@ -376,12 +246,8 @@ class Evolved:
     def restore(self, state: dict[str, Array]) -> None:
         if self.start is not None:
             self.start.check(state.get("start"))
-        set_generator_state(self.rng, state["rng"])
-        self.random.set_state(torch.from_numpy(state["random"]))
+        super().restore(state)
         self.searches, self.forwards, self.groups = (int(count) for count in state["counts"])
-        self.seconds = float(state["seconds"])
-        if len(state["full"]):
-            self.evaluation = "full" if state["full"][0] else "incremental"
         for key, bank in (("bank", self.bank), ("live", self.live)):
             masks, weights, pairs = (state[f"{key}_{name}"] for name in BANK[:3])
             bank.restore(masks, weights, pairs, int(state.get(f"{key}_uncut", 0)))  # older checkpoints have none
@@ -390,11 +256,6 @@ class Evolved:
 def span(options: SearchOptions, batch: int) -> int:
     """Training batches of a search batch: one for each elite of each generation where search.batch is not given."""
     return max(1, (options.batch or batch * options.generations * options.elites) // batch)
-
-
-def probe_chunk(config: Config, device: torch.device) -> int:
-    """Images per forward of the probe, but for full evaluation."""
-    return config.search.forward_batch or (CPU_CHUNK if device.type == "cpu" else config.train.eval_batch)
 
 
 def build(context: MixContext) -> Mix:

@@ -1,8 +1,8 @@
-"""A backbone with two heads: one for the image, one of its own for every cell of the grid."""
+"""A backbone with a head for the image and one for every cell of the grid, or one head for both."""
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -14,26 +14,36 @@ from training.models.timm_models import PREFIX, at_stage, build_timm
 from training.models.torchvision_models import load_published, without_classifier
 from training.shelf import open_entry
 
+Head = Literal["own", "shared"]
+
 
 class PatchModel(nn.Module):
     """images (B,C,H,W) -> image logits (B,K), cell logits (B,G,G,K).
 
     backbone: a module that maps images to a feature map (B,D,h,w); num_features: D. The image head sees
-    the map's mean, the cell head the map pooled to G x G.
+    the map's mean, the cell head the map pooled to G x G. head: whether cells have a linear head of their own, or
+    are classified by the image's; then cell_head is None, and a state dict has none. Raises ValueError for another.
     """
 
-    def __init__(self, backbone: nn.Module, num_features: int, num_classes: int, grid: int) -> None:
+    def __init__(self, backbone: nn.Module, num_features: int, num_classes: int, grid: int, head: Head = "own") -> None:
         super().__init__()
+        if head not in ("own", "shared"):
+            raise ValueError(f"expected head own or shared, got {head!r:.60}")
         self.backbone = backbone
         self.grid = grid
         self.image_head = nn.Linear(num_features, num_classes)
-        self.cell_head = nn.Linear(num_features, num_classes)
+        self.cell_head = nn.Linear(num_features, num_classes) if head == "own" else None
 
     @classmethod
     def wrap(
-        cls, network: nn.Module, num_classes: int, grid: int | None = None, shape: tuple[int, int, int] = (3, 224, 224)
+        cls,
+        network: nn.Module,
+        num_classes: int,
+        grid: int | None = None,
+        shape: tuple[int, int, int] = (3, 224, 224),
+        head: Head = "own",
     ) -> Self:
-        """Any network of torchvision's or timm's, or any module that returns a feature map, with our two heads.
+        """Any network of torchvision's or timm's, or any module that returns a feature map, with our heads.
 
         Its classifier is cut off; of timm's also the stages behind the deepest map that holds the grid. network: not
         to be used apart from the result. grid: else the side of the map. shape: (C,H,W) of the images. Raises
@@ -50,14 +60,15 @@ class PatchModel(nn.Module):
         if grid is not None and not 1 <= grid <= largest:
             raise ValueError(f"expected a grid of 1 to {largest}, the map being {rows}x{columns}, got {grid}")
         device = next(network.parameters()).device
-        return cls(backbone, num_features, num_classes, grid or largest).to(device).train(network.training)
+        return cls(backbone, num_features, num_classes, grid or largest, head).to(device).train(network.training)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         features = self.backbone(images)  # (B,D,h,w)
         cells = features
         if features.shape[2:] != (self.grid, self.grid):
             cells = F.adaptive_avg_pool2d(features, self.grid)  # (B,D,G,G)
-        return self.image_head(features.mean((2, 3))), self.cell_head(cells.permute(0, 2, 3, 1))
+        cell_head = self.image_head if self.cell_head is None else self.cell_head
+        return self.image_head(features.mean((2, 3))), cell_head(cells.permute(0, 2, 3, 1))
 
     def features(self, images: Tensor) -> Tensor:
         """The mean of the last feature map, (B,D): what a transfer to other data starts from."""
@@ -79,7 +90,7 @@ def build_model(options: ModelOptions, shape: tuple[int, int, int], num_classes:
             f"model.grid={options.grid} is larger than the last feature map of {options.name} on {height}x{width} "
             f"images, {rows}x{columns}; the largest grid that fits is {largest}"
         )
-    return PatchModel(backbone, num_features, num_classes, options.grid or largest)
+    return PatchModel(backbone, num_features, num_classes, options.grid or largest, options.head)
 
 
 def _backbone(options: ModelOptions, shape: tuple[int, int, int]) -> nn.Module:

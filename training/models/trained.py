@@ -114,8 +114,9 @@ def load_weights(model: nn.Module, saved: Checkpoint, weights: str = "model") ->
 
 
 def trains_cells(config: Config) -> bool:
-    """Whether a run of this config trains the cell head."""
-    return config.mix.name not in ("plain", "mixup", "cutmix") and config.mix.patch_weight > 0
+    """Whether a run of this config trains what classifies its cells: a shared head learns from every image."""
+    patch_loss = config.mix.name not in ("plain", "mixup", "cutmix") and config.mix.patch_weight > 0
+    return patch_loss or config.model.head == "shared"
 
 
 def needs_average(config: Config) -> bool:
@@ -162,7 +163,7 @@ def load_reference(config: Config, live: TrainedModel, average: nn.Module | None
     if "reducible" in compared and not trains_cells(recorded):
         raise UserError(
             f"{option}: the run was trained with mix {recorded.mix.name}, patch_weight {recorded.mix.patch_weight:g}: its "
-            "cells are untrained and cannot be compared with; take a run of patchmix, evolved or bank with a patch loss, "
+            "cells are untrained and cannot be compared with; take a run with a patch loss or model.head=shared, "
             "or search.objective=image_reducible"
         )
     if torch.equal(live.prepare.mean, other.prepare.mean) and torch.equal(live.prepare.std, other.prepare.std):

@@ -1,0 +1,173 @@
+"""What mixes share that have the live model score compositions before it trains on them: its losses, and the draw."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from evo.packed import Masks
+from evo.rules import Rules
+from evo.search import Rows
+from training.config import Config, UserError
+from training.devices import sent
+from training.mixes.batch import Array, Batch, MixContext, Mixed, composed, generator_state, set_generator_state
+from training.mixes.patchmix import PatchMix
+from training.probe import CPU_CHUNK, Losses, check_independence, probe
+
+
+class ScoringMix:
+    """The live model's losses of rows, as the options of a search ask for them, and random compositions.
+
+    forwards (the reference's included) and seconds (of scores and draws, without the trainer's steps) count what
+    was spent.
+    """
+
+    cells = True
+
+    def __init__(self, context: MixContext) -> None:
+        options = context.config.search
+        self.context = context
+        self.options = options
+        self.rng = context.streams.numpy("search")
+        # The stream of random PatchMix: until a score is asked for both see the same compositions.
+        self.random = context.streams.torch("mix")
+        sampler = context.config.mix.sampler
+        self.patchmix = PatchMix(grid=context.model.grid, sampler=sampler, generator=self.random)
+        self.forwards = 0
+        self.seconds = 0.0
+        # Settled at the first search, once the model can be asked; kept in the checkpoint.
+        self.evaluation: Literal["incremental", "full"] | None = "full" if options.evaluation == "full" else None
+        self.forward = torch.compile(context.model, dynamic=False) if options.compile else None
+        self.reference = context.reference
+        if options.compile and self.reference is not None:
+            self.reference = cast(nn.Module, torch.compile(self.reference, dynamic=False))
+        self.autocast = context.autocast
+        if options.precision != "auto":
+            self.autocast = torch.bfloat16 if options.precision == "bfloat16" else None
+
+    def _by_chance(self, batch: Batch) -> Mixed:
+        """What random PatchMix would draw, made to obey the search's rules."""
+        return self._composed(batch, *self._draw(batch[1], self._classes(batch[1])))
+
+    def _draw(self, labels: Tensor, classes: Array) -> tuple[Array, Array]:
+        """A random composition (B,G,G), (B,) under the search's rules; classes: as `_classes` gives them."""
+        masks, pairing = self.patchmix.draw(labels)
+        return self._obeying(masks.numpy(), pairing.numpy(), classes)
+
+    def _classes(self, labels: Tensor) -> Array:
+        """The labels (B,) where partners depend on them, for which a GPU is waited for; else -1."""
+        return np.full(len(labels), -1) if self.options.same_class else labels.cpu().numpy()
+
+    def _obeying(self, masks: Array, pairing: Array, labels: Array) -> tuple[Array, Array]:
+        """A composition (B,G,G), (B,) under search.min_cells, self_pairing and same_class; labels (B,) or -1."""
+        options = self.options
+        if options.min_cells == 0 and options.self_pairing and options.same_class:
+            return masks, pairing
+        rules = Rules(
+            labels,
+            masks.shape[1],
+            min_cells=options.min_cells,
+            self_pairing=options.self_pairing,
+            same_class=options.same_class,
+        )
+        packed, pairings = rules.repair(Masks.pack(masks[None]), pairing[None], self.rng)
+        return packed.cells[0], pairings[0]
+
+    @contextmanager
+    def _clock(self) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.seconds += time.perf_counter() - began
+
+    def settle_evaluation(self, images: Tensor) -> Literal["incremental", "full"]:
+        """Whether losses may be carried with rows; asks the model the first time and keeps the answer.
+
+        Raises UserError where search.evaluation is incremental and samples influence each other.
+        """
+        if self.evaluation is not None:
+            return self.evaluation
+        context = self.context
+        seen = check_independence(context.model, images, context.prepare, self.autocast)
+        if seen is None and context.reference is not None:
+            seen = check_independence(context.reference, images, context.prepare, self.autocast)
+            seen = seen and f"of the reference, {seen}"
+        if seen is not None and self.options.evaluation == "incremental":
+            raise UserError(
+                f"search.evaluation=incremental: {seen}, so that a row's losses are not its own; set "
+                "search.evaluation=full or auto, or take a model without batch statistics or dropout in evaluation mode"
+            )
+        self.evaluation = "incremental" if seen is None else "full"
+        if seen is not None and context.world.main:
+            print(f"search: {seen}; every genome is forwarded whole (search.evaluation=full)", file=sys.stderr)
+        return self.evaluation
+
+    def _losses(self, images: Tensor, labels: Tensor, rows: Rows) -> Losses:
+        """Losses of rows, which each process has forwarded its share of: rows, or whole genomes of B rows."""
+        context, options = self.context, self.options
+        unit = len(labels) if self.evaluation == "full" else 1  # rows that share a forward
+        chunk = unit
+        if self.evaluation != "full":
+            chunk = probe_chunk(context.config, images.device)
+        count = len(rows.image) // unit
+        mine = context.world.share(count)
+        mine = slice(mine.start * unit, mine.stop * unit)
+        found = probe(
+            context.model,
+            images,
+            labels,
+            Rows(*(array[mine] for array in rows)),
+            reference=self.reference,
+            prepare=context.prepare,
+            chunk=chunk,
+            autocast=self.autocast,
+            channels_last=options.channels_last,
+            forward=self.forward,
+        )
+        if context.world.size == 1:
+            return found
+        # One message: (rows of mine, N) with all losses of a row side by side, N = G^2 + 1 for either model.
+        parts = [part for part in found if part is not None]
+        widths = [math.prod(part.shape[1:]) for part in parts]
+        flat = np.concatenate([part.reshape(-1, width) for part, width in zip(parts, widths, strict=True)], axis=1)
+        message = torch.from_numpy(flat).to(images.device).view(len(flat) // unit, unit * sum(widths))
+        whole = context.world.gather(message, count).cpu().numpy().reshape(count * unit, sum(widths))
+        columns = np.split(whole, np.cumsum(widths)[:-1], axis=1)
+        return Losses(*(column.reshape(-1, *part.shape[1:]) for column, part in zip(columns, parts, strict=True)))
+
+    def _composed(self, batch: Batch, masks: Array, pairing: Array, rows: Tensor | None = None) -> Mixed:
+        device = batch[0].device
+        return composed(
+            batch,
+            sent(torch.from_numpy(np.require(masks, requirements=["C", "W"])), device),
+            sent(torch.from_numpy(pairing.astype(np.int64)), device),
+            self.context.num_classes,
+            rows=rows,
+        )
+
+    def state(self) -> dict[str, Array]:
+        return {
+            "rng": generator_state(self.rng),
+            "random": self.random.get_state().numpy(),
+            "seconds": np.array(self.seconds),
+            "full": np.array([] if self.evaluation is None else [self.evaluation == "full"], dtype=bool),
+        }
+
+    def restore(self, state: dict[str, Array]) -> None:
+        set_generator_state(self.rng, state["rng"])
+        self.random.set_state(torch.from_numpy(state["random"]))
+        self.seconds = float(state["seconds"])
+        if len(state["full"]):
+            self.evaluation = "full" if state["full"][0] else "incremental"
+
+
+def probe_chunk(config: Config, device: torch.device) -> int:
+    """Images per forward of the probe, but for full evaluation."""
+    return config.search.forward_batch or (CPU_CHUNK if device.type == "cpu" else config.train.eval_batch)
