@@ -6,7 +6,7 @@ import torch
 
 from evo.bank import PatternBank
 from training.config import UserError, make_config
-from training.mixes import MIXES
+from training.mixes import MIXES, SCORED
 from training.mixes.batch import MixContext, generator_state, set_generator_state
 from training.models.patch_model import build_model
 from training.models.trained import Prepare
@@ -52,6 +52,7 @@ def test_mixes_keep_their_contract(name, tmp_path):
     kept = [images.clone() for images, _ in given]
     mixed = list(mix(given, 1))
     assert len(mixed) == mix.span and list(mix([], 1)) == []
+    assert (mix.forwards > 0) == (mix.seconds > 0) == (name in SCORED)
     for item, (images, _), before in zip(mixed, given, kept, strict=True):
         assert torch.equal(images, before)
         assert item.images.shape == images.shape and item.images.min() >= 0 and item.images.max() <= 255
@@ -62,7 +63,7 @@ def test_mixes_keep_their_contract(name, tmp_path):
             torch.testing.assert_close(shares, item.targets)
 
 
-@pytest.mark.parametrize("name", ["patchmix", "evolved", "bank"])
+@pytest.mark.parametrize("name", ["patchmix", "evolved", "bank", "best-of-k"])
 def test_a_restored_mix_goes_on_the_same(name, tmp_path):
     first = open_entry(MIXES, name, "mix")(context(name, tmp_path))
     list(first(batches(first.span), 1))

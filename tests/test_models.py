@@ -1,16 +1,23 @@
 """Every backbone of the shelf under its contract, torchvision's and timm's as backbones, and the heads on them."""
 
+import json
 import sys
 
 import pytest
 import torch
 from torch import nn
 
-from training.config import RECIPES, ModelOptions, UserError, load_config
+from tests.conftest import TINY
+from training.config import RECIPES, ModelOptions, UserError, load_config, make_config
 from training.models import MODELS
 from training.models.patch_model import PatchModel, build_model, feature_shape
 from training.models.torchvision_models import load_in_order, load_published, without_classifier
+from training.models.trained import load_reference, load_trained
+from training.run import set_up
 from training.shelf import open_entry
+from training.train import train
+
+CPU = torch.device("cpu")
 
 
 def backbone_of(name, shape, width=None):
@@ -181,6 +188,85 @@ def test_wrap_takes_any_map_and_refuses_what_is_none():
         ValueError, match=r"expected Sequential to return a feature map \(B,D,h,w\), got shape \(1, 3\)"
     ):
         PatchModel.wrap(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), 5, 4, (1, 4, 4))
+
+
+# --- heads
+
+
+@pytest.mark.parametrize("grid", [1, 2, 4])
+def test_a_shared_head_classifies_cells_by_the_images_layer(grid):
+    options = ModelOptions(name="resnet-small", width=8, grid=grid)
+    torch.manual_seed(0)
+    own = build_model(options, (1, 8, 8), 5)
+    torch.manual_seed(0)
+    shared = build_model(options.model_copy(update={"head": "shared"}), (1, 8, 8), 5).eval()
+    others = {name: tensor for name, tensor in own.state_dict().items() if not name.startswith("cell_head.")}
+    assert others.keys() == shared.state_dict().keys()  # runs of one seed begin with the same weights
+    assert all(torch.equal(tensor, others[name]) for name, tensor in shared.state_dict().items())
+    images = torch.rand(3, 1, 8, 8)
+    image_logits, cell_logits = shared(images)
+    assert cell_logits.shape == (3, grid, grid, 5)
+    torch.testing.assert_close(cell_logits.mean((1, 2)), image_logits)  # the mean of linear maps
+    assert not torch.allclose(own.eval()(images)[1].mean((1, 2)), image_logits, atol=0.01)
+    assert unmoved(shared, (1, 8, 8)) == []
+
+
+def test_heads_by_constructor_and_wrap():
+    network = nn.Conv2d(1, 6, 3, stride=2, padding=1)
+    for made in (PatchModel.wrap(network, 5, shape=(1, 8, 8), head="shared"), PatchModel(network, 6, 5, 4, "shared")):
+        assert made.cell_head is None and made(torch.rand(2, 1, 8, 8))[1].shape == (2, 4, 4, 5)
+    assert PatchModel.wrap(network, 5, shape=(1, 8, 8)).cell_head is not None
+    with pytest.raises(ValueError, match="expected head own or shared, got 'both'"):
+        PatchModel(network, 6, 5, 4, "both")
+
+
+@pytest.fixture(scope="module")
+def runs_of_either_head(tmp_path_factory):
+    """Tiny runs without a patch loss, by head; and their configs."""
+    folder, configs = tmp_path_factory.mktemp("heads"), {}
+    for head in ("own", "shared"):
+        configs[head] = load_config("digits", [*TINY, "mix.name=plain", "train.epochs=1", f"model.head={head}"])
+        train(configs[head], folder / head)
+    return folder, configs
+
+
+def test_the_head_is_part_of_a_checkpoint(runs_of_either_head):
+    folder, configs = runs_of_either_head
+    for head, other in (("own", "shared"), ("shared", "own")):
+        model = load_trained(configs[head], folder / head, CPU).model
+        assert (model.cell_head is None) == (head == "shared")
+        with pytest.raises(UserError, match="the checkpoint is of another model: .*cell_head") as caught:
+            load_trained(configs[other], folder / head, CPU)
+        assert "\n" not in str(caught.value)
+    sections = json.loads((folder / "own" / "config.json").read_text())
+    del sections["schema"], sections["model"]["head"]  # as older runs have it
+    assert make_config(sections).model.head == "own"
+
+
+def test_nothing_of_a_shared_head_is_frozen(runs_of_either_head, tmp_path):
+    folder, configs = runs_of_either_head
+    model = set_up(configs["shared"], tmp_path / "run").model
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    trained = load_trained(configs["shared"], folder / "shared", CPU).model
+    assert not torch.equal(trained.image_head.weight, model.image_head.weight)
+
+
+def test_a_reference_may_have_the_other_head_where_its_cells_are_trained(runs_of_either_head):
+    """Only logits are compared."""
+    folder, configs = runs_of_either_head
+
+    def reference(live, other, objective):
+        options = [f"search.objective={objective}", f"search.reference={folder / other}"]
+        compared = load_config("digits", [*TINY, f"model.head={live}", *options])
+        return load_reference(compared, load_trained(configs[live], folder / live, CPU), None)
+
+    for live, other in (("own", "shared"), ("shared", "own")):
+        assert (reference(live, other, "image_reducible").cell_head is None) == (other == "shared")
+    assert reference("own", "shared", "reducible") is not None
+    with pytest.raises(
+        UserError, match="its cells are untrained .*; take a run with a patch loss or model.head=shared"
+    ):
+        reference("shared", "own", "reducible")
 
 
 # --- timm
