@@ -79,14 +79,17 @@ def print_result(run: RunFolder, result: dict[str, Any]) -> None:
         f"{result['median10_accuracy']:.2f} %) on {result['test_images']:,} test images, after {result['steps']:,} "
         f"steps in {result['seconds']:.0f} s"
     )
-    if result["search_forwards"]:
+    spent = f"{result['search_forwards']:,} image forwards and {result['search_seconds']:.0f} s of it"
+    searched = result["search_forwards"] and run.mix == "evolved"
+    if searched:
         first, last = first_to_last(run)
         print(
-            f"fitness {first:.3f} in the first generation, {last:.3f} in the last (means over searches); "
-            f"{result['search_forwards']:,} image forwards and {result['search_seconds']:.0f} s of it for the search"
+            f"fitness {first:.3f} in the first generation, {last:.3f} in the last (means over searches); {spent} for the "
+            "search"
         )
+    elif result["search_forwards"]:
+        print(f"{spent} to select compositions")
     print(f"run folder {shown(run.path)}")
     print(
-        f"see ./run report {run.name}"
-        + (f", ./run curves {run.name}, ./run patterns {run.name}" if result["search_forwards"] else "")
+        f"see ./run report {run.name}" + (f", ./run curves {run.name}, ./run patterns {run.name}" if searched else "")
     )
