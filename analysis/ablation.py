@@ -1,141 +1,439 @@
-"""Tables over trials: mean, 95 % interval, difference to the first variant paired by seed."""
+"""Trials of variants over seeds: reading them, and their comparison as text, CSV, Markdown, LaTeX, HTML and a figure."""
 
 from __future__ import annotations
 
+import csv
+import io
 import math
-from collections.abc import Sequence
+import os
+import re
+from collections.abc import Callable, Sequence
+from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from analysis.run_folder import RunFolder
-from analysis.style import colour, new_figure, save, tidy
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from analysis.run_folder import RunFolder, RunFolderError
+from analysis.statistics import BOOTSTRAP_FROM, LEVEL, LOWER_IS_BETTER, compare, smallest_p
+from analysis.style import GREY, colour, new_figure, save, tidy
 
 if TYPE_CHECKING:
     import pandas as pd
 
-PER_SEED = ("variant", "seed", "last_accuracy", "median10_accuracy", "image_forwards", "seconds")
+MEASURES = {  # measure: heading, and how its numbers are written
+    "last_accuracy": ("accuracy, %", ".2f"),
+    "median10_accuracy": ("median accuracy of the last ten tests, %", ".2f"),
+    "image_forwards": ("image forwards", ",.0f"),
+    "seconds": ("seconds", ",.0f"),
+}
+PER_SEED = ("variant", "seed", *MEASURES)
+MEANINGS = {
+    "last_accuracy": "Accuracy is of the test images at the last epoch. ",
+    "seconds": "Seconds are training with search, without tests. ",
+}
+LARGEST_FILE = 10_000_000  # bytes of a per_seed.csv
+LONGEST_NAME = 200  # characters of a variant
+INTERQUARTILE_FROM = 4  # seeds; of fewer the interquartile mean says little that the mean does not
+TESTED_FROM = 3  # pairs; of fewer p and effect size say nothing
+
+
+# Trials
 
 
 def per_seed(trials: Sequence[tuple[str, int, RunFolder]]) -> pd.DataFrame:
-    """One row per finished trial (variant, seed, run): the columns of PER_SEED. Accuracies are percent."""
-    import pandas as pd
+    """One row per finished trial (variant, seed, run): the columns of PER_SEED. Accuracies are percent.
 
-    rows = [
-        {"variant": variant, "seed": seed, **{key: run.result[key] for key in PER_SEED[2:]}}
-        for variant, seed, run in trials
-        if run.result is not None
-    ]
-    return pd.DataFrame(rows, columns=list(PER_SEED))
-
-
-def summarise(trials: pd.DataFrame, measure: str = "last_accuracy", order: Sequence[str] | None = None) -> pd.DataFrame:
-    """One row per variant, in `order` (else as they come): seeds, mean, half-width of the 95 % t-interval of
-    the mean; the same of the difference to the first variant over the seeds both have; means of forwards and
-    seconds. NaN where fewer than two seeds leave no interval.
+    Raises RunFolderError for a run without tests, such as a search.
     """
     import pandas as pd
 
-    names = list(dict.fromkeys(order or trials["variant"]))
-    by_seed = trials.pivot(index="seed", columns="variant", values=measure).reindex(columns=names)
     rows = []
-    for name in names:
-        values = by_seed[name].dropna()
-        difference = (by_seed[name] - by_seed[names[0]]).dropna()
-        own = trials[trials["variant"] == name]
-        rows.append(
-            {
-                "variant": name,
-                "seeds": len(values),
-                "mean": values.mean(),
-                "interval": half_width(values),
-                "difference": math.nan if name == names[0] else difference.mean(),
-                "difference_interval": math.nan if name == names[0] else half_width(difference),
-                "image_forwards": own["image_forwards"].mean(),
-                "seconds": own["seconds"].mean(),
-            }
+    for variant, seed, run in trials:
+        if run.result is None:
+            continue
+        if missing := [measure for measure in MEASURES if measure not in run.result]:
+            raise RunFolderError(
+                f"run {run.name} has no {missing[0]}: expected a run of ./run train or ./run ablate, not a search"
+            )
+        rows.append({"variant": variant, "seed": seed, **{measure: run.result[measure] for measure in MEASURES}})
+    return pd.DataFrame(rows, columns=list(PER_SEED))
+
+
+def read_per_seed(path: Path) -> pd.DataFrame:
+    """The columns of PER_SEED of a file that `write_tables` wrote; others are left out.
+
+    Raises RunFolderError, in one line, for a file that is none.
+    """
+    import pandas as pd
+
+    lines = _lines(path)
+    seen: dict[tuple[str, int], int] = {}
+    rows = []
+    for number, cells in enumerate(lines, 2):
+        variant, seed = _name(path, number, cells["variant"]), int(_number(path, number, "seed", cells["seed"]))
+        if (variant, seed) in seen:
+            raise RunFolderError(
+                f"{path}: rows {seen[variant, seed]} and {number} are both variant {variant}, seed {seed}; expected one"
+            )
+        seen[variant, seed] = number
+        rows.append((variant, seed, *(_number(path, number, measure, cells[measure]) for measure in MEASURES)))
+    return pd.DataFrame(rows, columns=list(PER_SEED))
+
+
+def _lines(path: Path) -> list[dict[str, str | None]]:
+    """A CSV file's rows by column, which are those of PER_SEED at least."""
+    try:
+        if path.stat().st_size > LARGEST_FILE:
+            raise RunFolderError(f"{path} has more than {LARGEST_FILE:,} bytes; expected a row per variant and seed")
+        reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""))
+        lines = list(reader)
+    except OSError as error:
+        raise RunFolderError(f"{path} cannot be read: {error.strerror}") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise RunFolderError(f"{path} is not a table of comma-separated values: {error}") from None
+    if missing := [column for column in PER_SEED if column not in (reader.fieldnames or ())]:
+        raise RunFolderError(f"{path} has no column {missing[0]}; expected {', '.join(PER_SEED)}")
+    if not lines:
+        raise RunFolderError(f"{path} has no rows; expected one per variant and seed")
+    return lines
+
+
+def _name(path: Path, row: int, text: str | None) -> str:
+    if text is None or not 0 < len(text) <= LONGEST_NAME or not text.isprintable():
+        raise RunFolderError(
+            f"{path}: row {row}: variant: expected 1 to {LONGEST_NAME} printable characters, got {text!r:.60}"
         )
-    return pd.DataFrame(rows)
+    return text
 
 
-def half_width(values: pd.Series) -> float:
-    """Half the 95 % interval of the mean, by Student's t; NaN for fewer than two values."""
-    if len(values) < 2:
-        return math.nan
-    from scipy.special import stdtrit  # scipy.stats takes two seconds to import
+def _number(path: Path, row: int, column: str, text: str | None) -> float:
+    kind, form = ("a whole number", r"-?\d{1,15}") if column == "seed" else ("a number", r"[-+.\deE]+")
+    try:
+        value = float(text) if text is not None and re.fullmatch(form, text) else math.nan
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise RunFolderError(f"{path}: row {row}: {column}: expected {kind}, got {text!r:.60}")
+    return value
 
-    return float(stdtrit(len(values) - 1, 0.975) * values.std(ddof=1) / math.sqrt(len(values)))
+
+# The table
 
 
-def as_markdown(table: pd.DataFrame) -> str:
-    """The summary as a Markdown table, with what its columns mean."""
-    first = table["variant"].iloc[0]
-    lines = [
-        f"| variant | seeds | accuracy, % | difference to {first} | image forwards | seconds |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
+class Column(NamedTuple):
+    head: str
+    cell: Callable[[Any], str]
+
+
+def _columns(table: pd.DataFrame) -> list[Column]:
+    """What is shown of a comparison, from left to right."""
+    measure, baseline = table["measure"].iloc[0], table["baseline"].iloc[0]
+    heading, form = MEASURES.get(measure, (measure, ".4g"))
+    columns = [
+        Column("variant", lambda row: str(row.variant)),
+        Column("seeds", lambda row: str(row.seeds)),
+        Column(heading, lambda row: _plus_minus(row.mean, row.high, form)),
     ]
-    for row in table.itertuples():
-        lines.append(
-            f"| {row.variant} | {row.seeds} | {_plus_minus(row.mean, row.interval)} | "
-            f"{_plus_minus(row.difference, row.difference_interval, '+')} | "
-            f"{_count(row.image_forwards)} | {_count(row.seconds)} |"
+    if table["seeds"].max() >= INTERQUARTILE_FROM:
+        columns.append(Column("interquartile mean", lambda row: _from_to(row.iqm, row.iqm_low, row.iqm_high, form)))
+    if len(table) > 1:
+        columns.append(
+            Column(
+                f"difference to {baseline}", lambda row: _plus_minus(row.difference, row.difference_high, f"+{form}")
+            )
         )
-    note = "Mean and 95 % t-interval over seeds; differences are paired by seed. Seconds are training with search, without tests."
-    return "\n".join([*lines, "", note]) + "\n"
+        if _most_pairs(table) >= TESTED_FROM:
+            columns.append(Column("p (Holm)", lambda row: _p(row.p_holm)))
+            columns.append(Column("effect size", lambda row: _shown(row.d, "+.2f")))
+        columns.append(Column("pairs won", _pairs_won))
+    if measure != "image_forwards" and "image_forwards" in table:
+        columns.append(Column("image forwards", lambda row: _shown(row.image_forwards, ",.0f")))
+    if measure != "seconds" and "seconds" in table:
+        columns.append(Column("seconds", lambda row: _shown(row.seconds, ",.0f")))
+    return columns
+
+
+def _cells(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    columns = _columns(table)
+    return [column.head for column in columns], [[column.cell(row) for column in columns] for row in table.itertuples()]
+
+
+def _shown(value: float, form: str) -> str:
+    return "-" if math.isnan(value) else format(value, form)
+
+
+def _plus_minus(value: float, high: float, form: str) -> str:
+    return _shown(value, form) + ("" if math.isnan(high) else f" ± {high - value:{form.lstrip('+')}}")
+
+
+def _from_to(value: float, low: float, high: float, form: str) -> str:
+    return _shown(value, form) + ("" if math.isnan(high) else f" ({low:{form}} to {high:{form}})")
+
+
+def _p(value: float) -> str:
+    return "<0.001" if value < 0.001 else _shown(value, ".3f")
+
+
+def _pairs_won(row: Any) -> str:
+    return "-" if math.isnan(row.wins) else f"{row.wins * row.pairs:g} of {row.pairs}"
+
+
+def _most_pairs(table: pd.DataFrame) -> int:
+    """Pairs of the comparison that has the most; 0 where there is none."""
+    compared = table[table["p"].notna()]
+    return int(compared["pairs"].max()) if len(compared) else 0
+
+
+def bold_rows(table: pd.DataFrame) -> list[bool]:
+    """By row: whether its mean is the best and can be told from every other (`apart`)."""
+    others = table[~table["best"]]
+    sole = len(others) > 0 and bool((others["apart"] | (others["seeds"] == 0)).all()) and bool(others["apart"].any())
+    return [bool(best) and sole for best in table["best"]]
+
+
+def notes(table: pd.DataFrame) -> list[str]:
+    """What a reader of the table has to know, a sentence or more each."""
+    heads = [column.head for column in _columns(table)]
+    return [note for note in (_measured(table, heads), _seed_note(table), _test_note(table), _best_note(table)) if note]
+
+
+def _measured(table: pd.DataFrame, heads: list[str]) -> str:
+    text = "Means over seeds" + (" ± half their 95 % interval by Student's t" if table["seeds"].max() > 1 else "")
+    text += "; differences are paired by seed. " if len(table) > 1 else ". "
+    if "interquartile mean" in heads:
+        text += f"Interquartile means have bootstrap intervals from {BOOTSTRAP_FROM} seeds on. "
+    measure = table["measure"].iloc[0]
+    shown = [name for name in MEANINGS if name == measure or name in heads]
+    return (text + "".join(MEANINGS[name] for name in shown)).strip()
+
+
+def _seed_note(table: pd.DataFrame) -> str:
+    none, one = (", ".join(table["variant"][table["seeds"] == count]) for count in (0, 1))
+    parts = []
+    if one:
+        parts.append(
+            "One seed each: no interval, and no variant can be called better."
+            if table["seeds"].max() == 1
+            else f"One seed only, so no interval: {one}."
+        )
+    if none:
+        parts.append(f"No finished trial: {none}.")
+    return " ".join(parts)
+
+
+def _test_note(table: pd.DataFrame) -> str:
+    """What the permutation test can tell with so few pairs."""
+    pairs, comparisons = _most_pairs(table), int(table["p"].notna().sum())
+    if pairs < 2:
+        return ""
+    text = (
+        "p is of the paired permutation test, with Holm's correction; the effect size is Cohen's d of paired "
+        "differences. "
+        if pairs >= TESTED_FROM
+        else ""
+    )
+    smallest = smallest_p(pairs, comparisons)
+    if smallest >= LEVEL:
+        needed = next((n for n in range(pairs, 99) if smallest_p(n, comparisons) < LEVEL), None)
+        text += (
+            f"No p < {LEVEL} is possible: with {pairs} pairs of seeds and {comparisons} comparison"
+            f"{'s' if comparisons > 1 else ''} the smallest p of the exact permutation test is {smallest:.2g}"
+            + (f"; it takes {needed} pairs." if needed else ".")
+        )
+    return text.strip()
+
+
+def _best_note(table: pd.DataFrame) -> str:
+    """Which mean is the best, and which cannot be told from it."""
+    known = table[table["seeds"] > 0]
+    if len(known) < 2:
+        return ""
+    best = known[known["best"]].iloc[0]
+    _, form = MEASURES.get(best["measure"], ("", ".4g"))
+    extreme = "lowest" if best["measure"] in LOWER_IS_BETTER else "highest"
+    rivals = list(known["variant"][~known["best"] & ~known["apart"]])
+    if not rivals:
+        rest = "every other can be told from it at 95 %."
+    elif len(rivals) > 3 and len(rivals) == len(known) - 1:
+        rest = "no other can be told from it at 95 %."
+    else:
+        rest = f"{', '.join(rivals)} cannot be told from it at 95 %."
+    return f"{best['variant']} {best['mean']:{form}} is the {extreme} mean; {rest}"
+
+
+# Its forms
 
 
 def as_text(table: pd.DataFrame) -> str:
-    """The summary for a terminal."""
-    head = ("variant", "seeds", "accuracy, %", f"over {table['variant'].iloc[0]}", "forwards", "seconds")
-    rows = [
-        (
-            str(row.variant),
-            str(row.seeds),
-            _plus_minus(row.mean, row.interval),
-            _plus_minus(row.difference, row.difference_interval, "+"),
-            _count(row.image_forwards),
-            _count(row.seconds),
-        )
-        for row in table.itertuples()
-    ]
+    """The comparison for a terminal."""
+    head, rows = _cells(table)
     widths = [max(len(line[i]) for line in [head, *rows]) for i in range(len(head))]
-    return "\n".join(
+    lines = [
         "  ".join(
-            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))
+            cell.rjust(width) if i else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
         )
         for line in [head, *rows]
-    )
+    ]
+    return "\n".join([*lines, "", *notes(table)])
 
 
-def _count(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:,.0f}"
+def as_markdown(table: pd.DataFrame) -> str:
+    """The comparison as a Markdown table. The best mean is bold where every other can be told from it."""
+    head, rows = _cells(table)
+    lines = [_markdown_line(head), _markdown_rule(len(head))]
+    for cells, bold in zip(rows, bold_rows(table), strict=True):
+        shown = [_markdown(cell) for cell in cells]
+        shown[2] = f"**{shown[2]}**" if bold else shown[2]
+        lines.append(f"| {' | '.join(shown)} |")
+    return "\n".join([*lines, "", *(f"{_markdown(note)}  " for note in notes(table))]).rstrip() + "\n"
 
 
-def _plus_minus(value: float, interval: float, sign: str = "") -> str:
-    if math.isnan(value):
-        return "-"
-    return f"{value:{sign}.2f}" + ("" if math.isnan(interval) else f" ± {interval:.2f}")
+def _markdown_line(cells: list[str]) -> str:
+    return f"| {' | '.join(map(_markdown, cells))} |"
 
 
-def write_tables(trials: pd.DataFrame, folder: Path, order: Sequence[str] | None = None) -> pd.DataFrame:
-    """Write per_seed.csv, table.csv, table.md and figure.png into `folder`; return the summary, in `order`."""
-    table = summarise(trials, order=order)
+def _markdown_rule(columns: int) -> str:
+    return "| --- |" + " ---: |" * (columns - 1)
+
+
+def _markdown(text: str) -> str:
+    return re.sub(r"([\\`*_~\[\]|<>])", r"\\\1", text)
+
+
+def as_latex(table: pd.DataFrame) -> str:
+    """The comparison as a LaTeX tabular of the package booktabs; bold as in Markdown."""
+    head, rows = _cells(table)
+    lines = ["% \\usepackage{booktabs}", f"\\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}", "\\toprule"]
+    lines += [" & ".join(map(_latex, head)) + r" \\", r"\midrule"]
+    for cells, bold in zip(rows, bold_rows(table), strict=True):
+        shown = [_latex(cells[0]), *(_latex_number(cell) for cell in cells[1:])]
+        shown[2] = f"\\textbf{{{shown[2]}}}" if bold else shown[2]
+        lines.append(" & ".join(shown) + r" \\")
+    lines += [r"\bottomrule", r"\end{tabular}", "", r"\smallskip"]
+    lines += [f"{{\\footnotesize {_latex(note)}\\par}}" for note in notes(table)]
+    return "\n".join(lines) + "\n"
+
+
+LATEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": "$<$",
+        ">": "$>$",
+        "|": "$|$",
+        "±": r"$\pm$",
+        "[": "{[}",  # after the \\ of the line above [ and * would be its arguments
+        "*": "{*}",
+        **{character: f"\\{character}" for character in "&%$#_{}"},
+    }
+)
+
+
+def _latex(text: str) -> str:
+    return text.translate(LATEX)
+
+
+def _latex_number(text: str) -> str:
+    return "--" if text == "-" else re.sub(r"(?<!\d)-(?=\d)", "$-$", _latex(text))
+
+
+def as_html(table: pd.DataFrame) -> str:
+    """The comparison as an HTML table with its notes, everything escaped; bold as in Markdown."""
+    head, rows = _cells(table)
+    lines = ["<table class='comparison'>", "<thead><tr>"]
+    lines += [f"<th scope='col'>{escape(cell)}</th>" for cell in head]
+    lines += ["</tr></thead>", "<tbody>"]
+    for cells, bold in zip(rows, bold_rows(table), strict=True):
+        shown = [escape(cell) for cell in cells]
+        shown[2] = f"<strong>{shown[2]}</strong>" if bold else shown[2]
+        numbers = "".join(f"<td class='number'>{cell}</td>" for cell in shown[1:])
+        lines.append(f"<tr><th scope='row'>{shown[0]}</th>{numbers}</tr>")
+    lines += ["</tbody>", "</table>", *(f"<p class='soft'>{escape(note)}</p>" for note in notes(table))]
+    return "\n".join(lines)
+
+
+def write_tables(
+    trials: pd.DataFrame,
+    folder: Path,
+    order: Sequence[str] | None = None,
+    *,
+    measure: str = "last_accuracy",
+    baseline: str | None = None,
+) -> pd.DataFrame:
+    """Write per_seed.csv, table.csv, table.md, table.tex, figure.png and figure.svg into `folder`; return
+    `compare`'s table. Raises its ValueError before anything is written.
+    """
+    table = compare(trials, measure, baseline, order)
     folder.mkdir(parents=True, exist_ok=True)
-    trials.to_csv(folder / "per_seed.csv", index=False)
-    table.to_csv(folder / "table.csv", index=False, float_format="%.4f")
-    (folder / "table.md").write_text(as_markdown(table), encoding="utf-8")
-    _draw(trials, table, folder / "figure.png")
+    _write(folder / "per_seed.csv", trials.to_csv(index=False))
+    _write(folder / "table.csv", table.round(6).to_csv(index=False))
+    _write(folder / "table.md", as_markdown(table))
+    _write(folder / "table.tex", as_latex(table))
+    draw_comparison(trials, table, folder / "figure.png")
+    draw_comparison(trials, table, folder / "figure.svg")
     return table
 
 
-def _draw(trials: pd.DataFrame, table: pd.DataFrame, path: Path) -> None:
-    figure = new_figure(7, 1.2 + 0.45 * len(table))
-    axes = figure.subplots()
-    for index, row in enumerate(table.itertuples()):
-        seeds = trials[trials["variant"] == row.variant]["last_accuracy"]
-        axes.scatter(seeds, [index] * len(seeds), color=colour(index), s=18, alpha=0.6, zorder=3)
-        spread = None if math.isnan(row.interval) else row.interval
-        axes.errorbar(row.mean, index, xerr=spread, fmt="D", color=colour(index), markersize=7, capsize=4, zorder=4)
-    axes.set_yticks(range(len(table)), table["variant"])
-    axes.invert_yaxis()
-    tidy(axes, xlabel="test accuracy at the last epoch, % (dots: seeds; diamond: mean with 95 % interval)")
-    save(figure, path)
+def _write(path: Path, text: str) -> None:
+    """Replace a file, so that neither a reader nor another process that writes it meets half of it."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    unfinished.write_text(text, encoding="utf-8")
+    os.replace(unfinished, path)
+
+
+# The figure
+
+
+def draw_comparison(trials: pd.DataFrame, table: pd.DataFrame, path: Path) -> Path:
+    """Every seed as a dot, means with 95 % intervals below; beside it the differences that are paired by seed."""
+    measure, baseline = table["measure"].iloc[0], table["baseline"].iloc[0]
+    by_seed = trials.pivot(index="seed", columns="variant", values=measure).reindex(columns=list(table["variant"]))
+    labels = [_folded(name) for name in table["variant"]]
+    heights = [max(0.38, 0.17 * (label.count("\n") + 1)) for label in labels]  # inches, as the vertical axis has it
+    places = [sum(heights[:row]) + heights[row] / 2 for row in range(len(labels))]
+    figure = new_figure(9, 1 + sum(heights))
+    panels = figure.subplots(1, 2 if len(labels) > 1 else 1, sharey=True, squeeze=False)[0]
+    for place, row in zip(places, table.itertuples(), strict=True):
+        _draw_row(panels[0], place, by_seed[row.variant], row.mean, row.high)
+    panels[0].set_yticks(places, labels)
+    panels[0].set_ylim(sum(heights), 0)
+    _finish(panels[0], MEASURES.get(measure, (measure, ""))[0], "Seeds; mean with 95 % interval")
+    for axes in panels[1:]:
+        axes.axvline(0, color=GREY, linewidth=1, linestyle="--", zorder=1)
+        for place, row in zip(places, table.itertuples(), strict=True):
+            if row.variant == baseline:
+                axes.text(0.99, place, "baseline", transform=axes.get_yaxis_transform(), **NOTE)
+                continue
+            differences = by_seed[row.variant] - by_seed[baseline]
+            _draw_row(axes, place, differences, row.difference, row.difference_high)
+        _finish(axes, f"difference to {_folded(baseline)}", "Differences paired by seed")
+    return save(figure, path, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
+NOTE: dict[str, Any] = {"color": GREY, "fontsize": 9, "ha": "right", "va": "center"}
+
+
+def _draw_row(axes: Axes, place: float, values: pd.Series, mean: float, high: float) -> None:
+    axes.scatter(values, [place - 0.06] * len(values), color=colour(0), s=22, alpha=0.55, linewidths=0, zorder=3)
+    if not math.isnan(high):
+        axes.errorbar(mean, place + 0.06, xerr=high - mean, fmt="D", color="black", markersize=4, capsize=3, zorder=4)
+
+
+def _finish(axes: Axes, xlabel: str, title: str) -> None:
+    tidy(axes, xlabel=xlabel, title=title)
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.tick_params(axis="y", length=0)
+
+
+def _folded(name: str) -> str:
+    """A name in lines of at most 30 characters, so that none is cut; $ begins no formula."""
+    lines = [""]
+    for part in re.findall(r".{1,29}?(?:[,=._+/ -]|$)|.{1,30}", name):
+        if len(lines[-1] + part) > 30:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines).strip("\n").replace("$", r"\$")

@@ -1,0 +1,150 @@
+"""`./run compare NAME...`: variants of several tables and runs, compared over the seeds they share."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from analysis.run_folder import RunFolder, find_run, out_root
+from runs.folders import recorded_config, shown
+from training.config import PROJECT, Config, UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MEASURES = ("last_accuracy", "median10_accuracy", "image_forwards", "seconds")
+SEED = re.compile(r"(.+)-s\d+")  # how ablations name the seeds of a variant
+TABLE = "per_seed.csv"
+
+
+def run_compare(names: list[str], measure: str, baseline: str | None, out: Path | None) -> None:
+    """Print the comparison, against `baseline` or else the first variant; with `out` write its forms there.
+
+    names: of tables (a per_seed.csv, or a folder with one, also by its name in runs/out or runs/results) and of runs,
+    of which those named VARIANT-sN are seeds of one variant. Raises UserError and RunFolderError.
+    """
+    if measure not in MEASURES:
+        raise UserError(
+            f"--measure: expected one of {', '.join(MEASURES)}, got {measure!r:.60}{_close(measure, MEASURES)}"
+        )
+    if out is not None and out.exists() and not out.is_dir():
+        raise UserError(f"--out {out}: expected a folder, and this is a file")
+    found = {name: table_of(name) for name in dict.fromkeys(names)}
+    runs = [find_run(name) for name, table in found.items() if table is None]
+    tables = list(dict.fromkeys(table.resolve() for table in found.values() if table is not None))
+
+    if out is not None and len(found) > 1 and (out / TABLE).resolve() in tables:
+        raise UserError(f"--out {out}: its {TABLE} is one of several that are compared; name another folder")
+
+    from analysis.ablation import as_text, read_per_seed, write_tables
+    from analysis.statistics import compare
+
+    parts = [(shown(table), read_per_seed(table)) for table in tables]
+    if runs:
+        parts.append(("the runs named", read_runs(runs)))
+    trials = together(parts)
+    variants = list(dict.fromkeys(trials["variant"]))
+    if baseline is not None and baseline not in variants:
+        raise UserError(
+            f"--baseline: there is no variant {baseline!r}{_close(baseline, variants)} (choose from {', '.join(variants)})"
+        )
+    for table in tables:
+        print(f"from {shown(table)}")
+    if out is None:
+        print(as_text(compare(trials, measure, baseline)))
+        return
+    print(as_text(write_tables(trials, out, measure=measure, baseline=baseline)))
+    print(f"tables in {shown(out)}: table.md, table.tex, table.csv, per_seed.csv, figure.png, figure.svg")
+
+
+def table_of(name: str) -> Path | None:
+    """The per_seed.csv that a name stands for; None where it may be a run's."""
+    given = Path(name).expanduser()
+    if given.suffix == ".csv":
+        if not given.is_file():
+            raise UserError(f"there is no file {name}; expected a {TABLE}, a folder with one, or a run")
+        return given
+    if (out_root() / name / "config.json").is_file():
+        return None
+    for folder in (given, out_root() / name, PROJECT / "runs" / "results" / name):
+        if (folder / TABLE).is_file():
+            return folder / TABLE
+    if (given / "config.json").is_file():
+        return None
+    results = sorted(path.parent.name for path in (PROJECT / "runs" / "results").glob(f"*/{TABLE}"))
+    raise UserError(
+        f"{name}: no run in {out_root()}, nor a folder with a {TABLE}{_close(name, [*results, *_runs()])}; "
+        f"expected runs, or tables such as {', '.join(results)}"
+    )
+
+
+def read_runs(runs: list[RunFolder]) -> pd.DataFrame:
+    """One row per run, the seeds of a variant under its name.
+
+    Raises UserError for a run that has not ended, a variant whose runs differ in more than their seed, and runs of
+    several data sets.
+    """
+    from analysis.ablation import per_seed
+
+    trials: list[tuple[str, int, RunFolder]] = []
+    firsts: dict[str, tuple[RunFolder, Config]] = {}
+    for run in {run.path.resolve(): run for run in runs}.values():
+        if run.result is None:
+            raise UserError(
+                f"run {run.name} has not ended; finish it (./run train --resume {run.name}) or leave it out"
+            )
+        match, config = SEED.fullmatch(run.name), recorded_config(run)
+        variant = match[1] if match else run.name
+        first, wanted = firsts.setdefault(variant, (run, config))
+        if difference := _difference(wanted, config):
+            raise UserError(
+                f"runs {first.name} and {run.name} differ in {difference}; expected runs of {variant} that differ in "
+                "their seed only: leave one out, or rename its folder"
+            )
+        trials.append((variant, config.run.seed, run))
+    data = {config.data.name: run.name for run, config in firsts.values()}
+    if len(data) > 1:
+        which = ", ".join(f"{run} of {name}" for name, run in data.items())
+        raise UserError(f"expected runs of one data set, got {which}; their accuracies cannot be compared")
+    return per_seed(trials)
+
+
+def together(parts: list[tuple[str, pd.DataFrame]]) -> pd.DataFrame:
+    """The trials of several sources as one table. Raises UserError where a variant is in two of them."""
+    import pandas as pd
+
+    seen: dict[str, str] = {}
+    for source, trials in parts:
+        for variant in trials["variant"]:
+            if (other := seen.setdefault(variant, source)) != source:
+                raise UserError(
+                    f"variant {variant} is both in {other} and in {source}, and they may be of other settings; "
+                    "rename it in a copy of one, or leave one out"
+                )
+        twice = trials[trials.duplicated(["variant", "seed"])]
+        if len(twice):
+            variant, seed = twice[["variant", "seed"]].iloc[0]
+            raise UserError(f"two runs of {variant} have the seed {seed} (run.seed); leave one out")
+    return pd.concat([trials for _, trials in parts], ignore_index=True)
+
+
+def _difference(first: Config, second: Config) -> str:
+    """The first option but run.* in which two configs differ, with both values; empty where there is none."""
+    one, other = (config.model_dump(exclude={"run"}) for config in (first, second))
+    for section, options in one.items():
+        for option, value in options.items():
+            if value != other[section][option]:
+                return f"{section}.{option} ({value} and {other[section][option]})"
+    return ""
+
+
+def _runs() -> list[str]:
+    return [str(path.parent.relative_to(out_root())) for path in out_root().glob("**/config.json")]
+
+
+def _close(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, known, 1)
+    return f"; did you mean {close[0]!r}?" if close else ""
