@@ -255,7 +255,8 @@ def _best_note(table: pd.DataFrame) -> str:
     extreme = "lowest" if best["measure"] in LOWER_IS_BETTER else "highest"
     rivals = list(known["variant"][~known["best"] & ~known["apart"]])
     if not rivals:
-        rest = "every other can be told from it at 95 %."
+        told = (known["p_best"][~known["best"]] < LEVEL).all()
+        rest = f"every other can be told from it at 95 %{'' if told else ' (intervals that do not touch)'}."
     elif len(rivals) > 3 and len(rivals) == len(known) - 1:
         rest = "no other can be told from it at 95 %."
     else:

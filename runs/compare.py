@@ -15,7 +15,6 @@ from training.config import PROJECT, Config, UserError
 if TYPE_CHECKING:
     import pandas as pd
 
-MEASURES = ("last_accuracy", "median10_accuracy", "image_forwards", "seconds")
 SEED = re.compile(r"(.+)-s\d+")  # how ablations name the seeds of a variant
 TABLE = "per_seed.csv"
 
@@ -26,26 +25,18 @@ def run_compare(names: list[str], measure: str, baseline: str | None, out: Path 
     names: of tables (a per_seed.csv, or a folder with one, also by its name in runs/out or runs/results) and of runs,
     of which those named VARIANT-sN are seeds of one variant. Raises UserError and RunFolderError.
     """
+    from analysis.ablation import MEASURES, as_text, write_tables
+    from analysis.statistics import compare
+
     if measure not in MEASURES:
         raise UserError(
             f"--measure: expected one of {', '.join(MEASURES)}, got {measure!r:.60}{_close(measure, MEASURES)}"
         )
-    if out is not None and out.exists() and not out.is_dir():
-        raise UserError(f"--out {out}: expected a folder, and this is a file")
-    found = {name: table_of(name) for name in dict.fromkeys(names)}
-    runs = [find_run(name) for name, table in found.items() if table is None]
+    found = {name: table_of(name) for name in names}
     tables = list(dict.fromkeys(table.resolve() for table in found.values() if table is not None))
-
-    if out is not None and len(found) > 1 and (out / TABLE).resolve() in tables:
-        raise UserError(f"--out {out}: its {TABLE} is one of several that are compared; name another folder")
-
-    from analysis.ablation import as_text, read_per_seed, write_tables
-    from analysis.statistics import compare
-
-    parts = [(shown(table), read_per_seed(table)) for table in tables]
-    if runs:
-        parts.append(("the runs named", read_runs(runs)))
-    trials = together(parts)
+    if out is not None:
+        check_place(out, tables, alone=len(found) == 1)
+    trials = read_trials(tables, [find_run(name) for name, table in found.items() if table is None])
     variants = list(dict.fromkeys(trials["variant"]))
     if baseline is not None and baseline not in variants:
         raise UserError(
@@ -58,6 +49,14 @@ def run_compare(names: list[str], measure: str, baseline: str | None, out: Path 
         return
     print(as_text(write_tables(trials, out, measure=measure, baseline=baseline)))
     print(f"tables in {shown(out)}: table.md, table.tex, table.csv, per_seed.csv, figure.png, figure.svg")
+
+
+def check_place(out: Path, tables: list[Path], alone: bool) -> None:
+    """Raises UserError where the forms cannot be written into `out` without harm to what is there."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out}: expected a folder, and this is a file")
+    if not alone and (out / TABLE).resolve() in tables:
+        raise UserError(f"--out {out}: its {TABLE} is one of several that are compared; name another folder")
 
 
 def table_of(name: str) -> Path | None:
@@ -74,11 +73,19 @@ def table_of(name: str) -> Path | None:
             return folder / TABLE
     if (given / "config.json").is_file():
         return None
-    results = sorted(path.parent.name for path in (PROJECT / "runs" / "results").glob(f"*/{TABLE}"))
+    tables, runs = _known(TABLE), _known("config.json")
     raise UserError(
-        f"{name}: no run in {out_root()}, nor a folder with a {TABLE}{_close(name, [*results, *_runs()])}; "
-        f"expected runs, or tables such as {', '.join(results)}"
+        f"{name}: no run in {out_root()}, nor a folder with a {TABLE}{_close(name, tables + runs)}; "
+        f"expected runs, or tables such as {', '.join(tables[:6])}"
     )
+
+
+def read_trials(tables: list[Path], runs: list[RunFolder]) -> pd.DataFrame:
+    """The trials of tables and runs, one row per variant and seed. Raises UserError and RunFolderError."""
+    from analysis.ablation import read_per_seed
+
+    parts = [(shown(table), read_per_seed(table)) for table in tables]
+    return together([*parts, ("the runs named", read_runs(runs))] if runs else parts)
 
 
 def read_runs(runs: list[RunFolder]) -> pd.DataFrame:
@@ -91,6 +98,7 @@ def read_runs(runs: list[RunFolder]) -> pd.DataFrame:
 
     trials: list[tuple[str, int, RunFolder]] = []
     firsts: dict[str, tuple[RunFolder, Config]] = {}
+    seen: dict[tuple[str, int], str] = {}
     for run in {run.path.resolve(): run for run in runs}.values():
         if run.result is None:
             raise UserError(
@@ -104,6 +112,8 @@ def read_runs(runs: list[RunFolder]) -> pd.DataFrame:
                 f"runs {first.name} and {run.name} differ in {difference}; expected runs of {variant} that differ in "
                 "their seed only: leave one out, or rename its folder"
             )
+        if (other := seen.setdefault((variant, config.run.seed), run.name)) != run.name:
+            raise UserError(f"runs {other} and {run.name} both have run.seed={config.run.seed}; leave one out")
         trials.append((variant, config.run.seed, run))
     data = {config.data.name: run.name for run, config in firsts.values()}
     if len(data) > 1:
@@ -124,10 +134,6 @@ def together(parts: list[tuple[str, pd.DataFrame]]) -> pd.DataFrame:
                     f"variant {variant} is both in {other} and in {source}, and they may be of other settings; "
                     "rename it in a copy of one, or leave one out"
                 )
-        twice = trials[trials.duplicated(["variant", "seed"])]
-        if len(twice):
-            variant, seed = twice[["variant", "seed"]].iloc[0]
-            raise UserError(f"two runs of {variant} have the seed {seed} (run.seed); leave one out")
     return pd.concat([trials for _, trials in parts], ignore_index=True)
 
 
@@ -141,8 +147,10 @@ def _difference(first: Config, second: Config) -> str:
     return ""
 
 
-def _runs() -> list[str]:
-    return [str(path.parent.relative_to(out_root())) for path in out_root().glob("**/config.json")]
+def _known(file: str) -> list[str]:
+    """The names of folders in runs/out and runs/results that hold a file."""
+    roots = (out_root(), PROJECT / "runs" / "results")
+    return sorted({str(path.parent.relative_to(root)) for root in roots for path in root.glob(f"**/{file}")})
 
 
 def _close(name: str, known: Iterable[str]) -> str:

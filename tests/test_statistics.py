@@ -98,6 +98,11 @@ def test_the_permutation_test_tries_every_way_to_set_the_signs(pairs):
     assert p == pytest.approx(expected) and p >= smallest_p(len(pairs)) - 1e-12
 
 
+def test_sums_that_differ_by_rounding_only_are_equal():
+    """Of 32 ways to set these signs, all give a sum of 0.0 or more: as many as binary fractions tell apart."""
+    assert paired_permutation_test([999.9, -0.2, -1000.0, 0.3, -0.1], np.zeros(5)) == 1.0
+
+
 def test_many_pairs_are_tested_with_random_flips():
     rng = np.random.default_rng(0)
     noise = rng.normal(0, 1, 30)
