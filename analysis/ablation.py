@@ -109,12 +109,15 @@ def _name(path: Path, row: int, text: str | None) -> str:
 
 
 def _number(path: Path, row: int, column: str, text: str | None) -> float:
-    kind, form = ("a whole number", r"-?\d{1,15}") if column == "seed" else ("a number", r"[-+.\deE]+")
+    """A cell's number; whole ones are int, so that they are written again as they were read."""
+    if text and re.fullmatch(r"-?\d{1,15}", text):
+        return int(text)
     try:
-        value = float(text) if text is not None and re.fullmatch(form, text) else math.nan
+        value = float(text) if text and column != "seed" and re.fullmatch(r"[-+.\deE]+", text) else math.nan
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
+        kind = "a whole number" if column == "seed" else "a number"
         raise RunFolderError(f"{path}: row {row}: {column}: expected {kind}, got {text!r:.60}")
     return value
 
