@@ -224,7 +224,7 @@ def test_files_that_are_not_there(tmp_path):
 
 @pytest.mark.parametrize(("variants", "seeds"), [(1, 1), (2, 30), (20, 2)])
 def test_figures_of_few_and_many(tmp_path, variants, seeds):
-    names = [f"search.objective=image_reducible,mix.grid={n},long$name_with_{'x' * 40}" for n in range(variants)]
+    names = [f"search.objective=image_reducible,mix.grid={n},long$\\frac$name_with_{'x' * 40}" for n in range(variants)]
     write_tables(trials(**{name: 60 + np.random.default_rng(0).random(seeds) for name in names}), tmp_path)
     drawn = (tmp_path / "figure.svg").read_text()
     assert len(re.findall(r"<use ", drawn)) >= variants * seeds
