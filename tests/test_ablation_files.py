@@ -1,0 +1,102 @@
+"""Every shipped ablation: its settings are sound and distinct, its models can be built, its head says what it costs."""
+
+import itertools
+import json
+import re
+
+import pytest
+
+from evo.objectives import OBJECTIVES, parse_objectives
+from evo.operators import MASK_SAMPLERS
+from training.config import RECIPES, make_config, read_yaml, recipe_path
+from training.models.patch_model import build_model
+
+FILES = {path.stem: path for path in sorted((RECIPES.parent / "ablations").glob("*.yaml"))}
+OURS = [name for name in FILES if name != "cifar10-small"]  # whose table is published with the file as it was
+ASKED = {
+    "patch-weight", "head", "probability", "grid", "search-or-draw", "objective", "rescore", "generations-elites",
+    "pairing", "bank", "peers", "sampler",
+}  # fmt: skip
+
+
+def settings(data):
+    """Settings of every variant by a name of ours: those of `variants`, then the product of `grid`."""
+    found = {name: dict(options or {}) for name, options in data.get("variants", {}).items()}
+    grid = data.get("grid", {})
+    for values in itertools.product(*grid.values()) if grid else ():
+        found[" ".join(map(str, values))] = dict(zip(grid, values, strict=True))
+    return {name: {**data.get("common", {}), **options} for name, options in found.items()}
+
+
+def configs(name):
+    data = read_yaml(FILES[name])
+    assert set(data) <= {"recipe", "seeds", "common", "variants", "grid"}
+    sections = read_yaml(recipe_path(data["recipe"]))
+    return {
+        variant: make_config(sections, [f"{key}={json.dumps(value)}" for key, value in options.items()], variant)
+        for variant, options in settings(data).items()
+    }
+
+
+def test_every_question_has_its_file():
+    assert set(OURS) == ASKED
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_variants_are_sound_and_differ(name):
+    found = configs(name)
+    texts = {}
+    for variant, config in found.items():
+        # Without a search its options are of no matter; best-of-k alone has draws and keep.
+        text = config.model_dump_json(exclude=set() if config.searches else {"search"})
+        assert text not in texts, f"{variant} is {texts.get(text)}"
+        texts[text] = variant
+        assert config.model.width == 32 and config.data.subset == 200  # small enough for a laptop
+        build_model(config.model, (3, 32, 32), 10)
+    assert len(found) > 1
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_heads_tell_command_trials_and_duration(name):
+    text = FILES[name].read_text(encoding="utf-8")
+    head = text[: text.index("recipe:")]
+    assert re.search(rf"^# Command:  \./run ablate {name}$", head, re.MULTILINE)
+    variants, seeds = len(configs(name)), read_yaml(FILES[name])["seeds"]
+    assert f"# Trials:   {variants} variants x {seeds} seeds = {variants * seeds}\n" in head
+    minutes = int(re.search(r"^# Duration: about (\d+) minutes a seed on 2 cores$", head, re.MULTILINE)[1])
+    assert 3 * variants < minutes < 5 * variants
+    assert re.search(r"^# Expect:   \S", head, re.MULTILINE)
+    assert all(line.startswith("# ") and len(line) <= 120 for line in head.splitlines())
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_trial_that_another_one_needs_is_there(name):
+    found = configs(name)
+    for variant, config in found.items():
+        for value in (config.mix.bank, config.search.start, config.search.reference):
+            if value is not None and value.startswith("trial:"):
+                source = value.removeprefix("trial:")
+                assert source != variant and found[source].mix.name == "evolved"
+
+
+def test_they_cover_what_they_are_named_for():
+    by_key = {name: read_yaml(FILES[name]).get("grid", {}) for name in OURS}
+    assert by_key["patch-weight"] == {"mix.patch_weight": [0, 0.1, 0.5, 1, 2]}
+    assert by_key["sampler"]["mix.sampler"] == list(MASK_SAMPLERS)
+    objectives = [
+        part.terms
+        for config in configs("objective").values()
+        if config.mix.name == "evolved"
+        for part in parse_objectives(config.search.objective)
+    ]
+    assert {name for terms in objectives for _, name in terms} == set(OBJECTIVES)
+
+
+def test_the_drawn_and_the_searched_forward_about_as_many_images():
+    found = configs("search-or-draw")
+    chosen = [config for config in found.values() if config.mix.name == "best-of-k"]
+    assert {config.mix.keep for config in chosen} == {"rows", "batch", "shuffled"}
+    measured = 1.88  # forwards for each mixed image of this recipe's search
+    for config in chosen:
+        assert 0.9 < config.mix.draws / config.search.every / measured < 1.1
+        assert config.search.objective == found["evolved-hard"].search.objective
