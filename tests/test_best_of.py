@@ -229,7 +229,9 @@ def test_it_compares_with_the_weight_average_like_a_search(tmp_path):
     assert run.average is not None and run.mix.reference is run.average.model
 
 
-@pytest.mark.parametrize("options", [("mix.keep=rows",), ("mix.keep=batch", "search.evaluation=full")])
+@pytest.mark.parametrize(
+    "options", [("mix.keep=rows", "model.head=shared"), ("mix.keep=batch", "search.evaluation=full")]
+)
 def test_two_processes_select_alike(tmp_path, options):
     options = ("train.epochs=1", "mix.probability=1.0", "train.lr=0.01", "mix.name=best-of-k", *options)
     train(load_config("digits", [*TINY, *options]), tmp_path / "one")
