@@ -1,96 +1,138 @@
-"""Ablations: variants x seeds of a recipe, one after another; what is done is skipped, or run by another process.
+"""The file of an ablation: variants x seeds of a recipe.
 
     recipe: cifar10-small
-    seeds: [0, 1, 2]
-    common: {train.epochs: 30}          # optional, for all variants
+    seeds: [0, 1, 2]                    # or 3
+    common: {train.epochs: 30}          # optional, for all
     variants:
       plain: {mix.name: plain}
-      patchmix: {mix.name: patchmix}
+      evolved: {mix.name: evolved}
+      replay: {mix.name: bank, mix.bank: "trial:evolved"}
+    grid:                               # instead of variants, or after them: every combination
+      mix.patch_weight: [0.1, 0.5]
+      model.head: [own, shared]
+    resources: {cpus: 2, gpus: 1}       # optional: what a trial takes of a Ray cluster
 
-Trial VARIANT of seed S is the run folder runs/out/ABLATION/VARIANT-sS. One that was cut off goes on from
-its checkpoint. Several processes may run one ablation at once: each takes what is left.
+A variant of the grid is named after its settings: patch_weight=0.1+head=own. `trial:NAME` stands for what variant NAME
+and the same seed has found: its patterns for mix.bank and search.start, its model for search.reference.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
-import os
 import re
-import shutil
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from analysis.run_folder import RunFolder, out_root
-from runs.folders import recorded_config, with_run_paths
+from analysis.run_folder import out_root
+from runs.folders import with_run_paths
+from runs.trials import Trial
 from training.config import Config, UserError, make_config, read_yaml, recipe_path
-from training.locks import LOCK, take_lock
 
-KEYS = {"recipe", "seeds", "common", "variants"}
-SKIPPED = {"done": "done already", "busy": "is being run by another process"}
-LEFT = {LOCK, ".config.json.tmp"}  # in a run folder before its config.json
+REQUIRED = ("recipe", "seeds")
+OPTIONAL = ("common", "variants", "grid", "resources")
+MOST = 10_000  # trials of a file: more is a slip
+LONGEST = 200  # characters of a variant's name, which becomes a folder's
+RESOURCES = ("cpus", "gpus")
+RESULTS = {"mix.bank": "patterns/bank.npz", "search.start": "patterns/bank.npz", "search.reference": ""}
+REFERENCE = "trial:"
 
 
 @dataclass(frozen=True)
-class Trial:
-    variant: str
-    seed: int
-    config: Config
-    folder: Path
+class Plan:
+    """An ablation's file, read: settings by variant."""
 
-    def state(self) -> str:
-        """done, started or new. Raises UserError where the folder is of other settings."""
-        if not (self.folder / "config.json").is_file():
-            return "new"
-        run = RunFolder(self.folder)
-        # Options that a run of an older version does not name have their defaults; those of a search count where
-        # there is one.
-        made, wanted = recorded_config(run).model_dump(), self.config.model_dump()
-        ignored = {"run"} if self.config.mix.name == "evolved" else {"run", "search"}
-        for section in [name for name in wanted if name not in ignored]:
-            for key, value in wanted[section].items():
-                if made[section][key] != value:
-                    raise UserError(
-                        f"{self.folder} was made with {section}.{key}={made[section][key]}, the file now says {value}; "
-                        "remove that folder, or rename the ablation's file"
-                    )
-        if not (self.folder / "log.jsonl").is_file():
-            return "new"
-        if run.result is not None:
-            return "done"
-        return "started" if (self.folder / "checkpoint" / "latest.json").is_file() else "new"
+    file: Path
+    sections: Mapping[str, Any]  # of the recipe
+    seeds: list[int]
+    variants: Mapping[str, dict[str, Any]]
+    resources: Mapping[str, float]
 
 
 def read_ablation(file: Path) -> list[Trial]:
     """The trials of an ablation's file, seed by seed. Raises UserError, one line per mistake."""
-    data = read_yaml(file)
-    unknown = set(data) - KEYS
-    if unknown or not {"recipe", "seeds", "variants"} <= set(data):
-        raise UserError(
-            f"{file}: expected the keys recipe, seeds, variants and perhaps common, got {', '.join(map(str, data))}"
-        )
-    seeds, variants, common = data["seeds"], data["variants"], data.get("common") or {}
-    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
-        raise UserError(f"{file}: seeds: expected a list of integers such as [0, 1, 2], got {seeds!r:.60}")
-    if len(set(seeds)) < len(seeds):
-        raise UserError(f"{file}: seeds: each seed once, got {seeds}")
-    if not isinstance(variants, dict) or not variants:
-        raise UserError(f"{file}: variants: expected names with settings below them, got {variants!r:.60}")
-    sections = read_yaml(recipe_path(str(data["recipe"])))
+    plan = _read_plan(file)
+    configs = {
+        (variant, seed): _config(plan, variant, seed, settings)
+        for seed in plan.seeds
+        for variant, settings in plan.variants.items()
+    }
+    needs = {variant: _needed(plan, variant, configs) for variant in plan.variants}
+    _check_cycles(plan, needs)
     return [
-        _trial(
-            file,
-            sections,
-            str(variant),
+        Trial(
+            variant,
             seed,
-            {**_settings(file, "common", common), **_settings(file, variant, settings)},
+            _with_results(plan, config, seed),
+            _folder(plan, variant, seed),
+            tuple(f"{needed}-s{seed}" for needed in needs[variant]),
+            plan.resources.get("cpus"),
+            plan.resources.get("gpus"),
+            ("ablate", str(file), "--only", variant),
         )
-        for seed in seeds
-        for variant, settings in variants.items()
+        for (variant, seed), config in configs.items()
     ]
+
+
+def chosen(trials: list[Trial], only: list[str]) -> list[Trial]:
+    """The trials of some variants (names, or patterns such as head=*) and those they need; all where none is named."""
+    variants = list(dict.fromkeys(trial.variant for trial in trials))
+    for pattern in only:
+        if not any(_fits(variant, pattern) for variant in variants):
+            raise UserError(f"--only {pattern}: there is no such variant (choose from {', '.join(variants)})")
+    by_name = {trial.name: trial for trial in trials}
+    wanted = [trial.name for trial in trials if not only or any(_fits(trial.variant, pattern) for pattern in only)]
+    for name in wanted:  # it grows
+        wanted += [needed for needed in by_name[name].needs if needed not in wanted]
+    return [trial for trial in trials if trial.name in set(wanted)]
+
+
+def _fits(variant: str, pattern: str) -> bool:
+    return variant == pattern or fnmatchcase(variant, pattern)
+
+
+def _read_plan(file: Path) -> Plan:
+    data = read_yaml(file)
+    if set(data) - {*REQUIRED, *OPTIONAL} or not set(REQUIRED) <= set(data) or not {"variants", "grid"} & set(data):
+        raise UserError(
+            f"{file}: expected the keys recipe, seeds, variants or grid, and perhaps common and resources, got "
+            f"{', '.join(map(str, data))}"
+        )
+    seeds, common = _seeds(file, data["seeds"]), _settings(file, "common", data.get("common"))
+    listed = data.get("variants", {})
+    if not isinstance(listed, dict) or not (listed or "grid" in data):
+        raise UserError(f"{file}: variants: expected names with settings below them, got {listed!r:.60}")
+    variants = {str(name): {**common, **_settings(file, name, settings)} for name, settings in listed.items()}
+    for name, settings in _grid(file, data["grid"]) if "grid" in data else ():
+        if name in variants:
+            raise UserError(f"{file}: two variants have the name {name}; give the grid's own names, under variants")
+        variants[name] = {**common, **settings}
+    for name in variants:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=+-]*", name) or len(name) > LONGEST:
+            raise UserError(
+                f"{file}: variant {name!r:.80}: expected a name of up to {LONGEST} letters, digits and . _ = + -"
+            )
+    if len(variants) * len(seeds) > MOST:
+        raise UserError(
+            f"{file}: expected up to {MOST:,} trials, got {len(variants):,} variants x {len(seeds):,} seeds"
+        )
+    sections = read_yaml(recipe_path(str(data["recipe"])))
+    return Plan(file, sections, seeds, variants, _resources(file, data.get("resources")))
+
+
+def _seeds(file: Path, given: Any) -> list[int]:
+    if type(given) is int and 0 < given <= MOST:
+        return list(range(given))
+    if not isinstance(given, list) or not given or not all(type(seed) is int for seed in given):
+        raise UserError(
+            f"{file}: seeds: expected their number or a list of integers such as [0, 1, 2], got {given!r:.60}"
+        )
+    if len(set(given)) < len(given):
+        raise UserError(f"{file}: seeds: each seed once, got {given}")
+    return given
 
 
 def _settings(file: Path, name: str, settings: Any) -> dict[str, Any]:
@@ -101,87 +143,136 @@ def _settings(file: Path, name: str, settings: Any) -> dict[str, Any]:
     return {str(key): value for key, value in settings.items()}
 
 
-def _trial(file: Path, sections: dict[str, Any], variant: str, seed: int, settings: dict[str, Any]) -> Trial:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", variant):
-        raise UserError(f"{file}: variant {variant!r}: expected a name of letters, digits and . _ + -")
-    name = f"{file.stem}/{variant}-s{seed}"
-    settings = {**settings, "run.seed": seed, "run.name": name}
+def _resources(file: Path, given: Any) -> dict[str, float]:
+    found = _settings(file, "resources", given)
+    for key, value in found.items():
+        if (
+            key not in RESOURCES
+            or type(value) not in (int, float)
+            or not (0 <= value < 1e6)
+            or (key, value) == ("cpus", 0)
+        ):
+            raise UserError(
+                f"{file}: resources: expected what a trial takes, such as {{cpus: 2, gpus: 1}}, got {key}: {value!r:.60}"
+            )
+    return found
+
+
+# The grid
+
+
+def _grid(file: Path, grid: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every combination of the grid's values, with its name."""
+    if (
+        not isinstance(grid, dict)
+        or not grid
+        or not all(isinstance(values, list) and values for values in grid.values())
+    ):
+        raise UserError(
+            f"{file}: grid: expected keys with a list of values each, such as {{model.head: [own, shared]}}, got {grid!r:.60}"
+        )
+    if (count := len(list(itertools.islice(itertools.product(*grid.values()), MOST + 1)))) > MOST:
+        raise UserError(f"{file}: grid: expected up to {MOST:,} combinations, got {count:,} or more")
+    keys = {str(key): _short(str(key), [str(other) for other in grid]) for key in grid}
+    for values in itertools.product(*grid.values()):
+        settings = dict(zip(keys, values, strict=True))
+        yield "+".join(f"{keys[key]}={_word(value)}" for key, value in settings.items()), settings
+
+
+def _short(key: str, keys: list[str]) -> str:
+    """A key as it stands in a name: without its section where no other ends alike, and mix for mix.name."""
+    section, _, last = key.rpartition(".")
+    if last == "name" and section:
+        return section
+    return last if [other.rpartition(".")[2] for other in keys].count(last) == 1 else key
+
+
+def _word(value: Any) -> str:
+    """A value as it stands in a name."""
+    if isinstance(value, list):
+        return "-".join(map(_word, value))
+    text = value if isinstance(value, str) else json.dumps(value)
+    return re.sub(r"[^A-Za-z0-9._=+-]+", "-", "none" if value is None else text)
+
+
+# Configs
+
+
+def _folder(plan: Plan, variant: str, seed: int) -> Path:
+    return (out_root() / plan.file.stem / f"{variant}-s{seed}").absolute()
+
+
+def _config(plan: Plan, variant: str, seed: int, settings: dict[str, Any]) -> Config:
+    """The checked config, in which results of other trials are yet named by `trial:`, and only where they count."""
+    settings = {**settings, "run.seed": seed, "run.name": f"{plan.file.stem}/{variant}-s{seed}"}
     overrides = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
-    config = with_run_paths(make_config(sections, overrides, f"{file.name}: {variant}"))
-    return Trial(variant, seed, config, out_root() / name)
+    config = make_config(plan.sections, overrides, f"{plan.file.name}: {variant}")
+    unused = [
+        key for key in _references(config) if (config.mix.name != "bank" if key == "mix.bank" else not config.searches)
+    ]
+    return _replaced(config, {key: _default(key) for key in unused})
 
 
-def run_trials(trials: list[Trial]) -> list[str]:
-    """Run what is not done yet, nor being run by another process; return a line for each trial that failed."""
-    for trial in trials:  # all settings are checked before the first minute is spent
-        trial.state()
-    failed = []
-    for number, trial in enumerate(trials, 1):
-        head = f"[{number}/{len(trials)}] {trial.variant}, seed {trial.seed}"
-        try:
-            _run_trial(trial, head)
-        except UserError as error:
-            failed.append(f"{trial.variant}, seed {trial.seed}: {error}")
-            print(f"{head}: failed: {error}", file=sys.stderr)
-    return failed
+def _references(config: Config) -> dict[str, str]:
+    """The variants whose results a config uses, by key."""
+    values = {
+        "mix.bank": config.mix.bank,
+        "search.start": config.search.start,
+        "search.reference": config.search.reference,
+    }
+    return {
+        key: value.removeprefix(REFERENCE) for key, value in values.items() if value and value.startswith(REFERENCE)
+    }
 
 
-def _run_trial(trial: Trial, head: str) -> None:
-    """Run, or go on with, a trial that nobody else has done or is at."""
-    state = _claimed_state(trial, clear=True)
-    if state in SKIPPED:
-        print(f"{head}: {SKIPPED[state]}", file=sys.stderr)
-        return
-    print(f"{head}{': going on from its checkpoint' if state == 'started' else ''}", file=sys.stderr)
-    from training.train import train
-
-    try:
-        train(trial.config, trial.folder, resume=state == "started")
-    except UserError:
-        taken = _claimed_state(trial)  # perhaps another process was a moment faster
-        if taken not in SKIPPED:
-            raise
-        print(f"{head}: {SKIPPED[taken]}", file=sys.stderr)
+def _needed(plan: Plan, variant: str, configs: Mapping[tuple[str, int], Config]) -> list[str]:
+    """The variants whose results a variant uses; checked to be there and to have such results."""
+    seed = plan.seeds[0]
+    for key, name in (found := _references(configs[variant, seed])).items():
+        if name not in plan.variants:
+            raise UserError(
+                f"{plan.file}: {variant}: {key}: there is no variant {name!r} (choose from {', '.join(plan.variants)})"
+            )
+        if RESULTS[key] and (mix := configs[name, seed].mix.name) != "evolved":
+            raise UserError(
+                f"{plan.file}: {variant}: {key}: expected a variant that finds patterns (mix.name=evolved), and {name} has "
+                f"mix.name={mix}"
+            )
+    return list(dict.fromkeys(found.values()))
 
 
-def _claimed_state(trial: Trial, *, clear: bool = False) -> str:
-    """The trial's state, or busy where another process runs it. With clear, remove what a new one finds."""
-    state = trial.state()
-    if state == "done" or not trial.folder.is_dir():
-        return state
-    if state == "new" and not _is_ours(trial.folder):
-        if not clear:
-            return state
-        raise UserError(f"{trial.folder} is in the way and is not a run's; move it, or rename the ablation's file")
-    with _held(trial.folder) as mine:
-        if not mine:
-            return "busy"
-        state = trial.state()  # it may have changed since
-        if clear and state == "new":
-            shutil.rmtree(trial.folder)  # cut off before its first checkpoint: nothing to go on from
-        return state
+def _check_cycles(plan: Plan, needs: Mapping[str, list[str]]) -> None:
+    """Raises UserError where a variant waits for itself."""
+
+    def follow(way: list[str]) -> None:
+        for needed in needs[way[-1]]:
+            if needed in way:
+                circle = " -> ".join([*way[way.index(needed) :], needed])
+                raise UserError(f"{plan.file}: variants wait for each other: {circle}")
+            if needed not in sound:
+                follow([*way, needed])
+        sound.add(way[-1])
+
+    sound: set[str] = set()
+    for variant in needs:
+        follow([variant])
 
 
-def _is_ours(folder: Path) -> bool:
-    """Whether a folder is a run's, or what is left of one that was cut off before its config.json."""
-    if (folder / "config.json").is_file():
-        return True  # Trial.state has read it
-    return all(path.name in LEFT or (path.name == "elites" and not any(path.iterdir())) for path in folder.iterdir())
+def _with_results(plan: Plan, config: Config, seed: int) -> Config:
+    """The config with whole paths, those of other trials' results too, which are not there yet."""
+    found = {key: str(_folder(plan, name, seed) / RESULTS[key]) for key, name in _references(config).items()}
+    plain = with_run_paths(_replaced(config, {key: _default(key) for key in found}))
+    return _replaced(plain, found)
 
 
-@contextmanager
-def _held(folder: Path) -> Iterator[bool]:
-    """Hold the lock of a run folder, see RunLog.claim; False where another process holds it, or has replaced it."""
-    try:
-        lock = take_lock(folder)
-    except FileNotFoundError:
-        lock = None
-    if lock is None:
-        yield False
-        return
-    with lock:
-        try:
-            mine = os.path.samestat(os.fstat(lock.fileno()), (folder / LOCK).stat())
-        except FileNotFoundError:
-            mine = False
-        yield mine
+def _default(key: str) -> Any:
+    section, _, name = key.partition(".")
+    return getattr(getattr(Config(), section), name)
+
+
+def _replaced(config: Config, values: Mapping[str, Any]) -> Config:
+    for key, value in values.items():
+        section, _, name = key.partition(".")
+        changed = getattr(config, section).model_copy(update={name: value})
+        config = config.model_copy(update={section: changed})
+    return config

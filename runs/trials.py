@@ -1,0 +1,245 @@
+"""One trial of an ablation: its files, how it stands, and running it in this process.
+
+runs/out/ABLATION/VARIANT-sS/           the run folder
+runs/out/ABLATION/.trials/VARIANT-sS/   .lock held while a process is at it, output.txt of that process,
+                                        failed.json where the last attempt failed
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from analysis.run_folder import RunFolder
+from evo.saved import replacing
+from runs.folders import recorded_config
+from training.config import Config, UserError, make_config
+from training.locks import LOCK, take_lock
+
+SCHEMA = 1  # of failed.json
+LEFT = {LOCK, ".config.json.tmp"}  # in a run folder before its config.json
+
+State = Literal["new", "started", "done", "failed"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an attempt at a trial ended.
+
+    done; failed: its own fault, with the reason in a line and the last lines of its output; stopped: by a signal, to be
+    gone on with; busy: another process is at it; lost: the machine it ran on, or the process that watched it, is gone.
+    """
+
+    kind: Literal["done", "failed", "stopped", "busy", "lost"]
+    reason: str = ""
+    output: str = ""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """folder: its run folder. needs: names of the trials whose results it uses. cpus, gpus: what Ray reserves for it;
+    None where the file says nothing.
+    """
+
+    variant: str
+    seed: int
+    config: Config
+    folder: Path
+    needs: tuple[str, ...] = ()
+    cpus: float | None = None
+    gpus: float | None = None
+    command: tuple[str, ...] = ()  # what environment.json tells
+
+    @property
+    def name(self) -> str:
+        return f"{self.variant}-s{self.seed}"
+
+    @property
+    def title(self) -> str:
+        return f"{self.variant}, seed {self.seed}"
+
+    @property
+    def run(self) -> RunFolder:
+        return RunFolder(self.folder)
+
+    @property
+    def notes(self) -> Path:
+        """The folder of what is known of it besides its run folder."""
+        return self.folder.parent / ".trials" / self.folder.name
+
+    @property
+    def output(self) -> Path:
+        """What the process that was last at it printed as errors and progress."""
+        return self.notes / "output.txt"
+
+    def as_json(self) -> str:
+        return json.dumps(
+            {
+                "variant": self.variant,
+                "seed": self.seed,
+                "config": self.config.model_dump(),
+                "folder": str(self.folder),
+                "command": self.command,
+            }
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> Trial:
+        """The trial of `as_json`, without what only a scheduler needs."""
+        given = json.loads(text)
+        config = make_config(given["config"], source=given["folder"])
+        return cls(given["variant"], given["seed"], config, Path(given["folder"]), command=tuple(given["command"]))
+
+    def state(self) -> State:
+        """new, started (it has a checkpoint to go on from), done or failed. Whether another process is at it: see is_busy.
+
+        Raises UserError where the folder is of other settings, or is not a run's.
+        """
+        if not (self.folder / "config.json").is_file():
+            if self.folder.is_dir() and not _cut_off_at_once(self.folder):
+                raise UserError(
+                    f"{self.folder} is in the way and is not a run's; move it, or rename the ablation's file"
+                )
+            return "new" if self.failure() is None else "failed"
+        self._check_settings()
+        events = self.run.events if (self.folder / "log.jsonl").is_file() else []
+        if any(event["event"] == "end" for event in events):
+            return "done"
+        if self.failure() is not None or (events and events[-1]["event"] == "failed"):
+            return "failed"
+        return self.onward()
+
+    def onward(self) -> Literal["new", "started"]:
+        """Whether another attempt begins anew or goes on from a checkpoint."""
+        return "started" if (self.folder / "checkpoint" / "latest.json").is_file() else "new"
+
+    def failure(self) -> str | None:
+        """Why the last attempt failed, where that is recorded and was with these settings."""
+        try:
+            record = json.loads((self.notes / "failed.json").read_text(encoding="utf-8"))
+            return str(record["reason"]) if record["config"] == _told_apart_by(self.config) else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def why_failed(self) -> str:
+        """The reason of a trial whose state is failed."""
+        return self.failure() or str(self.run.events[-1].get("reason", "its log says no more"))
+
+    def record_failure(self, outcome: Outcome) -> None:
+        self.notes.mkdir(parents=True, exist_ok=True)
+        record = {
+            "schema": SCHEMA,
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "reason": outcome.reason,
+            "output": outcome.output.splitlines(),
+            "config": _told_apart_by(self.config),
+        }
+        with replacing(self.notes / "failed.json") as file:
+            file.write(json.dumps(record, indent=1).encode() + b"\n")
+
+    def forget_failure(self) -> None:
+        (self.notes / "failed.json").unlink(missing_ok=True)
+
+    def is_busy(self) -> bool:
+        """Whether a process is at it, as a trial or by another command."""
+        for folder in (self.notes, self.folder):
+            with _held(folder) as mine:
+                if not mine and folder.is_dir():
+                    return True
+        return False
+
+    def _check_settings(self) -> None:
+        # Options that a run of an older version does not name have their defaults; those of a search count where
+        # there is one.
+        made, wanted = recorded_config(self.run).model_dump(), self.config.model_dump()
+        ignored = {"run"} if self.config.searches else {"run", "search"}
+        for section in [name for name in wanted if name not in ignored]:
+            for key, value in wanted[section].items():
+                if made[section][key] != value:
+                    raise UserError(
+                        f"{self.folder} was made with {section}.{key}={made[section][key]}, the file now says {value}; "
+                        "remove that folder, or rename the ablation's file"
+                    )
+
+
+def _told_apart_by(config: Config) -> dict[str, Any]:
+    """A config as JSON gives it back, without what may differ between attempts."""
+    sections: dict[str, Any] = json.loads(config.model_dump_json())
+    sections.pop("run")
+    return sections
+
+
+def run_trial(trial: Trial, patience: float = 0, output: Path | None = None) -> Literal["done", "busy"]:
+    """Run, or go on with, a trial that nobody else has done or is at. Imports torch.
+
+    patience: seconds to wait for a process that is at it. output: where this process prints to, which becomes the
+    trial's. Raises UserError as training.train.train does.
+    """
+    trial.notes.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + patience
+    while (lock := take_lock(trial.notes)) is None:
+        if time.monotonic() > deadline:
+            return "busy"
+        time.sleep(0.2)
+    with lock:
+        if output is not None:
+            os.replace(output, trial.output)
+        for left in trial.notes.glob("output-*.txt"):  # of attempts that ended before they had the lock
+            left.unlink(missing_ok=True)
+        return _run_alone(trial)
+
+
+def _run_alone(trial: Trial) -> Literal["done", "busy"]:
+    if trial.state() == "done":
+        return "done"
+    onward = trial.onward()
+    if trial.folder.is_dir():
+        with _held(trial.folder) as mine:
+            if not mine:
+                return "busy"
+            if onward == "new":
+                shutil.rmtree(trial.folder)  # cut off before its first checkpoint: nothing to go on from
+    from training.train import train
+
+    try:
+        train(trial.config, trial.folder, resume=onward == "started")
+    except UserError:
+        if trial.state() == "done":  # by a command that knows no trials, a moment faster
+            return "done"
+        if trial.folder.is_dir():
+            with _held(trial.folder) as mine:
+                if not mine:
+                    return "busy"
+        raise
+    return "done"
+
+
+def _cut_off_at_once(folder: Path) -> bool:
+    """Whether a folder without config.json is what is left of a run that was cut off before it."""
+    return all(path.name in LEFT or (path.name == "elites" and not any(path.iterdir())) for path in folder.iterdir())
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[bool]:
+    """Hold the lock of a folder; False where it is gone, or another process holds its lock or has replaced it."""
+    try:
+        lock = take_lock(folder)
+    except FileNotFoundError:
+        lock = None
+    if lock is None:
+        yield False
+        return
+    with lock:
+        try:
+            mine = os.path.samestat(os.fstat(lock.fileno()), (folder / LOCK).stat())
+        except FileNotFoundError:
+            mine = False
+        yield mine
