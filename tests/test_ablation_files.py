@@ -8,6 +8,7 @@ import pytest
 
 from evo.objectives import OBJECTIVES, parse_objectives
 from evo.operators import MASK_SAMPLERS
+from runs.ablate import read_ablation
 from training.config import RECIPES, make_config, read_yaml, recipe_path
 from training.models.patch_model import build_model
 
@@ -54,6 +55,19 @@ def test_variants_are_sound_and_differ(name):
         assert config.model.width == 32 and config.data.subset == 200  # small enough for a laptop
         build_model(config.model, (3, 32, 32), 10)
     assert len(found) > 1
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_command_reads_the_same_variants(name):
+    expected, trials = configs(name), read_ablation(FILES[name])
+    seeds = {trial.seed for trial in trials}
+    assert len(trials) == len(expected) * len(seeds) and len(seeds) == (5 if name in OURS else 2)
+    read = [trial.config.model_dump(exclude={"run"}) for trial in trials if trial.seed == 0]
+    for config, other in zip(expected.values(), read, strict=True):
+        wanted = config.model_dump(exclude={"run"})
+        if config.mix.name == "bank":  # by now the pattern file of that trial
+            wanted["mix"]["bank"] = other["mix"]["bank"]
+        assert other == wanted
 
 
 @pytest.mark.parametrize("name", OURS)

@@ -240,3 +240,10 @@ def test_two_processes_select_alike(tmp_path, options):
     assert two.events[0]["processes"] == 2
     for name in ("image_loss", "training_accuracy", "test_loss", "search_forwards"):
         np.testing.assert_allclose(two.epochs[name], one.epochs[name], rtol=1e-3, err_msg=name)
+
+
+def test_the_command_tells_what_selecting_took(cli):
+    options = [part for option in (*TINY, "mix.name=best-of-k", "run.name=picked") for part in ("-s", option)]
+    status, text, _ = cli("train", "digits", *options)
+    assert status == 0 and "s of it to select compositions\n" in text
+    assert text.splitlines()[-1] == "see ./run report picked"  # no curves, no patterns: nothing evolved
