@@ -2,10 +2,10 @@
 
 The control that an evolved composition is to be compared with at equal image forwards. k compositions are forwarded
 for every R-th mixed batch (R is search.every), k / R for every mixed image; the other batches are random PatchMix.
-Partners are images of the same batch. `shuffled` is a control in its turn: it trains on the images that `rows` would
-take as partners, as often, but mixes them at random, for a mixing that only picks images can gain by resampling them
-(Teney, Wang and Abbasnejad, Selective Mixup Helps with Distribution Shifts, But Not (Only) because of Mixup, ICML
-2024).
+Partners are images of the same batch; draws obey search.min_cells, self_pairing and same_class. `shuffled` is a control
+in its turn: it takes the partners that `rows` would take, as often, but mixes at random, since to pick images is to
+resample them, which may be all that helps (Teney, Wang and Abbasnejad, Selective Mixup Helps with Distribution Shifts,
+But Not (Only) because of Mixup, ICML 2024).
 """
 
 from __future__ import annotations
