@@ -108,7 +108,7 @@ def _read_plan(file: Path) -> Plan:
     variants = {str(name): {**common, **_settings(file, name, settings)} for name, settings in listed.items()}
     for name, settings in _grid(file, data["grid"]) if "grid" in data else ():
         if name in variants:
-            raise UserError(f"{file}: two variants have the name {name}; give the grid's own names, under variants")
+            raise UserError(f"{file}: two variants have the name {name}; list them under variants, with other names")
         variants[name] = {**common, **settings}
     for name in variants:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=+-]*", name) or len(name) > LONGEST:
@@ -207,9 +207,12 @@ def _config(plan: Plan, variant: str, seed: int, settings: dict[str, Any]) -> Co
     settings = {**settings, "run.seed": seed, "run.name": f"{plan.file.stem}/{variant}-s{seed}"}
     overrides = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
     config = make_config(plan.sections, overrides, f"{plan.file.name}: {variant}")
-    unused = [
-        key for key in _references(config) if (config.mix.name != "bank" if key == "mix.bank" else not config.searches)
-    ]
+    counts = {
+        "mix.bank": config.mix.name == "bank",
+        "search.start": config.searches,
+        "search.reference": config.searches,
+    }
+    unused = [key for key in _references(config) if not counts[key]]
     return _replaced(config, {key: _default(key) for key in unused})
 
 

@@ -212,11 +212,8 @@ class Report:
         elif outcome.kind == "busy":
             self._say(f"{self._head(trial)}: is being run by another process")
         elif outcome.kind == "stopped":
-            self._say(
-                f"{self._head(trial)}: stopped; its last checkpoint is kept"
-                if trial.onward() == "started"
-                else f"{self._head(trial)}: stopped before its first checkpoint"
-            )
+            kept = "its last checkpoint is kept" if trial.onward() == "started" else "before its first checkpoint"
+            self._say(f"{self._head(trial)}: stopped; {kept}")
         elif self.schedule.standing[trial.name] == "waiting":
             again = f"it is run again ({self.schedule.lost[trial.name]} of {LOST} times)"
             self._say(f"{self._head(trial)}: {outcome.reason}; {again}")
@@ -241,7 +238,7 @@ class Report:
         self._told = self.clock()
 
     def _say_output(self, trial: Trial, outcome: Outcome) -> None:
-        lines = [line for line in outcome.output.splitlines() if outcome.reason not in line]
+        lines = [line for line in outcome.output.splitlines() if outcome.reason not in line and not epoch_of(line)]
         for line in lines[-SHOWN_LINES:]:
             self._say(f"    {line}")
         if lines and trial.output.is_file():
@@ -264,7 +261,7 @@ class Report:
         if len(running) == 1:
             parts = [f"{running[0].title}: {last_line(running[0]) or 'starts'}"]
         else:
-            parts = [f"{trial.name} {epoch_of(last_line(trial))}" for trial in running]
+            parts = [f"{trial.name} {epoch_of(last_line(trial)) or 'starts'}" for trial in running]
         return ", ".join(parts) + self._left()
 
 
@@ -278,7 +275,10 @@ def overview(schedule: Schedule, estimate: Estimate, slots: int) -> str:
         "to run": ("waiting",),
     }
     counts = [(len(schedule.named(*standings)), word) for word, standings in words.items()]
-    text = f"{len(schedule.trials)} trials: " + ", ".join(f"{count} {word}" for count, word in counts if count)
+    total = len(schedule.trials)
+    text = f"{total} trial{'s' if total > 1 else ''}: " + ", ".join(
+        f"{count} {word}" for count, word in counts if count
+    )
     waiting = schedule.named("waiting")
     seconds = estimate.left(waiting, (), slots)
     return text + (f", about {duration(seconds)}" if seconds is not None else "")
@@ -301,5 +301,6 @@ def last_line(trial: Trial) -> str:
 
 
 def epoch_of(line: str) -> str:
+    """`epoch 3/30` of a line of progress, else nothing."""
     found = re.search(r"epoch \d+/\d+", line)
-    return found[0] if found else "starts"
+    return found[0] if found else ""

@@ -94,7 +94,8 @@ def planned(schedule: Schedule, estimate: Estimate, workers: int) -> list[str]:
 
 def unfinished_lines(schedule: Schedule, unfinished: Sequence[Trial], again: str) -> list[str]:
     failed = schedule.named("failed")
-    lines = [f"{len(unfinished)} of {len(schedule.trials)} trials failed or were left"]
+    what = "failed" if len(failed) == len(unfinished) else "are not done"
+    lines = [f"{len(unfinished)} of {len(schedule.trials)} trials {what}"]
     lines += [f"{trial.title}: {schedule.reasons[trial.name]}" for trial in unfinished]
     return lines + ([f"to run what failed again: {again} --retry"] if failed else [])
 

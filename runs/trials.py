@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -191,7 +191,8 @@ def run_trial(trial: Trial, patience: float = 0, output: Path | None = None) -> 
         time.sleep(0.2)
     with lock:
         if output is not None:
-            os.replace(output, trial.output)
+            with suppress(FileNotFoundError):  # taken for one of those below, by a process that went before
+                os.replace(output, trial.output)
         for left in trial.notes.glob("output-*.txt"):  # of attempts that ended before they had the lock
             left.unlink(missing_ok=True)
         return _run_alone(trial)

@@ -48,7 +48,7 @@ def unpack(packed: bytes, folder: Path, largest: int = LARGEST) -> None:
         try:
             with tarfile.open(fileobj=io.BytesIO(packed), mode="r:") as archive:
                 _extract(archive, whole, largest)
-        except (tarfile.TarError, EOFError) as error:
+        except (tarfile.TarError, EOFError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
             raise ArchiveError(f"the archive of {folder.name} is damaged: {error}") from None
         if folder.exists():
             folder.rename(Path(kept) / "old")

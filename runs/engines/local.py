@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from itertools import takewhile
 from pathlib import Path
 
 from runs.engines.worker import BUSY, STOPPED
@@ -99,7 +100,7 @@ class TrialProcess:
         if status is None or self._output.closed:
             return None
         output = self._last_lines()
-        self._close()
+        self._close(keep=status not in (0, BUSY, STOPPED))
         if status == 0:
             done = self.trial.state() == "done"
             return Outcome("done") if done else Outcome("failed", "its process ended without a result", output)
@@ -129,15 +130,15 @@ class TrialProcess:
         length = self._output.seek(0, os.SEEK_END)
         self._output.seek(max(0, length - LONGEST))
         lines = self._output.read().decode(errors="replace").splitlines()
-        return "\n".join(line for line in lines[-LAST_LINES:])
+        return "\n".join(lines[-LAST_LINES:])
 
-    def _close(self) -> None:
+    def _close(self, keep: bool = False) -> None:
         self._output.close()
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):
             self._process.stdin.close()
         if self._name.exists():  # it ended before it held the trial
-            self._name.unlink()
+            os.replace(self._name, self.trial.output) if keep else self._name.unlink()
 
 
 def explain(status: int, output: str) -> str:
@@ -147,9 +148,9 @@ def explain(status: int, output: str) -> str:
         hint = "; the system does so when memory runs out" if name == "SIGKILL" else ""
         return f"its process was killed by {name}{hint}"
     lines = [line for line in output.splitlines() if line.strip()]
-    told = [line.removeprefix("run: ") for line in lines if line.startswith("run: ")]
+    told = list(takewhile(lambda line: line.startswith("run: "), reversed(lines)))
     if status == 2 and told:
-        return told[-1]
+        return "; ".join(line.removeprefix("run: ") for line in reversed(told))
     return f"{lines[-1].strip():.300}" if lines else f"its process ended with exit status {status}"
 
 
