@@ -5,42 +5,147 @@ Figures are made without pyplot: it takes a second to import and keeps global st
 
 from __future__ import annotations
 
+import io
 import os
+import re
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
+class Theme(NamedTuple):
+    """Colours of a figure's ground, text, secondary text and grid, and of the last series, black on light."""
+
+    ground: str
+    ink: str
+    soft: str
+    rule: str
+    last: str
+
+
+LIGHT = Theme("#ffffff", "#111111", "#555555", "#dddddd", "#000000")
+DARK = Theme("#16181d", "#e8e8e8", "#a8adb5", "#3a3f47", "#ffffff")
+# Colours that stand for CSS variables in an inline SVG; no figure has them otherwise.
+MARKED = Theme("none", "#010203", "#010204", "#010205", "#010203")
+VARIABLES = {"#010203": "var(--ink)", "#010204": "var(--soft)", "#010205": "var(--rule)"}
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 OWN, PARTNER = "#0072B2", "#F0E6D2"  # a cell that keeps the row's own image, and one that takes the partner's
 GREY = "#555555"
 
+_theme = LIGHT
+
+
+@contextmanager
+def theme(chosen: Theme | bool) -> Iterator[None]:
+    """Figures made within have this theme; True stands for dark, False for light."""
+    global _theme
+    before = _theme
+    _theme = chosen if isinstance(chosen, Theme) else (DARK if chosen else LIGHT)
+    found = {
+        "figure.facecolor": _theme.ground,
+        "axes.facecolor": "none",
+        "savefig.facecolor": _theme.ground,
+        "text.color": _theme.ink,
+        "axes.labelcolor": _theme.ink,
+        "axes.titlecolor": _theme.ink,
+        "axes.edgecolor": _theme.soft,
+        "xtick.color": _theme.soft,
+        "ytick.color": _theme.soft,
+        "legend.labelcolor": _theme.ink,
+        "grid.color": _theme.rule,
+    }
+    try:
+        with matplotlib.rc_context(found):
+            yield
+    finally:
+        _theme = before
+
+
+def for_page() -> Any:
+    """The theme of figures that `as_svg` turns into parts of a page: text and frames follow the page's colours."""
+    return theme(MARKED)
+
+
+def ink() -> str:
+    return _theme.ink
+
+
+def soft() -> str:
+    """Of secondary text."""
+    return _theme.soft
+
+
+def grid_colour() -> str:
+    return _theme.rule
+
 
 def colour(index: int) -> str:
-    return COLOURS[index % len(COLOURS)]
+    """Of series number `index`; the seventh is the ink."""
+    index %= len(COLOURS) + 1
+    return _theme.last if index == len(COLOURS) else COLOURS[index]
 
 
 def new_figure(width: float, height: float) -> Figure:
     """A figure of `width` x `height` inches, laid out without overlaps."""
-    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    return Figure(figsize=(width, height), layout="constrained", facecolor=_theme.ground)
 
 
 def tidy(axes: Axes, **labels: str) -> None:
     """Light frame, faint grid, whole numbers along x, labels: title, xlabel, ylabel."""
     axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(True, color="#dddddd", linewidth=0.6)
+    axes.grid(True, color=grid_colour(), linewidth=0.6)
     axes.set_axisbelow(True)
     axes.set(**labels)
     axes.title.set_fontsize(11)
 
 
+# The same figure gives the same bytes; text stays text.
+SVG = {"svg.hashsalt": "evomix", "svg.fonttype": "none"}
+
+
 def save(figure: Figure, path: Path, **options: Any) -> Path:
-    """Write a figure so that a reader never sees half of it, nor another process takes it away unfinished."""
+    """Write a figure, by the path's ending, so that a reader never sees half of it, nor another process takes it
+    away unfinished.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
-    figure.savefig(unfinished, dpi=160, **options)
+    if path.suffix == ".svg":
+        options = {"metadata": {"Date": None}, **options}
+    with matplotlib.rc_context(SVG):
+        figure.savefig(unfinished, dpi=160, **options)
     os.replace(unfinished, path)
     return path
+
+
+def as_svg(figure: Figure, label: str) -> str:
+    """A figure made under `for_page()` as inline SVG: text, frames and grid in the page's --ink, --soft and --rule.
+
+    label: what a screen reader says. Names of the SVG's parts begin with a hash of the label, which is to differ
+    within a page.
+    """
+    buffer = io.StringIO()
+    with matplotlib.rc_context({**SVG, "svg.hashsalt": label}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<!--.*?-->|<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.DOTALL)
+    for marked, variable in VARIABLES.items():
+        text = text.replace(marked, variable)
+    head, rest = text.split(">", 1)
+    head = re.sub(r'\s(width|height|xmlns:xlink|version)="[^"]*"', "", head)
+    mark = f"f{zlib.crc32(label.encode()):x}-"
+    rest = re.sub(r'(\bid=")', rf"\1{mark}", rest)
+    rest = re.sub(r'(\bhref="#|url\(#)', rf"\1{mark}", rest).replace("xlink:href", "href")
+    head += f' stroke-linejoin="round" role="img" aria-label="{escape(label)}"'
+    return f"{head}>{rest}".strip()
