@@ -10,7 +10,7 @@ import os
 import re
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,62 +41,61 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 OWN, PARTNER = "#0072B2", "#F0E6D2"  # a cell that keeps the row's own image, and one that takes the partner's
 GREY = "#555555"
 
-_theme = LIGHT
+_themes = [LIGHT]  # the last is in force
 
 
 @contextmanager
 def theme(chosen: Theme | bool) -> Iterator[None]:
     """Figures made within have this theme; True stands for dark, False for light."""
-    global _theme
-    before = _theme
-    _theme = chosen if isinstance(chosen, Theme) else (DARK if chosen else LIGHT)
-    found = {
-        "figure.facecolor": _theme.ground,
+    look = chosen if isinstance(chosen, Theme) else (DARK if chosen else LIGHT)
+    options: dict[Any, Any] = {
+        "figure.facecolor": look.ground,
         "axes.facecolor": "none",
-        "savefig.facecolor": _theme.ground,
-        "text.color": _theme.ink,
-        "axes.labelcolor": _theme.ink,
-        "axes.titlecolor": _theme.ink,
-        "axes.edgecolor": _theme.soft,
-        "xtick.color": _theme.soft,
-        "ytick.color": _theme.soft,
-        "legend.labelcolor": _theme.ink,
-        "grid.color": _theme.rule,
+        "savefig.facecolor": look.ground,
+        "text.color": look.ink,
+        "axes.labelcolor": look.ink,
+        "axes.titlecolor": look.ink,
+        "axes.edgecolor": look.soft,
+        "xtick.color": look.soft,
+        "ytick.color": look.soft,
+        "legend.labelcolor": look.ink,
+        "grid.color": look.rule,
     }
+    _themes.append(look)
     try:
-        with matplotlib.rc_context(found):
+        with matplotlib.rc_context(options):
             yield
     finally:
-        _theme = before
+        _themes.pop()
 
 
-def for_page() -> Any:
+def for_page() -> AbstractContextManager[None]:
     """The theme of figures that `as_svg` turns into parts of a page: text and frames follow the page's colours."""
     return theme(MARKED)
 
 
 def ink() -> str:
-    return _theme.ink
+    return _themes[-1].ink
 
 
 def soft() -> str:
     """Of secondary text."""
-    return _theme.soft
+    return _themes[-1].soft
 
 
 def grid_colour() -> str:
-    return _theme.rule
+    return _themes[-1].rule
 
 
 def colour(index: int) -> str:
     """Of series number `index`; the seventh is the ink."""
     index %= len(COLOURS) + 1
-    return _theme.last if index == len(COLOURS) else COLOURS[index]
+    return _themes[-1].last if index == len(COLOURS) else COLOURS[index]
 
 
 def new_figure(width: float, height: float) -> Figure:
     """A figure of `width` x `height` inches, laid out without overlaps."""
-    return Figure(figsize=(width, height), layout="constrained", facecolor=_theme.ground)
+    return Figure(figsize=(width, height), layout="constrained", facecolor=_themes[-1].ground)
 
 
 def tidy(axes: Axes, **labels: str) -> None:
@@ -110,7 +109,7 @@ def tidy(axes: Axes, **labels: str) -> None:
 
 
 # The same figure gives the same bytes; text stays text.
-SVG = {"svg.hashsalt": "evomix", "svg.fonttype": "none"}
+SVG: dict[Any, Any] = {"svg.hashsalt": "evomix", "svg.fonttype": "none"}
 
 
 def save(figure: Figure, path: Path, **options: Any) -> Path:
