@@ -5,6 +5,7 @@ import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tarfile
@@ -800,4 +801,17 @@ def test_trials_run_on_ray(tmp_path, out, capsys):
     run_ablation(str(written(tmp_path / "abl.yaml", variants={"a": PLAIN})), engine="ray")
     assert "[1/1] a, seed 0: accuracy" in capsys.readouterr().err
     assert RunFolder(out / "abl" / "a-s0").result is not None
-    assert not list((out / "abl" / ".trials").glob("shared-*"))
+
+
+def test_an_address_where_no_cluster_listens_is_told_at_once():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]  # taken, and nobody listens
+        for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}"):
+            with pytest.raises(ConnectionRefusedError):
+                on_ray._check_reachable(address)
+    on_ray._check_reachable("auto")
+
+
+def test_all_know_a_shared_disk_by_the_same_mark(tmp_path):
+    assert on_ray.mark(tmp_path) == on_ray.mark(tmp_path) and len(on_ray.mark(tmp_path)[1]) == 32

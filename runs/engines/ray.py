@@ -2,7 +2,7 @@
 
 Every node needs this code and its requirements, at the same path or installed. A task runs the same process as
 runs/engines/local.py does. Where a node shares the disk with runs/out, its trials write there; from other nodes the
-finished run folder comes back as an archive.
+finished run folder comes back as an archive. A cluster that asks for a token is given that of RAY_AUTH_TOKEN, by Ray.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import importlib
 import importlib.util
 import json
 import os
+import re
 import secrets
+import socket
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -28,6 +30,7 @@ from training.locks import take_lock
 
 PATIENCE = 150.0  # seconds a task waits for the process of a lost worker, which writes a checkpoint
 WAIT = 0.2
+REACHED = 10.0  # seconds within which a cluster answers
 LOST = ("WorkerCrashedError", "NodeDiedError", "LocalRayletDiedError", "ObjectLostError", "OwnerDiedError")
 
 
@@ -45,7 +48,7 @@ class RayEngine:
         self._running: dict[Any, Trial] = {}  # by reference
         try:
             self.slots = min(self._fitting(trial, nodes) for trial in trials)
-            self._marker = self._mark(trials[0])
+            self._marker = mark(trials[0].folder.parent)
         except BaseException:
             self._ray.shutdown()
             raise
@@ -74,7 +77,6 @@ class RayEngine:
             self._ray.cancel(reference)
 
     def close(self) -> None:
-        Path(self._marker[0]).unlink(missing_ok=True)
         self._ray.shutdown()
 
     def _connect(self) -> None:
@@ -87,10 +89,11 @@ class RayEngine:
         address = os.environ.get("RAY_ADDRESS")
         try:
             if address:
+                _check_reachable(address)
                 self._ray.init(address, **common)
             else:
                 self._ray.init(num_cpus=usable_cores(), include_dashboard=False, **common)
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        except (self._ray.exceptions.RayError, RuntimeError, ValueError, OSError) as error:
             where = f"the cluster at RAY_ADDRESS={address} is not reached" if address else "no local cluster starts"
             raise UserError(f"--engine ray: {where}: {' '.join(str(error).split())[:300]}") from None
 
@@ -115,14 +118,6 @@ class RayEngine:
             )
         return sum(each)
 
-    def _mark(self, trial: Trial) -> tuple[str, str]:
-        """A file and its content, by which a node knows whether it shares the disk."""
-        content = secrets.token_hex(16)
-        path = trial.folder.parent / ".trials" / f"shared-{content[:8]}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content)
-        return str(path), content
-
     def _outcome(self, reference: Any, trial: Trial) -> Outcome:
         try:
             outcome, packed = self._ray.get(reference)
@@ -136,6 +131,21 @@ class RayEngine:
                 return Outcome("lost", f"its worker was lost ({name})", str(error))
             return Outcome("failed", f"{name}: {lines[-1] if lines else ''}", str(error))
         return receive(trial, Outcome(*outcome), packed)
+
+
+def _check_reachable(address: str) -> None:
+    """Raises OSError where nobody listens at HOST:PORT or ray://HOST:PORT: Ray would try for minutes."""
+    if found := re.fullmatch(r"(?:ray://)?(.+):(\d+)", address):
+        socket.create_connection((found[1].strip("[]"), int(found[2])), timeout=REACHED).close()
+
+
+def mark(folder: Path) -> tuple[str, str]:
+    """A file below an ablation's folder and its content, by which a node knows whether it shares the disk."""
+    path = folder / ".trials" / "shared"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError), open(path, "x") as file:
+        file.write(secrets.token_hex(16))
+    return str(path), path.read_text()
 
 
 def receive(trial: Trial, outcome: Outcome, packed: bytes | None) -> Outcome:
@@ -168,7 +178,7 @@ def run_on_node(
     """
     here = Trial.from_json(trial)
     with suppress(OSError):
-        if Path(marker).read_text() == content:
+        if content and Path(marker).read_text() == content:
             return _attempt(here, threads), None
     with tempfile.TemporaryDirectory(prefix="evomix-") as place:
         there = str(here.folder.parent)
