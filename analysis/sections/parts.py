@@ -1,0 +1,108 @@
+"""What sections are made of. Everything that comes from a run folder is escaped here or by the section itself."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from analysis.run_folder import RunFolder
+from analysis.style import as_svg
+
+ENLARGED = (
+    48  # pixels a side: pictures up to there are stored twice as large, since WebP halves the colours' resolution
+)
+LOSSLESS = 16  # pixels a side: up to there PNG is smaller
+
+
+def section(name: str, heading: str, *parts: str) -> str:
+    """A landmark of the page; "" where all its parts are empty."""
+    shown = [part for part in parts if part]
+    if not shown:
+        return ""
+    body = "\n".join(shown)
+    return (
+        f'<section id="{name}" aria-labelledby="{name}-heading">\n'
+        f'<h2 id="{name}-heading">{escape(heading)}</h2>\n{body}\n</section>'
+    )
+
+
+def by_run(runs: Sequence[RunFolder], parts: Sequence[str]) -> list[str]:
+    """Each run's part under its name, where there are several runs; empty parts are left out."""
+    if len(runs) == 1:
+        return list(parts)
+    return [f"<h3>{escape(run.name)}</h3>\n{part}" for run, part in zip(runs, parts, strict=True) if part]
+
+
+def paragraph(text: str, kind: str = "") -> str:
+    return f"<p{f' class={kind!r}' if kind else ''}>{escape(text)}</p>" if text else ""
+
+
+def figure(drawn: Figure, title: str, caption: str, where: str = "") -> str:
+    """A figure made under `style.for_page()`, with its title as a heading below the section's.
+
+    where: what tells it from figures of the same title on the page, such as the run's name.
+    """
+    label = f"{title}, {where}" if where else title
+    heading = f"<h3>{escape(title)}</h3>\n" if title else ""
+    return (
+        f'{heading}<figure><div class="wide" tabindex="0" role="group" aria-label="{escape(label)}">'
+        f"{as_svg(drawn, f'{label}. {caption}')}</div><figcaption>{escape(caption)}</figcaption></figure>"
+    )
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str, *, words: int = 1) -> str:
+    """A table of texts. The first column names the rows; columns from `words` on hold numbers."""
+    kinds = ["" if column < words else ' class="number"' for column in range(len(head))]
+    top = "".join(f'<th scope="col"{kind}>{escape(name)}</th>' for name, kind in zip(head, kinds, strict=True))
+    lines = []
+    for row in rows:
+        cells = "".join(f"<td{kind}>{escape(text)}</td>" for text, kind in zip(row[1:], kinds[1:], strict=True))
+        lines.append(f'<tr><th scope="row">{escape(row[0])}</th>{cells}</tr>')
+    body = "\n".join(lines)
+    return (
+        f'<div class="wide" tabindex="0" role="group" aria-label="{escape(caption)}"><table>'
+        f"<caption>{escape(caption)}</caption>\n<thead><tr>{top}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table></div>"
+    )
+
+
+def picture(image: NDArray[Any]) -> str:
+    """(H,W) or (H,W,3) uint8 as a data URL: PNG where it is tiny, else WebP."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    if max(image.shape[:2]) <= LOSSLESS:
+        Image.fromarray(image).save(buffer, "PNG", optimize=True)
+        return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    if max(image.shape[:2]) <= ENLARGED:
+        image = np.repeat(np.repeat(image, 2, 0), 2, 1)
+    Image.fromarray(image).save(buffer, "WEBP", quality=85, method=4)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def percent(value: float | None, digits: int = 2) -> str:
+    """A percentage as it is read; a dash where it is not known."""
+    return "–" if value is None or math.isnan(value) else f"{value:.{digits}f} %"
+
+
+def count(value: float | None) -> str:
+    return "–" if value is None or math.isnan(value) else f"{value:,.0f}"
+
+
+def duration(seconds: float | None) -> str:
+    """45.2 s, 3 min 05 s or 2 h 07 min."""
+    if seconds is None or math.isnan(seconds):
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
