@@ -83,13 +83,13 @@ class Islands:
         """Hand every island its part of the losses (see Search.tell); migrate; return the fittest island's line."""
         if not self._asked:
             raise RuntimeError("tell() answers an ask(), and none is open; call ask() first")
-        expected, start = sum(count for _, count in self._asked), 0
+        expected, start, full_rows = sum(count for _, count in self._asked), 0, 0
         for array in losses:
             if array is not None and len(array) != expected:
                 raise ValueError(f"losses must be of the {expected} rows asked for, got {len(array)}")
         for search, count in self._asked:
             part = [None if array is None else np.asarray(array)[start : start + count] for array in losses]
-            search.tell(*part)  # type: ignore[arg-type]
+            full_rows += search.tell(*part)["full_rows"]  # type: ignore[arg-type]
             start += count
         self._asked = []
         self.generation += 1
@@ -101,6 +101,7 @@ class Islands:
             **fittest,
             "generation": self.generation,
             "new_rows": expected,
+            "full_rows": full_rows,
             "forwards": self.forwards,
             "islands": [round(float(record["best"]), 5) for record in last],
         }

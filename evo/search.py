@@ -47,6 +47,11 @@ Evaluation = Literal["incremental", "full"]
 Rescore = Literal["all", "survivors", "none"]
 Duplicates = Literal["remove", "redraw", "keep"]
 CROSSOVER, MASK_MUTATION, PAIRING_MUTATION = "assignment", "flip", "swap"  # fittest at equal image forwards in trials
+FIGURES: dict[str, Callable[[Array], Any]] = {
+    "best": np.max, "mean": np.mean, "median": np.median, "std": np.std, "min": np.min,
+}  # fmt: skip
+WIDE = ("rates", "objectives", "front")  # of a record, what has no place in a Logbook's table
+FRONT = 64  # non-dominated genomes, at most, whose values a generation's record holds
 IDLE = 100  # generations without a new row, after which a search has seen what there is for it
 
 
@@ -165,7 +170,7 @@ class Search:
         self.records: list[dict[str, Any]] = []
         self.logbook = _empty_logbook()
         self.statistics = tools.Statistics(key=lambda genome: genome.fitness.values[0])
-        for name, function in (("best", np.max), ("mean", np.mean), ("std", np.std), ("min", np.min)):
+        for name, function in FIGURES.items():
             self.statistics.register(name, _over_finite, function)
         self._open: Open | None = None
         self._stale = False  # the weights have changed since the population was scored
@@ -244,6 +249,7 @@ class Search:
         self._open = None
 
         asked = int(open_.new.sum())
+        whole = open_.new.any(axis=1) | (np.arange(len(pool)) >= open_.kept)
         self.forwards += asked * self.row_cost
         self.generation += 1
         genome, row = open_.fresh
@@ -256,7 +262,7 @@ class Search:
         self._stale = False
         # Only the fittest can enter; a Pareto front has to see everybody.
         self.hall_of_fame.update(self.population[: getattr(self.hall_of_fame, "maxsize", self.size)])
-        return self._record(asked)
+        return self._record(asked, int(whole.sum()) * self.batch)
 
     def run(self, evaluate: Evaluate, callbacks: Sequence[Callable[[Search, dict[str, Any]], Any]] = ()) -> Search:
         """Ask, evaluate and tell until the search ends.
@@ -562,7 +568,10 @@ class Search:
             gain = np.where(np.isfinite(gain), np.maximum(gain, 0.0), 0.0) / (1 + cost[children])
         self.variation.reward(open_.made_by[bred], gain[bred])
 
-    def _record(self, asked: int) -> dict[str, Any]:
+    def _record(self, asked: int, full_rows: int) -> dict[str, Any]:
+        """The log's line. full_rows: those of whole genomes that new_rows are of. diversity: the share
+        of rows in which the others differ from the fittest, 0..1. front: values (N,M) of those not dominated.
+        """
         assert self.population is not None
         values = self.population.values
         if values[:, 0].max() > self._best:
@@ -570,13 +579,18 @@ class Search:
         record = {
             "generation": self.generation,
             "new_rows": asked,
+            "full_rows": full_rows,
             "forwards": self.forwards,
             "nonfinite": self.nonfinite,
             **self.statistics.compile(self.population),
         }
+        record["diversity"] = round(_diversity(self.population), 4)
         record.setdefault("best", float(values[:, 0].max()))  # where the user's statistics have no such entry
         for number, name in list(enumerate(self.objectives))[1:]:
             record |= {f"{name} best": float(values[:, number].max()), f"{name} mean": float(values[:, number].mean())}
+        if len(self.objectives) > 1:
+            record["objectives"] = list(self.objectives)
+            record["front"] = _front(values)[:FRONT].tolist()
         if self.weights_version:
             record["age"] = round(float((self.weights_version - self.population.measured).mean()), 4)
         if self.variation.adaptive:
@@ -588,8 +602,8 @@ class Search:
 
     def _log(self, record: dict[str, Any]) -> None:
         self.records.append(dict(record))
-        # A Logbook takes a dict for a chapter: that is meant for a MultiStatistics, not for the operators' shares.
-        self.logbook.record(**{key: value for key, value in record.items() if key != "rates"})
+        # A Logbook would take the operators' shares, a dict, for a chapter of a MultiStatistics.
+        self.logbook.record(**{key: value for key, value in record.items() if key not in WIDE})
 
     def _snapshot(self) -> dict[str, Any]:
         """What an ask changes, and what becomes void where it is taken back."""
@@ -635,6 +649,22 @@ class Search:
         finally:
             self.random_state = random.getstate()
             random.setstate(outside)
+
+
+def _diversity(population: Population) -> float:
+    """The mean share of rows (0..1) in which the others differ from the fittest."""
+    if len(population) < 2:
+        return 0.0
+    words, pairings, first = population.packed.words, population.pairings, int(population.values[:, 0].argmax())
+    differs = (words != words[first]).any(axis=2) | (pairings != pairings[first])
+    return float(differs.sum() / (len(population) - 1) / differs.shape[1])
+
+
+def _front(values: Array) -> Array:
+    """The rows of values (P,M) that no other row dominates, each kind once, by the first objective."""
+    distinct = np.unique(values, axis=0)[::-1]
+    least = (distinct[:, None] >= distinct[None]).all(axis=2).sum(axis=0)
+    return distinct[least == 1]  # itself alone is nowhere less
 
 
 def _distinct(pool: Population) -> Array:

@@ -32,7 +32,6 @@ from training.data import DATASETS
 from training.mixes import MIXES, SCORED
 from training.models import MODELS
 
-SCHEMA = 1
 PROJECT = Path(__file__).resolve().parent.parent
 RECIPES = PROJECT / "runs" / "recipes"
 

@@ -105,15 +105,19 @@ def search_batch(
     )
     images, labels = training_set.batch(torch.randperm(len(training_set), generator=streams.torch("order"))[:count])
     experiment.search = evolved.make_search(images, labels)
-    if resume:
-        experiment.resume()
-    else:
-        log.begin(config, device, command_line())
-        log.event("start", training_images=count, classes=names, grid=model.grid, model=str(trained))
-    evolved.go_on(experiment.search, experiment.elites, images, labels)
-    result = experiment.result(full_forwards=config.search.population * config.search.islands * count)
-    log.event("end", **result)
-    log.close()
+    try:
+        with log.telling_failure():
+            if resume:
+                log.claim()
+                experiment.resume()
+            else:
+                log.begin(config, device, command_line())
+                log.event("start", training_images=count, classes=names, grid=model.grid, model=str(trained))
+            evolved.go_on(experiment.search, experiment.elites, images, labels)
+            result = experiment.result(full_forwards=config.search.population * config.search.islands * count)
+            log.event("end", **result)
+    finally:
+        log.close()
     return result
 
 

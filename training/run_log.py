@@ -2,13 +2,14 @@
 
     config.json        the resolved config, with schema version
     environment.json   versions, commit, device, threads, the command
-    log.jsonl          append-only, one event a line: start, resume, epoch, end
+    log.jsonl          append-only, one event a line: start, resume, epoch, end, failed, stopped
     generations.jsonl  append-only, one generation of one search a line
     elites/*.npz       some searches whole, with composed images for the gallery
     checkpoint/        latest and best
     patterns/bank.npz  masks trained on, with weights, and class pairs
 
-A line is written in one call and flushed; a reader forgives a torn last one.
+The first line of both logs is their schema. A line is written in one call and flushed; a reader forgives a torn
+last one. analysis/run_folder.py reads all of it, and version 1.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -26,17 +28,25 @@ from typing import Any, TextIO
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
 
 from evo.saved import replacing
 from training.checkpoint import write_atomically
 from training.compose import compose
-from training.config import PROJECT, SCHEMA, Config, UserError
+from training.config import PROJECT, Config, UserError
 from training.locks import take_lock
 from training.mixes.evolved import SearchRecord
 from training.tensorboard import Board
 
+Array = NDArray[Any]
+
+SCHEMA = 2
 LOGS = ("log.jsonl", "generations.jsonl")
-GALLERY_ROWS = 8
+GALLERY_ROWS = 4  # best ones of a generation, and as many worst
+GALLERY_GENERATIONS = 12
+PICTURE = 96  # pixels a side, at most, of a picture in the gallery
 PACKAGES = ("torch", "torchvision", "numpy", "deap", "scipy", "pydantic", "safetensors")
 
 
@@ -95,6 +105,25 @@ class RunLog:
         if self._board is not None and name == "epoch":
             self._board.add(values["step"], values)
 
+    @contextmanager
+    def telling_failure(self) -> Iterator[None]:
+        """Log how the work within ended where it did not end well: stopped by a person, or failed, and why."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            self._ended("stopped", step=self.step)
+            raise
+        except Exception as error:
+            self._ended(
+                "failed", reason=str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            )
+            raise
+
+    def _ended(self, name: str, **values: Any) -> None:
+        if self._lock is not None:  # else the folder is not ours: it was never made, or another process writes it
+            with suppress(OSError):  # a full disk is what the caller is to hear of
+                self.event(name, **values)
+
     def generation(self, record: Mapping[str, Any]) -> None:
         self._append("generations.jsonl", {"epoch": self.epoch, "step": self.step, **record})
         if self._board is not None:  # under the step it is for: a resume hides those after its own
@@ -107,16 +136,6 @@ class RunLog:
         self.snapshots.discard(self.epoch)
         if not self.writes:
             return
-        last = record.elites[-1]
-        order = np.argsort(-last.scores[0], kind="stable")
-        half = min(GALLERY_ROWS, len(order)) // 2
-        rows = np.concatenate([order[:half], order[len(order) - half :]])
-        partners = last.pairings[0][rows].astype(np.int64)
-        images, device = record.images, record.images.device
-        own, partner = torch.from_numpy(rows).to(device), torch.from_numpy(partners).to(device)
-        masks = last.masks[0][rows]
-        mixed = compose(images, torch.from_numpy(masks), partner, rows=own)
-        labels = record.labels.cpu().numpy()
         sizes = [len(elites.fitness) for elites in record.elites]
         arrays: dict[str, Any] = {
             "schema": np.array(SCHEMA),
@@ -128,15 +147,9 @@ class RunLog:
             "pairings": np.concatenate([elites.pairings for elites in record.elites]),  # (N,B)
             "ids": np.concatenate([elites.ids for elites in record.elites]),  # (N,) numbers in the lineage
             **{f"lineage_{name}": array for name, array in record.lineage.items()},
-            "labels": labels,  # (B,)
+            "labels": record.labels.cpu().numpy(),  # (B,)
             "class_names": np.array(class_names, dtype=np.str_),
-            "gallery_own": images[own].cpu().numpy(),  # (R,C,H,W) uint8
-            "gallery_partner": images[partner].cpu().numpy(),
-            "gallery_mixed": mixed.cpu().numpy(),
-            "gallery_masks": masks,  # (R,G,G)
-            "gallery_cell_losses": last.cell_losses[0][rows],  # (R,G,G) nats
-            "gallery_scores": last.scores[0][rows],  # (R,), largest first
-            "gallery_labels": np.stack([labels[rows], labels[partners]], axis=1),  # (R,2) own, partner
+            **{f"gallery_{name}": array for name, array in gallery(record).items()},
         }
         with replacing(self.folder / "elites" / f"{record.number:06d}.npz") as file:
             np.savez_compressed(file, **arrays)
@@ -178,8 +191,65 @@ class RunLog:
 
     def _open(self, name: str) -> TextIO:
         if name not in self._files:
-            self._files[name] = open(self.folder / name, "a", encoding="utf-8")  # noqa: SIM115 (close() closes it)
+            file = open(self.folder / name, "a", encoding="utf-8")  # noqa: SIM115 (close() closes it)
+            if not file.tell():
+                file.write(json.dumps({"schema": SCHEMA}) + "\n")
+            self._files[name] = file
         return self._files[name]
+
+
+def gallery(record: SearchRecord) -> dict[str, Array]:
+    """Rows of the fittest genome of up to GALLERY_GENERATIONS generations, R in all: its best and its worst ones by
+    score, and one row's way through the generations: the row whose score rose most.
+
+    kind: (R,) best, worst or way. generation: (R,). row: (R,) of the batch. masks: (R,G,G). cell_losses: (R,G,G)
+    nats. scores: (R,). labels: (R,2) of own image and partner. pictures: (U,C,h,w) uint8. own, partner: (R,) indices
+    into pictures. mixed: (R,C,h,w).
+    """
+    count = len(record.elites)
+    shown = np.unique(np.linspace(0, count - 1, min(count, GALLERY_GENERATIONS)).round().astype(int))
+    scores = np.stack([record.elites[i].scores[0] for i in (0, -1)])
+    risen = int(np.nan_to_num(scores[1] - scores[0], nan=-np.inf).argmax())
+    parts: list[tuple[str, int, Array]] = []
+    for number in shown:
+        order = np.argsort(-record.elites[number].scores[0], kind="stable")
+        half = min(GALLERY_ROWS, len(order) // 2)
+        rows = {"best": order[:half], "worst": order[len(order) - half :], "way": np.array([risen])}
+        parts += [(kind, number, found) for kind, found in rows.items()]
+    take = {
+        name: np.concatenate([getattr(record.elites[number], name)[0][rows] for _, number, rows in parts])
+        for name in ("masks", "cell_losses", "scores", "pairings")
+    }
+    row, partner = np.concatenate([rows for _, _, rows in parts]), take.pop("pairings").astype(np.int64)
+    device, labels = record.images.device, record.labels.cpu().numpy()
+    mixed = compose(
+        record.images,
+        torch.from_numpy(take["masks"]),
+        torch.from_numpy(partner).to(device),
+        rows=torch.from_numpy(row).to(device),
+    )
+    sources, place = np.unique(np.concatenate([row, partner]), return_inverse=True)
+    return {
+        **take,
+        "kind": np.array([kind for kind, _, rows in parts for _ in rows], dtype=np.str_),
+        "generation": np.array([number + 1 for _, number, rows in parts for _ in rows]),
+        "row": row,
+        "labels": np.stack([labels[row], labels[partner]], axis=1),
+        "pictures": as_pictures(record.images[torch.from_numpy(sources).to(device)]),
+        "own": place[: len(row)],
+        "partner": place[len(row) :],
+        "mixed": as_pictures(mixed),
+    }
+
+
+def as_pictures(images: Tensor) -> Array:
+    """(R,C,H,W) uint8, reduced to PICTURE pixels a side where they are larger."""
+    longest = max(images.shape[2:])
+    if longest > PICTURE:
+        size = [max(1, round(side * PICTURE / longest)) for side in images.shape[2:]]
+        small = F.interpolate(images.float(), size, mode="area")
+        images = small.round().to(torch.uint8)
+    return images.cpu().numpy()
 
 
 def now() -> str:

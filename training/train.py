@@ -25,7 +25,7 @@ from training.devices import compile_explained, memory_explained
 from training.distributed import lost_processes_explained, stop
 from training.losses import cell_losses, image_losses
 from training.mixes.batch import Batch, Mixed, unmixed
-from training.mixes.evolved import probe_chunk
+from training.mixes.scoring import probe_chunk
 from training.progress import Progress
 from training.run import Run, set_up
 from training.run_state import resume_run, save_run
@@ -48,7 +48,7 @@ def train(config: Config, folder: Path, *, resume: bool = False, progress: Progr
         run = set_up(config, folder, resume=resume)
         progress = progress or Progress(visible=run.world.main)
         try:
-            with Interruption() as interruption:
+            with Interruption() as interruption, run.log.telling_failure():
                 result = train_on(run, resume, progress, interruption)
             stop()
             if interruption.asked:  # too late to stop this run, but not what would follow it
@@ -195,7 +195,7 @@ def memory_hint(run: Run) -> str:
     """What to lower when a step does not fit."""
     options = run.config.train
     hint = f"lower train.batch={options.batch}, or raise train.accumulate={options.accumulate}"
-    if run.config.mix.name == "evolved":
+    if run.config.searches:
         hint += f"; for the search lower search.forward_batch={probe_chunk(run.config, run.device)}"
     return hint
 

@@ -27,7 +27,6 @@ from training.config import SearchOptions, UserError
 from training.mixes.batch import Array, Batch, Mix, MixContext, Mixed
 from training.mixes.drawn import PatternFile
 from training.mixes.scoring import ScoringMix
-from training.mixes.scoring import probe_chunk as probe_chunk
 
 BANK = ("masks", "weights", "pairs", "uncut")  # what a checkpoint keeps of a pattern bank
 
