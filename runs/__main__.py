@@ -8,11 +8,14 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from runs import LOST
+
+if TYPE_CHECKING:
+    from analysis.run_folder import RunFolder
 
 app = typer.Typer(
     name="run",
@@ -28,6 +31,9 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override an option, e.g. -s search.population=32."),
 ]
+RunNames = Annotated[list[str], typer.Argument(metavar="RUN...", help="Run folders: names under runs/out, or paths.")]
+Out = Annotated[Path | None, typer.Option("--out", metavar="FOLDER", help="Write here; else into the run's figures.")]
+Dark = Annotated[bool, typer.Option("--dark", help="Light on dark.")]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run folder: its name under runs/out, or a path.")]
 
 
@@ -96,58 +102,161 @@ def ablate(
         str, typer.Argument(metavar="FILE", help="Variants and seeds: a name in runs/ablations, or a path.")
     ],
     publish: Annotated[bool, typer.Option("--publish", help="Write the tables into runs/results/ as well.")] = False,
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Trials at once on this machine.")] = 1,
+    engine: Annotated[
+        str, typer.Option(metavar="local|ray", help="Where trials run; ray: on a cluster (extra `ray`).")
+    ] = "local",
+    retry: Annotated[bool, typer.Option("--retry", help="Run the trials again that failed.")] = False,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", metavar="VARIANT", help="This variant; may be given again.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the trials and their states; run nothing.")] = False,
 ) -> None:
     """Run variants x seeds of a recipe and print a table; what is done is skipped."""
     from runs.tables import run_ablation
 
-    run_ablation(file, publish)
+    run_ablation(file, publish=publish, workers=workers, engine=engine, retry=retry, only=only or [], dry_run=dry_run)
 
 
 @app.command()
-def curves(runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="One or more run folders.")]) -> None:
-    """Draw the fitness curves of runs."""
-    from analysis.curves import draw_curves
-    from analysis.run_folder import find_run
-    from runs.folders import shown
+def compare(
+    names: Annotated[
+        list[str],
+        typer.Argument(metavar="NAME...", help="Of results, files of seeds (per_seed.csv), or run folders."),
+    ],
+    measure: Annotated[
+        str,
+        typer.Option(metavar="MEASURE", help="last_accuracy, median10_accuracy, image_forwards or seconds."),
+    ] = "last_accuracy",
+    baseline: Annotated[
+        str | None, typer.Option(metavar="VARIANT", help="Compared with all others; else the first.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Write the tables and the figure here.")] = None,
+) -> None:
+    """Compare variants over the seeds they share: intervals, paired tests, effect sizes."""
+    from runs.compare import run_compare
 
-    found = [find_run(name) for name in runs]
-    print(shown(draw_curves(found, found[0].figures() / "curves.png")))
+    run_compare(names, measure, baseline, out)
+
+
+@app.command(name="list")
+def list_runs(
+    states: Annotated[
+        str | None,
+        typer.Option("--state", metavar="STATE,...", help="running, done, stopped, failed, killed, damaged."),
+    ] = None,
+    data: Annotated[str | None, typer.Option(metavar="NAME", help="Runs on these data alone.")] = None,
+    model: Annotated[str | None, typer.Option(metavar="NAME", help="Runs of this model alone.")] = None,
+    mix: Annotated[str | None, typer.Option(metavar="NAME", help="Runs of this mix alone.")] = None,
+    sort: Annotated[str, typer.Option(metavar="COLUMN", help="A column of the table.")] = "age",
+    reverse: Annotated[bool, typer.Option("--reverse", help="The other way round.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
+) -> None:
+    """List the runs: state, data, model, mix, epoch, accuracy, age."""
+    from runs.listing import run_list
+
+    run_list(
+        states=[word for word in (states or "").split(",") if word],
+        data=data,
+        model=model,
+        mix=mix,
+        sort=sort,
+        reverse=reverse,
+        as_json=as_json,
+    )
 
 
 @app.command()
-def patterns(run: RunName) -> None:
-    """Export the patterns a run found, as JSON, npz and a picture."""
-    from analysis.patterns import export_patterns
-    from analysis.run_folder import find_run
-    from runs.folders import shown
+def show(run: RunName, as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False) -> None:
+    """Show one run: its state and why, progress, result, cost, how to repeat it."""
+    from runs.listing import run_show
 
-    for path in export_patterns(find_run(run)):
-        print(shown(path))
+    run_show(run, as_json=as_json)
+
+
+@app.command()
+def curves(runs: RunNames, out: Out = None, dark: Dark = False) -> None:
+    """Draw the fitness curves of runs; seeds of one setting as one band."""
+    from analysis.curves import write_curves
+
+    print_paths(write_curves(found_runs(runs), out, dark=dark))
+
+
+@app.command()
+def patterns(
+    names: Annotated[
+        list[str], typer.Argument(metavar="RUN|FILE...", help="A run, or pattern files and runs to be merged.")
+    ],
+    top: Annotated[int | None, typer.Option(min=1, help="Keep this many, the heaviest.")] = None,
+    classes: Annotated[
+        list[str] | None,
+        typer.Option("--class", metavar="NAME", help="What was found for rows of this class; may be given again."),
+    ] = None,
+    min_weight: Annotated[float | None, typer.Option(min=0, help="Keep patterns of this weight at least.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the patterns here, as .json or .npz.")] = None,
+    dark: Dark = False,
+) -> None:
+    """Export the patterns a run found, draw their atlas, and tell what evolution prefers; merge and filter them."""
+    from runs.patterns import run_patterns
+
+    run_patterns(names, top=top, classes=classes or [], min_weight=min_weight, out=out, dark=dark)
+
+
+@app.command()
+def gallery(run: RunName, out: Out = None, dark: Dark = False) -> None:
+    """Draw composed images of a run: best and worst by generation, and one composition's way."""
+    from analysis.gallery import write_gallery
+
+    print_paths(write_gallery(found_runs([run])[0], out, dark=dark))
 
 
 @app.command()
 def lineage(run: RunName) -> None:
     """Tell which operators made a run's elites, and write the table as CSV."""
     from analysis.lineage import MEANING, as_text, operator_table, write_operator_table
-    from analysis.run_folder import RunFolderError, find_run
-    from runs.folders import shown
+    from analysis.run_folder import RunFolderError
 
-    found = find_run(run)
+    found = found_runs([run])[0]
     table, path = operator_table(found), write_operator_table(found)
     if table is None or path is None:
         raise RunFolderError(f"run {found.name} kept no lineage: it has no search, or an older version made it")
-    print(as_text(table))
-    print(f"{MEANING}\n{shown(path)}")
+    print(f"{as_text(table)}\n{MEANING}")
+    print_paths([path])
 
 
 @app.command()
-def report(run: RunName) -> None:
-    """Write a run's report: one HTML page that needs nothing else."""
+def report(
+    runs: RunNames, out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the page here.")] = None
+) -> None:
+    """Write a report of runs: one HTML page that needs nothing else."""
     from analysis.report import write_report
+
+    print_paths([write_report(found_runs(runs), out)])
+
+
+@app.command()
+def watch(
+    runs: RunNames,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Of 127.0.0.1; else the next free one.")] = 8321,
+    open_browser: Annotated[bool, typer.Option("--open", help="Open a browser on it.")] = False,
+) -> None:
+    """Show the report as a live page while runs go on."""
+    from runs.watch import run_watch
+
+    run_watch(runs, port=port, open_browser=open_browser)
+
+
+def found_runs(names: list[str]) -> list[RunFolder]:
     from analysis.run_folder import find_run
+
+    return [find_run(name) for name in names]
+
+
+def print_paths(paths: list[Path]) -> None:
     from runs.folders import shown
 
-    print(shown(write_report(find_run(run))))
+    for path in paths:
+        print(shown(path))
 
 
 @app.command()

@@ -33,7 +33,7 @@ def summary(runs: dict[str, RunFolder]) -> str:
     evolved = runs["evolved"]
     curve = draw_curves([evolved], evolved.figures() / "curves.png")
     json_file, _, picture = export_patterns(evolved)
-    report = write_report(evolved)
+    report = write_report([evolved])
     first, last = first_to_last(evolved)
 
     lines = [
