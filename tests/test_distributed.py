@@ -17,7 +17,7 @@ import torch
 import torch._dynamo  # here, once: every forked process would import it
 
 import runs.launch
-from analysis.run_folder import RunFolder
+from analysis.run_folder import RunFolder, read_lines
 from tests.conftest import TINY
 from tests.test_resume import At
 from training.checkpoint import load_checkpoint
@@ -187,10 +187,7 @@ def test_two_processes_train_one_model(tmp_path, options):
             if name.startswith(("model.", "ema.")):
                 torch.testing.assert_close(right.tensors[name], tensor, rtol=1e-3, atol=1e-4)
     if "evolved" in str(options):
-        generations = [
-            [json.loads(line) for line in (tmp_path / name / "generations.jsonl").read_text().splitlines()]
-            for name in ("one", "two")
-        ]
+        generations = [read_lines(tmp_path / name / "generations.jsonl") for name in ("one", "two")]
         assert len(generations[0]) == len(generations[1]) > 0  # written once, by rank 0
         for one_line, two_line in zip(*generations, strict=True):
             np.testing.assert_allclose(one_line["best"], two_line["best"], rtol=1e-2)

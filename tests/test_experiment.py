@@ -1,12 +1,10 @@
 """The search experiment: cut off at any generation and gone on with, it is as if nothing had happened."""
 
-import json
-
 import numpy as np
 import pytest
 
 from analysis.lineage import ancestors, operator_table
-from analysis.run_folder import RunFolder
+from analysis.run_folder import RunFolder, read_lines
 from tests.conftest import TINY
 from training.config import UserError, load_config
 from training.experiment import Experiment, search_batch
@@ -37,7 +35,7 @@ class Stopped(Progress):
 
 
 def lines(folder):
-    records = [json.loads(line) for line in (folder / "generations.jsonl").read_text().splitlines()]
+    records = read_lines(folder / "generations.jsonl")
     return [{k: v for k, v in record.items() if k != "time"} for record in records]
 
 
