@@ -19,14 +19,14 @@ from hypothesis import strategies as st
 import runs.engines.local as local
 import runs.engines.ray as on_ray
 import runs.tables as tables
-from analysis.run_folder import RunFolder
+from analysis.run_folder import SCHEMA, RunFolder
 from runs.ablate import _word, chosen, read_ablation
 from runs.engines.archive import ArchiveError, pack, unpack
 from runs.schedule import LOST, Estimate, Report, Schedule, duration, run_schedule
 from runs.tables import run_ablation
 from runs.trials import Outcome, run_trial
 from tests.conftest import TINY
-from training.config import SCHEMA, UserError
+from training.config import UserError
 
 ROOT = Path(__file__).parent.parent
 COMMON = {key: json.loads(value) for key, value in (o.split("=") for o in TINY)} | {"train.epochs": 1}

@@ -92,7 +92,7 @@ class RayEngine:
                 _check_reachable(address)
                 self._ray.init(address, **common)
             else:
-                self._ray.init(num_cpus=usable_cores(), include_dashboard=False, **common)
+                self._ray.init("local", num_cpus=usable_cores(), include_dashboard=False, **common)
         except (self._ray.exceptions.RayError, RuntimeError, ValueError, OSError) as error:
             where = f"the cluster at RAY_ADDRESS={address} is not reached" if address else "no local cluster starts"
             raise UserError(f"--engine ray: {where}: {' '.join(str(error).split())[:300]}") from None
