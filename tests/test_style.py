@@ -54,7 +54,7 @@ def test_parts_of_a_page_follow_its_colours():
         assert all(f"var(--{name})" in text for name in ("ink", "soft", "rule"))
         assert "#01020" not in text and "<style" not in text and "http://www.w3.org/1999" not in text
         root = ElementTree.fromstring(text)
-        assert {"viewBox", "role", "aria-label"} <= root.keys() and "width" not in root.keys()
+        assert {"viewBox", "role", "aria-label"} <= set(root.attrib) and "width" not in root.attrib
     ids = [{node.get("id") for node in ElementTree.fromstring(text).iter() if node.get("id")} for text in (one, two)]
     assert ids[0] and not ids[0] & ids[1]
     named = [
