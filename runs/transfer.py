@@ -13,7 +13,6 @@ import json
 import math
 import os
 import re
-import statistics
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from analysis.run_folder import RunFolder, find_run
+from analysis.statistics import t_interval
 from runs.folders import recorded_config
 from training.config import Config, UserError, make_config
 
@@ -313,9 +313,9 @@ def row(target: Target, method: str, members: list[Subject], outcomes: list[tupl
     accuracies = [sum(outcome.accuracy for outcome in own) / len(own) for own in by_subject]
     repeats = [outcome.accuracy for outcome in by_subject[0]]
     if len(members) > 1:
-        interval, over = t_interval(accuracies), f"{len(members)} runs"
+        interval, over = within_percent(t_interval(accuracies)), f"{len(members)} runs"
     elif len(repeats) > 1:
-        interval, over = t_interval(repeats), f"{len(repeats)} fine-tunings"
+        interval, over = within_percent(t_interval(repeats)), f"{len(repeats)} fine-tunings"
     else:
         interval, over = wilson_interval(repeats[0], len(target.test)), f"{len(target.test):,} test images"
     chosen = dict.fromkeys(
@@ -337,13 +337,8 @@ def row(target: Target, method: str, members: list[Subject], outcomes: list[tupl
     )
 
 
-def t_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Student's 95 % interval of the mean of two or more percentages, cut to 0..100."""
-    from scipy.special import stdtrit  # scipy.stats takes two seconds to import
-
-    mean = statistics.mean(values)
-    half = float(stdtrit(len(values) - 1, 0.975)) * statistics.stdev(values) / math.sqrt(len(values))
-    return max(0.0, mean - half), min(100.0, mean + half)
+def within_percent(interval: tuple[float, float]) -> tuple[float, float]:
+    return max(0.0, interval[0]), min(100.0, interval[1])
 
 
 def wilson_interval(percent: float, count: int) -> tuple[float, float]:
