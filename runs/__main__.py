@@ -102,13 +102,14 @@ def ablate(
         str, typer.Argument(metavar="FILE", help="Variants and seeds: a name in runs/ablations, or a path.")
     ],
     publish: Annotated[bool, typer.Option("--publish", help="Write the tables into runs/results/ as well.")] = False,
-    workers: Annotated[int, typer.Option(min=1, max=256, help="Trials at once on this machine.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Trials at once on this machine; not with Ray.")] = 1,
     engine: Annotated[
         str, typer.Option(metavar="local|ray", help="Where trials run; ray: on a cluster (extra `ray`).")
     ] = "local",
     retry: Annotated[bool, typer.Option("--retry", help="Run the trials again that failed.")] = False,
     only: Annotated[
-        list[str] | None, typer.Option("--only", metavar="VARIANT", help="This variant; may be given again.")
+        list[str] | None,
+        typer.Option("--only", metavar="VARIANT", help="A name or pattern such as head=*, with what it needs."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the trials and their states; run nothing.")] = False,
 ) -> None:

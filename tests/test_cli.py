@@ -1,6 +1,5 @@
 """Each command at tiny size, and each mistake: its line and status 2."""
 
-import fcntl
 import json
 import os
 import shutil
@@ -12,7 +11,6 @@ import pytest
 
 from analysis.run_folder import RunFolder
 from tests.conftest import TINY
-from training.config import UserError
 
 ROOT = Path(__file__).parent.parent
 SET = [word for override in TINY for word in ("-s", override)]
@@ -94,51 +92,6 @@ def test_patterns_of_one_run_train_another(cli, tiny):
     assert status == 0 and "accuracy" in text
 
 
-def test_ablate_skips_what_is_done_and_resumes_what_is_not(cli, tmp_path, out):
-    file = tmp_path / "small.yaml"
-    common = dict(override.split("=") for override in TINY)
-    common = {key: json.loads(value) for key, value in common.items()} | {"train.epochs": 1}
-    variants = {"plain": {"mix.name": "plain"}, "patchmix": {"mix.name": "patchmix"}}
-    file.write_text(json.dumps({"recipe": "digits", "seeds": [0, 1], "common": common, "variants": variants}))
-    status, text, progress = cli("ablate", str(file))
-    assert status == 0 and progress.count("epoch 1/1  loss") == 4
-    assert "patchmix" in text and (out / "small" / "table.md").is_file()
-
-    log = out / "small" / "plain-s1" / "log.jsonl"
-    log.write_text("".join(log.read_text().splitlines(keepends=True)[:-1]))  # cut off: a checkpoint, but no end
-    status, _, progress = cli("ablate", str(file))
-    assert status == 0 and progress.count("done already") == 3 and "going on from its checkpoint" in progress
-
-    # An option that an older version did not know has its default, and a search's do not touch what has none.
-    recorded = out / "small" / "plain-s0" / "config.json"
-    config = json.loads(recorded.read_text())
-    del config["data"]["subset_seed"]
-    config["search"]["crossover"] = "rows"
-    recorded.write_text(json.dumps(config))
-    assert cli("ablate", str(file))[2].count("done already") == 4
-
-    file.write_text(
-        json.dumps({"recipe": "digits", "seeds": [0], "common": {**common, "train.lr": 0.5}, "variants": variants})
-    )
-    status, _, error = cli("ablate", str(file))
-    assert status == 2 and "was made with train.lr=0.1, the file now says 0.5" in error
-
-
-def test_a_failed_trial_is_reported_and_the_others_run(cli, tmp_path, out):
-    file = tmp_path / "fails.yaml"
-    common = {key: json.loads(value) for key, value in (o.split("=") for o in TINY)} | {"train.epochs": 6}
-    variants = {"burns": {"mix.name": "plain", "train.lr": 100, "train.momentum": 0.99}, "plain": {"mix.name": "plain"}}
-    file.write_text(json.dumps({"recipe": "digits", "seeds": [0], "common": common, "variants": variants}))
-    status, text, error = cli("ablate", str(file))
-    assert (
-        status == 2
-        and "1 of 2 trials failed" in error
-        and "burns, seed 0: the" in error
-        and "lower train.lr=100" in error
-    )
-    assert "plain" in text
-
-
 def test_a_reference_and_a_start_may_be_runs_by_name(cli, tiny, out):
     options = ("-s", "search.objective=image_reducible", "-s", "search.reference=tiny", "-s", "search.start=tiny")
     status, _, error = cli("train", "digits", *SET, *options, "-s", "run.name=second")
@@ -215,25 +168,6 @@ def test_mistakes_are_one_line_and_status_2(cli, tiny, arguments, words):
     assert len(error.strip().splitlines()) == 1 and error.startswith("run: ")
 
 
-@pytest.mark.parametrize(
-    ("data", "words"),
-    [
-        ({"recipe": "digits"}, "expected the keys recipe, seeds, variants"),
-        ({"recipe": "digits", "seeds": "0", "variants": {"a": {}}}, "seeds: expected a list of integers"),
-        ({"recipe": "digits", "seeds": [0, 0], "variants": {"a": {}}}, "each seed once"),
-        ({"recipe": "digits", "seeds": [0], "variants": []}, "variants: expected names"),
-        ({"recipe": "digits", "seeds": [0], "variants": {"a/b": {}}}, "variant 'a/b': expected a name"),
-        ({"recipe": "digits", "seeds": [0], "variants": {"a": {"mix.nmae": "plain"}}}, "did you mean mix.name?"),
-        ({"recipe": "digts", "seeds": [0], "variants": {"a": {}}}, "no recipe 'digts'"),
-    ],
-)
-def test_unsound_ablations_are_refused(cli, tmp_path, data, words):
-    file = tmp_path / "bad.yaml"
-    file.write_text(json.dumps(data))
-    status, _, error = cli("ablate", str(file))
-    assert status == 2 and words in error and len(error.strip().splitlines()) == 1
-
-
 def test_a_bug_shows_itself(cli, tiny, monkeypatch):
     import analysis.curves
 
@@ -283,107 +217,6 @@ def test_the_launcher_needs_a_new_enough_python(tmp_path):
     old.chmod(0o755)
     done = subprocess.run([str(tmp_path / "run"), "demo"], capture_output=True, text=True, env={"PATH": str(tools)})
     assert done.returncode == 2 and "Python 3.11 or later is needed" in done.stderr
-
-
-def test_a_stopped_ablation_says_how_to_go_on(cli, tmp_path, monkeypatch):
-    import training.train
-
-    def interrupted(*arguments, **options):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(training.train, "train", interrupted)
-    file = tmp_path / "stopped.yaml"
-    file.write_text(json.dumps({"recipe": "digits", "seeds": [0], "variants": {"plain": {"mix.name": "plain"}}}))
-    status, _, error = cli("ablate", str(file))
-    assert status == 130 and f"the same command goes on where it was: ./run ablate {file}" in error
-
-
-def an_ablation(file, *variants):
-    common = {key: json.loads(value) for key, value in (o.split("=") for o in TINY)} | {"train.epochs": 1}
-    settings = {variant: {"mix.name": "plain"} for variant in variants}
-    file.write_text(json.dumps({"recipe": "digits", "seeds": [0], "common": common, "variants": settings}))
-    return file
-
-
-def test_ablate_leaves_a_trial_to_the_process_that_runs_it(cli, tmp_path, out):
-    """With a checkpoint or before the first one; what was cut off before it is run anew."""
-    file = an_ablation(tmp_path / "shared.yaml", "a", "b")
-    assert cli("ablate", str(file))[0] == 0
-    for name in ("a", "b"):
-        log = out / "shared" / f"{name}-s0" / "log.jsonl"
-        log.write_text("".join(log.read_text().splitlines(keepends=True)[:-1]))
-    shutil.rmtree(out / "shared" / "b-s0" / "checkpoint")
-    before = sorted(path.name for path in (out / "shared" / "b-s0").iterdir())
-    with open(out / "shared" / "a-s0" / ".lock", "a") as one, open(out / "shared" / "b-s0" / ".lock", "a") as two:
-        fcntl.flock(one, fcntl.LOCK_EX)
-        fcntl.flock(two, fcntl.LOCK_EX)
-        status, _, error = cli("ablate", str(file))
-        assert status == 0 and error.count("is being run by another process") == 2 and "loss" not in error
-        assert sorted(path.name for path in (out / "shared" / "b-s0").iterdir()) == before
-    status, _, error = cli("ablate", str(file))
-    assert status == 0 and error.count("going on from its checkpoint") == 1 and error.count("epoch 1/1  loss") == 1
-    assert all(RunFolder(out / "shared" / f"{name}-s0").result for name in "ab")
-
-
-def test_ablate_takes_what_another_process_did_meanwhile(cli, tmp_path, out, monkeypatch):
-    """While an earlier trial ran, and while this trial was being set up."""
-    import training.train
-
-    file = an_ablation(tmp_path / "shared.yaml", "a", "b", "c")
-    train, called = training.train.train, []
-
-    def meanwhile(config, folder, **options):
-        called.append(folder.name)
-        result = train(config, folder, **options)
-        if folder.name == "a-s0":  # ... somebody runs b
-            other = config.model_copy(update={"run": config.run.model_copy(update={"name": "shared/b-s0"})})
-            train(other, folder.with_name("b-s0"))
-        if folder.name == "c-s0":
-            raise UserError(f"{folder} is there already")
-        return result
-
-    monkeypatch.setattr(training.train, "train", meanwhile)
-    status, _, error = cli("ablate", str(file))
-    assert status == 0 and called == ["a-s0", "c-s0"] and "failed" not in error
-    assert "[2/3] b, seed 0: done already" in error and "[3/3] c, seed 0: done already" in error
-
-
-def test_ablate_removes_only_what_a_run_left(cli, tmp_path, out):
-    file = an_ablation(tmp_path / "kept.yaml", "a", "b")
-    (out / "kept" / "a-s0").mkdir(parents=True)
-    (out / "kept" / "a-s0" / "thesis.txt").write_text("years of work")
-    (out / "kept" / "b-s0" / "elites").mkdir(parents=True)  # cut off at once
-    (out / "kept" / "b-s0" / ".lock").touch()
-    status, _, error = cli("ablate", str(file))
-    assert status == 2 and "1 of 2 trials failed" in error and "is in the way and is not a run's; move it" in error
-    assert [path.name for path in (out / "kept" / "a-s0").iterdir()] == ["thesis.txt"]
-    assert RunFolder(out / "kept" / "b-s0").result is not None
-
-
-def test_two_ablations_at_once_share_the_work(tmp_path, out):
-    file = an_ablation(tmp_path / "both.yaml", "a", "b", "c")
-    command = [sys.executable, "-m", "runs", "ablate", str(file)]
-    running = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    said = [process.communicate(timeout=120)[1] for process in running]
-    assert [process.returncode for process in running] == [0, 0], said
-    assert sum(text.count("epoch 1/1  loss") for text in said) == 3
-    assert all(RunFolder(out / "both" / f"{name}-s0").result for name in "abc")
-
-
-def test_published_tables_carry_what_made_them(cli, tmp_path, monkeypatch):
-    import runs.tables as tables
-
-    file = tmp_path / "shown.yaml"
-    common = {key: json.loads(value) for key, value in (o.split("=") for o in TINY)} | {"train.epochs": 1}
-    variants = {"plain": {"mix.name": "plain"}}
-    file.write_text(json.dumps({"recipe": "digits", "seeds": [0], "common": common, "variants": variants}))
-    monkeypatch.setattr(tables, "PROJECT", tmp_path)
-    assert cli("ablate", str(file), "--publish")[0] == 0
-    published = tmp_path / "runs" / "results" / "shown"
-    assert {path.name for path in published.iterdir()} == {
-        "per_seed.csv", "table.csv", "table.md", "figure.png", "ablation.yaml", "recipe.yaml", "environment.json",
-    }  # fmt: skip
-    assert json.loads((published / "environment.json").read_text())["command"] == "./run ablate shown --publish"
 
 
 def test_demo_ends_with_figures_and_files_that_exist(cli, monkeypatch):

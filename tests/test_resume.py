@@ -192,7 +192,7 @@ def killed(tmp_path, step, *options):
 def test_logs_that_lost_lines_are_kept_as_far_as_they_go(tmp_path, capsys):
     folder = killed(tmp_path, 15, "mix.name=evolved")
     (folder / "generations.jsonl").unlink()
-    whole = (folder / "log.jsonl").read_text()
+    whole = "".join((folder / "log.jsonl").read_text().splitlines(keepends=True)[:-1])  # without how it failed
     (folder / "log.jsonl").write_text(whole[: len(whole) - 10])
     train(tiny(OFTEN, "mix.name=evolved"), folder, resume=True)
     assert capsys.readouterr().err.count("has lost lines; what it still holds is kept") == 2
