@@ -164,8 +164,8 @@ def _before_and_after(rows: Sequence[Row], where: str) -> Figure:
         _picture(axes[3], row.mixed, f"score {row.score:.2f}")
         _losses(axes[3], row, largest)
     names = ("own image", "partner", "composed", "cell losses")
-    for axes, name in zip(columns[0], names, strict=True):
-        axes.set_ylabel(name, fontsize=10, color=ink())
+    for first, name in zip(columns[0], names, strict=True):
+        first.set_ylabel(name, fontsize=10, color=ink())
     figure.supxlabel(_scale(largest), fontsize=9, color=soft())
     return figure
 

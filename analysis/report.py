@@ -14,11 +14,43 @@ from pathlib import Path
 from typing import Any
 
 from analysis.run_folder import RunFolder, out_root
+from analysis.sections.atlas import atlas
+from analysis.sections.caveats import caveats
+from analysis.sections.cost import cost
 from analysis.sections.head import head
+from analysis.sections.how import how
+from analysis.sections.pictures import gallery
+from analysis.sections.result import comparison, result
+from analysis.sections.search import operators, search
+from analysis.sections.training import training
 
 Section = Callable[[Sequence[RunFolder]], str]
-SECTIONS: dict[str, Section] = {"head": head}
-HEADINGS = {"head": "Overview"}
+SECTIONS: dict[str, Section] = {
+    "head": head,
+    "warnings": caveats,
+    "result": result,
+    "comparison": comparison,
+    "training": training,
+    "search": search,
+    "operators": operators,
+    "atlas": atlas,
+    "gallery": gallery,
+    "cost": cost,
+    "how": how,
+}
+HEADINGS = {
+    "head": "Overview",
+    "warnings": "Read this first",
+    "result": "Result",
+    "comparison": "Comparison",
+    "training": "Training",
+    "search": "Search",
+    "operators": "Operators",
+    "atlas": "Patterns",
+    "gallery": "Gallery",
+    "cost": "Cost",
+    "how": "How it was run",
+}
 LONGEST_NAME = 120  # characters of a report's file name
 
 
@@ -49,7 +81,8 @@ def default_path(runs: Sequence[RunFolder]) -> Path:
 
 def render_sections(runs: Sequence[RunFolder], *, defaults: Mapping[str, Any] | None = None) -> dict[str, str]:
     """Every section's HTML by its id, in the page's order; "" where it has nothing to show."""
-    return {name: make(runs) for name, make in SECTIONS.items()}
+    sections = SECTIONS | {"how": partial(how, defaults=defaults)}
+    return {name: make(runs) for name, make in sections.items()}
 
 
 def page(sections: Mapping[str, str], title: str, *, live: bool = False, script: str = "") -> str:

@@ -2,13 +2,127 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from html import escape
+from typing import Any
 
-from analysis.run_folder import RunFolder
+from analysis.run_folder import RunFolder, first_to_last
+from analysis.sections.parts import count, duration, percent
+from analysis.sections.settings import seed_of, settings_of
+
+STATES = {  # how a state reads; the sign stands beside the word, so that colour is not all that tells them apart
+    "done": ("✓", "finished"),
+    "running": ("▶", "running"),
+    "stopped": ("■", "stopped"),
+    "failed": ("✗", "failed"),
+    "killed": ("✗", "cut off"),
+}
 
 
 def head(runs: Sequence[RunFolder]) -> str:
     """The page's first lines."""
-    names = ", ".join(run.name for run in runs)
-    return f'<section id="head" aria-labelledby="head-heading">\n<h1 id="head-heading">{escape(names)}</h1>\n</section>'
+    title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs compared"
+    lines = [_about(runs[0])] if len(runs) == 1 else [f"<p class='soft'>{escape(_about_all(runs))}</p>"]
+    facts = "\n".join(
+        f"<li><strong>{escape(value)}</strong> <span>{escape(meaning)}</span></li>" for value, meaning in _facts(runs)
+    )
+    return (
+        f'<section id="head" aria-labelledby="head-heading">\n<h1 id="head-heading">{escape(title)}</h1>\n'
+        + "\n".join(lines)
+        + (f"\n<ul class='facts'>\n{facts}\n</ul>" if facts else "")
+        + "\n</section>"
+    )
+
+
+def _about(run: RunFolder) -> str:
+    config = run.config
+    parts = [
+        f"{config['model']['name']} on {config['data']['name']}",
+        f"mix {run.mix}",
+        f"seed {seed_of(run)}",
+        str(run.environment.get("date", ""))[:10],
+    ]
+    if "model" in run.start:
+        parts[1:2] = [f"a search against {run.start['model']}"]
+    return f"<p class='soft'>{state_badge(run)} {escape(' · '.join(part for part in parts if part))}</p>"
+
+
+def state_badge(run: RunFolder) -> str:
+    sign, word = STATES.get(run.state, ("", run.state))
+    return f"<span class='state {escape(run.state)}'><span aria-hidden='true'>{sign}</span> {escape(word)}</span>"
+
+
+def state_word(run: RunFolder) -> str:
+    return STATES.get(run.state, ("", run.state))[1]
+
+
+def _about_all(runs: Sequence[RunFolder]) -> str:
+    settings = settings_of(runs)
+    names = [f"{setting.name} ({_seeds(setting.seeds)})" for setting in settings]
+    return f"{len(settings)} setting{'s' * (len(settings) > 1)}: {', '.join(names)}"
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, sorted(seeds)))}"
+
+
+def _facts(runs: Sequence[RunFolder]) -> list[tuple[str, str]]:
+    """Key figures with their meanings, of one run; of several the result's tables tell more."""
+    if len(runs) > 1:
+        return []
+    run = runs[0]
+    facts = [*_accuracy(run), *_progress(run)]
+    if not run.generations.empty:
+        first, last = first_to_last(run)
+        searches = run.generations["search"].nunique()
+        over = f", mean over {searches:,} searches" if searches > 1 else ""
+        facts.append((f"{first:.3f} → {last:.3f}", f"best fitness, first to last generation{over}"))
+    cost = cost_of(run)
+    if cost.get("seconds"):
+        share = (
+            f", {100 * cost['search_seconds'] / cost['seconds']:.0f} % of it the search"
+            if cost["search_seconds"]
+            else ""
+        )
+        facts.append(
+            (duration(cost["seconds"]), f"training without tests{share}" if "model" not in run.start else "search")
+        )
+        facts.append((count(cost["image_forwards"]), "images forwarded through the model"))
+    return facts
+
+
+def _accuracy(run: RunFolder) -> list[tuple[str, str]]:
+    result = run.result
+    if not result or "last_accuracy" not in result:
+        return []
+    low, high = accuracy_interval(result["last_accuracy"], result["test_images"])
+    return [
+        (
+            percent(result["last_accuracy"]),
+            f"accuracy at the last epoch; 95 % interval of {result['test_images']:,} test images {low:.1f} to {high:.1f} %",
+        )
+    ]
+
+
+def _progress(run: RunFolder) -> list[tuple[str, str]]:
+    if "model" in run.start:
+        done = 0 if run.generations.empty else int(run.generations["generation"].max())
+        return [(f"{done:,} of {run.config['search']['generations']:,}", "generations")]
+    return [(f"{len(run.epochs):,} of {run.config['train']['epochs']:,}", "epochs")]
+
+
+def cost_of(run: RunFolder) -> dict[str, Any]:
+    """seconds, search_seconds, image_forwards, search_forwards by the end, or the last epoch logged; {} before."""
+    events = [event for event in run.events if event["event"] in ("epoch", "end") and "seconds" in event]
+    return events[-1] if events else {}
+
+
+def accuracy_interval(accuracy: float, images: int) -> tuple[float, float]:
+    """Wilson's 95 % interval in percent of an accuracy in percent on that many test images: the error of the test
+    images alone, as if the model were fixed (Wilson, J. Amer. Statist. Assoc. 1927).
+    """
+    share, z = accuracy / 100, 1.959964
+    centre = (share + z**2 / (2 * images)) / (1 + z**2 / images)
+    half = z / (1 + z**2 / images) * math.sqrt(share * (1 - share) / images + z**2 / (4 * images**2))
+    return 100 * (centre - half), 100 * (centre + half)

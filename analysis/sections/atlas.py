@@ -1,0 +1,54 @@
+"""The patterns that evolution found, and what it can be said to prefer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from analysis import patterns
+from analysis.run_folder import RunFolder
+from analysis.sections.parts import by_run, figure, paragraph, section, table
+from analysis.sections.settings import settings_of
+from analysis.style import for_page
+
+
+def atlas(runs: Sequence[RunFolder]) -> str:
+    """Statements with their tests, and figures, of the first run of each setting that has patterns."""
+    if not hasattr(patterns, "atlas_of"):
+        return ""
+    firsts = first_of_settings([run for run in runs if (run.path / "patterns" / "bank.npz").is_file()])
+    if not firsts:
+        return ""
+    left_out = len(firsts) < len(runs) and len(runs) > 1
+    note = (
+        "Of each setting the first run that has patterns is shown; ./run patterns RUN shows any other."
+        if left_out
+        else ""
+    )
+    parts = [_atlas(run) for run in firsts]
+    return section("atlas", "Patterns", paragraph(note, "soft"), *(by_run(firsts, parts) if len(runs) > 1 else parts))
+
+
+def first_of_settings(runs: Sequence[RunFolder]) -> list[RunFolder]:
+    return [setting.runs[0] for setting in settings_of(runs)] if runs else []
+
+
+def _atlas(run: RunFolder) -> str:
+    found = patterns.atlas_of(run)
+    with for_page():
+        drawn = [figure(made, title, caption, run.name) for title, made, caption in patterns.figures_of(found)]
+    return "\n".join([_statements(found.statements), *drawn])
+
+
+def _statements(statements: Sequence[Any]) -> str:
+    rows = [[found.text, _p(found.p), _p(found.p_holm)] for found in statements]
+    if not rows:
+        return ""
+    caption = "What evolution prefers, each with a permutation test against no preference"
+    return f"<div class='statements'>{table(('statement', 'p', 'p, Holm'), rows, caption)}</div>"
+
+
+def _p(value: float | None) -> str:
+    if value is None or value != value:
+        return "–"
+    return "<0.001" if value < 0.001 else f"{value:.3f}"

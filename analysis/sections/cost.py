@@ -1,0 +1,153 @@
+"""Where the time and the image forwards went."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from matplotlib.figure import Figure
+
+from analysis.run_folder import RunFolder
+from analysis.sections.head import cost_of
+from analysis.sections.parts import count, duration, figure, paragraph, section, table
+from analysis.style import colour, for_page, ink, new_figure, soft, tidy
+
+MOST = 24  # runs in one figure
+HATCHES = ("", "///", "...")
+
+
+class Cost(NamedTuple):
+    """Seconds, and images forwarded. None where it is not known."""
+
+    name: str
+    training: float
+    search: float
+    rest: float | None  # tests, saving and starting, by the clock
+    training_forwards: float
+    search_forwards: float
+    saved: float | None  # forwards of a search that carried losses with unchanged rows and so were not needed
+
+
+def cost(runs: Sequence[RunFolder]) -> str:
+    """Stacked bars by run, and their numbers; "" before the first epoch."""
+    found = [cost for cost in map(_cost, runs) if cost is not None]
+    if not found:
+        return ""
+    with for_page():
+        drawn = _draw(found[:MOST])
+    caption = (
+        "Left: seconds of training, of searching, and of tests, saving and starting (from the first event logged to the "
+        "last, a pause between a stop and a resume included). Right: images forwarded through the model for training and "
+        "for searching; saved are those that searches did not forward because their rows had not changed."
+    )
+    rows = [
+        [
+            c.name,
+            *map(duration, (c.training, c.search, c.rest)),
+            *map(count, (c.training_forwards, c.search_forwards, c.saved)),
+        ]
+        for c in found
+    ]
+    head = ("run", "training", "search", "tests and rest", "forwards, training", "forwards, search", "forwards saved")
+    return section(
+        "cost", "Cost", _summary(found), figure(drawn, "", caption, "Cost"), table(head, rows, "Cost by run")
+    )
+
+
+def _cost(run: RunFolder) -> Cost | None:
+    known = cost_of(run)
+    if not known:
+        return None
+    searching = known["search_seconds"]
+    wall = run.wall_seconds
+    rest = None if wall is None else max(0.0, wall - known["seconds"])
+    forwards = known["search_forwards"]
+    return Cost(
+        run.name,
+        known["seconds"] - searching,
+        searching,
+        rest,
+        known["image_forwards"] - forwards,
+        forwards,
+        _saved(run),
+    )
+
+
+def _saved(run: RunFolder) -> float | None:
+    """Rows of newly proposed genomes less those forwarded; None where the log does not tell (version 1)."""
+    if "full_rows" not in run.generations:
+        return None
+    table = run.generations.dropna(subset=["full_rows"])
+    return float((table["full_rows"] - table["new_rows"]).sum())
+
+
+def _summary(found: Sequence[Cost]) -> str:
+    """A sentence, where there is one run that searched."""
+    if len(found) != 1 or not found[0].search_forwards:
+        return ""
+    only = found[0]
+    text = (
+        f"The search took {100 * only.search / max(only.training + only.search, 1e-9):.0f} % of the time of training and "
+        f"{100 * only.search_forwards / max(only.training_forwards + only.search_forwards, 1):.0f} % of all image forwards."
+    )
+    if only.saved:
+        share = only.saved / (only.saved + only.search_forwards)
+        text += f" Carrying losses with unchanged rows saved {100 * share:.0f} % of the forwards a search would else have made."
+    return paragraph(text)
+
+
+def _draw(found: Sequence[Cost]) -> Figure:
+    drawn = new_figure(9, 1.5 + 0.36 * len(found))
+    left, right = drawn.subplots(1, 2, sharey=True)
+    seconds = {
+        "training": [c.training for c in found],
+        "search": [c.search for c in found],
+        "tests and rest": [c.rest or 0.0 for c in found],
+    }
+    unit, scale = ("hours", 3600) if max(map(sum, zip(*seconds.values(), strict=True))) > 7200 else (
+        ("minutes", 60) if max(map(sum, zip(*seconds.values(), strict=True))) > 120 else ("seconds", 1)
+    )  # fmt: skip
+    _bars(left, {name: [value / scale for value in values] for name, values in seconds.items()})
+    forwards = {
+        "training": [c.training_forwards for c in found],
+        "search": [c.search_forwards for c in found],
+        "saved": [c.saved or 0.0 for c in found],
+    }
+    _bars(right, forwards)
+    left.set_yticks(range(len(found)), [_short(c.name) for c in found])
+    left.set_ylim(len(found) - 0.4, -0.6)
+    tidy(left, title="Time", xlabel=unit)
+    tidy(right, title="Image forwards", xlabel="images")
+    right.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    right.locator_params(axis="x", nbins=5)
+    for axes in (left, right):
+        axes.tick_params(axis="y", length=0)
+        axes.tick_params(labelcolor=soft())
+        axes.legend(
+            frameon=False,
+            fontsize=8,
+            ncols=3,
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.32 if len(found) < 3 else -0.2),
+        )
+    return drawn
+
+
+def _bars(axes: object, parts: dict[str, list[float]]) -> None:
+    """Stacked horizontal bars, told apart by hatching as well."""
+    from matplotlib.axes import Axes
+
+    assert isinstance(axes, Axes)
+    left = [0.0] * len(next(iter(parts.values())))
+    for index, (name, values) in enumerate(parts.items()):
+        hollow = name == "saved"
+        axes.barh(
+            range(len(values)), values, left=left, height=0.6, label=name,
+            color="none" if hollow else colour(index), edgecolor=ink() if hollow else "none", linewidth=0.8,
+            hatch=HATCHES[index],
+        )  # fmt: skip
+        left = [a + b for a, b in zip(left, values, strict=True)]
+
+
+def _short(name: str) -> str:
+    return (name if len(name) <= 28 else f"{name[:13]}…{name[-14:]}").replace("$", r"\$")

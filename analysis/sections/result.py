@@ -1,0 +1,141 @@
+"""What came out: accuracies of the runs, and settings compared over their seeds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from matplotlib.figure import Figure
+
+from analysis.ablation import MEASURES, as_html, per_seed
+from analysis.run_folder import RunFolder, first_to_last
+from analysis.sections.head import accuracy_interval, state_word
+from analysis.sections.parts import count, duration, figure, paragraph, percent, section, table
+from analysis.sections.settings import Setting, differing, seed_of, settings_of
+from analysis.statistics import compare, t_interval
+from analysis.style import colour, for_page, ink, new_figure, soft, tidy
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+HEAD = ("run", "seed", "state", "last epoch", "median of the last ten tests", "best test on the way", "steps")
+SEARCH_HEAD = ("search", "state", "first generation", "last generation", "image forwards", "time")
+
+
+def result(runs: Sequence[RunFolder]) -> str:
+    """Accuracy by run with intervals; fitness of search experiments."""
+    trained = [run for run in runs if "model" not in run.start]
+    searches = [run for run in runs if "model" in run.start and not run.generations.empty]
+    tested = [run for run in trained if run.result or _last_test(run) is not None]
+    parts = [paragraph(text) for text in _sentences(tested)]
+    if tested:
+        parts.append(table(HEAD, [_line(run) for run in tested], "Accuracy on the test images by run"))
+    if searches:
+        parts.append(
+            table(SEARCH_HEAD, [_search_line(run) for run in searches], "Best fitness by search, nats", words=2)
+        )
+    return section("result", "Result", *parts)
+
+
+def _sentences(runs: Sequence[RunFolder]) -> list[str]:
+    """The result with its interval, a sentence a setting."""
+    lines = []
+    for setting in settings_of(runs) if runs else []:
+        finished = [run.result for run in setting.runs if run.result and "last_accuracy" in run.result]
+        values = [found["last_accuracy"] for found in finished]
+        if len(values) > 1:
+            low, high = t_interval(values)
+            lines.append(
+                f"{setting.name}: {sum(values) / len(values):.2f} % accuracy at the last epoch, mean of {len(values)} "
+                f"seeds; 95 % interval by Student's t {low:.2f} to {high:.2f} %."
+            )
+        elif values:
+            low, high = accuracy_interval(values[0], finished[0]["test_images"])
+            lines.append(
+                f"{setting.name}: {values[0]:.2f} % accuracy at the last epoch. 95 % interval for the test images alone "
+                f"{low:.2f} to {high:.2f} %; one seed tells nothing of the spread over seeds."
+            )
+    return lines
+
+
+def _last_test(run: RunFolder) -> float | None:
+    tested = [event["accuracy"] for event in run.events if event["event"] == "epoch" and "accuracy" in event]
+    return float(tested[-1]) if tested else None
+
+
+def _line(run: RunFolder) -> list[str]:
+    found = run.result
+    if found is None:
+        last: dict[str, Any] = next((event for event in reversed(run.events) if event["event"] == "epoch"), {})
+        so_far = f"{percent(_last_test(run))} so far"
+        return [run.name, str(seed_of(run)), state_word(run), so_far, "–", "–", count(last.get("step"))]
+    accuracies = [percent(found.get(key)) for key in ("last_accuracy", "median10_accuracy", "best_accuracy")]
+    return [run.name, str(seed_of(run)), state_word(run), *accuracies, count(found.get("steps"))]
+
+
+def _search_line(run: RunFolder) -> list[str]:
+    first, last = first_to_last(run)
+    cost = run.result or {}
+    forwards = cost.get("image_forwards", run.generations["forwards"].max())
+    return [run.name, state_word(run), f"{first:.3f}", f"{last:.3f}", count(forwards), duration(cost.get("seconds"))]
+
+
+def comparison(runs: Sequence[RunFolder]) -> str:
+    """Settings against the first one, paired by seed; what differs between them. "" for a single setting."""
+    trained = [run for run in runs if run.result and "last_accuracy" in run.result]
+    settings = settings_of(trained) if trained else []
+    if len(settings) < 2:
+        return ""
+    trials = per_seed([(setting.name, seed_of(run), run) for setting in settings for run in setting.runs])
+    compared = compare(trials, order=[setting.name for setting in settings])
+    return section(
+        "comparison",
+        "Comparison",
+        _figure(trials, compared),
+        f"<div class='wide' tabindex='0' role='group' aria-label='Settings compared'>{as_html(compared)}</div>",
+        _differences(settings),
+    )
+
+
+def _figure(trials: pd.DataFrame, compared: pd.DataFrame) -> str:
+    with for_page():
+        drawn = _draw(trials, compared)
+    caption = "Dots are seeds; the diamond is their mean, with its 95 % interval by Student's t from two seeds on."
+    return figure(drawn, "Accuracy by setting", caption)
+
+
+def _draw(trials: pd.DataFrame, compared: pd.DataFrame) -> Figure:
+    names = list(compared["variant"])
+    drawn = new_figure(8.5, 0.9 + 0.45 * len(names))
+    axes = drawn.subplots()
+    for row, found in enumerate(compared.itertuples()):
+        values = trials[trials["variant"] == found.variant]["last_accuracy"]
+        axes.scatter(values, [row - 0.12] * len(values), color=colour(0), s=26, alpha=0.75, linewidths=0, zorder=3)
+        half = 0.0 if found.high != found.high else found.high - found.mean
+        axes.errorbar(
+            found.mean, row + 0.12, xerr=half or None, fmt="D", color=ink(), markersize=4.5, capsize=3, zorder=4
+        )
+    axes.set_yticks(range(len(names)), [_short(name) for name in names])
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    tidy(axes, xlabel=MEASURES["last_accuracy"][0])
+    axes.tick_params(axis="y", length=0, labelcolor=soft())
+    return drawn
+
+
+def _short(name: str) -> str:
+    return (name if len(name) <= 40 else f"{name[:19]}…{name[-20:]}").replace("$", r"\$")
+
+
+def _differences(settings: Sequence[Setting]) -> str:
+    """The options in which the settings differ."""
+    rows = [[name, *map(_value, values)] for name, values in differing(settings).items()]
+    if not rows:
+        return ""
+    heads = ["option", *(setting.name for setting in settings)]
+    return f"<h3>{escape('What differs')}</h3>\n" + table(heads, rows, "Options in which the settings differ", words=99)
+
+
+def _value(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
