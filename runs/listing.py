@@ -260,7 +260,7 @@ def _natural(name: str) -> list[tuple[int, int, str]]:
 
 def as_table(rows: list[Row], now: datetime | None = None) -> str:
     """Aligned columns within 100 characters; a damaged folder says what is wrong with it."""
-    head = ["run", "state", "data", "model", "mix", "epoch", "accuracy", "age"]
+    head = ["name", "state", "data", "model", "mix", "epoch", "accuracy", "age"]
     table = [head, *(_cells(row) for row in rows)]
     whole = [line for line, row in zip(table, [None, *rows], strict=True) if row is None or row["state"] != "damaged"]
     widths = [max(len(line[column]) for line in whole) for column in range(len(head))]
@@ -295,7 +295,7 @@ def shortened(text: str, width: int) -> str:
     """A text of at most `width` characters; a longer one loses its middle."""
     if len(text) <= width:
         return text
-    left = (width - 1) // 3  # the end tells seeds apart
+    left = max(1, (width - 1) // 3)  # the end tells seeds apart
     return text[:left] + "…" + text[len(text) - (width - 1 - left) :]
 
 
@@ -412,8 +412,12 @@ def _has_something(path: Path) -> bool:
 def _commands(run: RunFolder, row: Row) -> dict[str, str | None]:
     verb, kept = ("search", "search.npz") if row["kind"] == "search" else ("train", "latest.json")
     goes_on = row["state"] in ("stopped", "failed", "killed") and (run.path / "checkpoint" / kept).is_file()
+    try:
+        command = run.environment.get("command")
+    except RunFolderError:  # a run that was killed at once, or an old one
+        command = None
     return {
-        "repeat": str(run.environment.get("command") or "") or None,
+        "repeat": str(command) if command else None,
         "resume": f"./run {verb} --resume {run.name}" if goes_on else None,
         "watch": f"./run watch {run.name}" if row["state"] == "running" else None,
         "report": f"./run report {run.name}",
