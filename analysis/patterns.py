@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, TwoSlopeNorm
-from matplotlib.figure import SubFigure
+from matplotlib.figure import Figure, SubFigure
 from numpy.typing import NDArray
 
+from analysis.atlas import Atlas
 from analysis.run_folder import RunFolder
 from analysis.style import GREY, OWN, PARTNER, new_figure, save, tidy
 from evo.bank import PatternBank
@@ -113,3 +114,8 @@ def _pairs(axes: Axes, bank: PatternBank) -> None:
     axes.set(xlabel="partner's class", ylabel="own class")
     axes.set_title("Class pairs (1 = as often as by chance)", fontsize=10)
     axes.figure.colorbar(image, ax=axes, fraction=0.046)
+
+
+def figures_of(atlas: Atlas) -> list[tuple[str, Figure, str]]:
+    """(title, figure, caption) of each figure, in the theme in force (analysis.style)."""
+    return []

@@ -1,0 +1,62 @@
+"""Masks under the symmetries of the grid: 4 rotations, each mirrored, and the complement of each: 16 in all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+SYMMETRIES = 16
+
+
+def images(masks: Array) -> Array:
+    """(16,N,G,G) bool: masks (N,G,G) themselves first, then under each other symmetry."""
+    turned = [np.rot90(form, turns, axes=(1, 2)) for form in (masks, masks[:, :, ::-1]) for turns in range(4)]
+    return np.stack([*turned, *(~form for form in turned)])
+
+
+def canonical(masks: Array) -> tuple[Array, Array]:
+    """Of masks (N,G,G) bool: one form for all that are alike under a symmetry, (N,G,G); the number of such, (N,).
+
+    The form is the first in reading order that keeps fewest cells at its beginning; orbits have 2 to 16 masks.
+    """
+    if not len(masks):
+        return masks.copy(), np.zeros(0, np.int64)
+    forms = images(masks)
+    words = np.stack([_words(form) for form in forms])
+    first, itself = words[0].copy(), np.zeros(len(masks), np.int64)
+    chosen = np.zeros(len(masks), np.int64)
+    for number, word in enumerate(words):
+        before = _before(word, first)
+        first[before] = word[before]
+        chosen[before] = number
+        itself += (word == words[0]).all(axis=1)
+    return forms[chosen, np.arange(len(masks))], SYMMETRIES // itself
+
+
+def orbits(masks: Array) -> tuple[Array, Array]:
+    """Of masks (N,G,G): where each orbit first stands (U,), and the orbit of each mask (N,), both int64."""
+    form, _ = canonical(masks)
+    words = _words(form)
+    _, index, inverse = np.unique(
+        words[:, 0] if words.shape[1] == 1 else words, axis=0, return_index=True, return_inverse=True
+    )
+    return index, inverse.ravel()
+
+
+def _words(masks: Array) -> Array:
+    """(N,W) uint64, ordered as the cells are in reading order."""
+    packed = np.packbits(masks.reshape(len(masks), -1), axis=1)
+    octets = np.zeros((len(masks), -(-packed.shape[1] // 8) * 8), np.uint8)
+    octets[:, : packed.shape[1]] = packed
+    return octets.view(">u8").astype(np.uint64)
+
+
+def _before(one: Array, two: Array) -> Array:
+    """(N,) bool: whether words (N,W) of one come before those of two."""
+    place = (one != two).argmax(axis=1)
+    rows = np.arange(len(one))
+    result: Array = one[rows, place] < two[rows, place]
+    return result
