@@ -661,8 +661,8 @@ def _diversity(population: Population) -> float:
 
 
 def _front(values: Array) -> Array:
-    """The rows of values (P,M) that no other row dominates, each kind once, by the first objective."""
-    distinct = np.unique(values, axis=0)[::-1]
+    """The finite rows of values (P,M) that no other dominates, each kind once, by the first objective."""
+    distinct = np.unique(values[np.isfinite(values).all(axis=1)], axis=0)[::-1]
     least = (distinct[:, None] >= distinct[None]).all(axis=2).sum(axis=0)
     return distinct[least == 1]  # itself alone is nowhere less
 

@@ -697,3 +697,36 @@ def test_redrawn_copies_count_once_among_the_rows_that_break_the_rules():
     for _ in range(4):
         record = search.tell(np.ones((search.ask().new.sum(), 1, 1)))
         assert record["unmet"] == 24
+
+
+@pytest.mark.parametrize("rescore", ["all", "survivors"])
+def test_records_tell_diversity_the_median_and_what_whole_genomes_would_have_taken(rescore):
+    search, table = Search(B, G, np.arange(B) % 3, population=10, seed=1, rescore=rescore), Table()
+    for generation in range(6):
+        if generation == 3:
+            search.forget()
+        proposal = search.ask()
+        new, kept = proposal.new.copy(), search._open.kept
+        record = search.tell(table(proposal.rows))
+        population = search.population
+        assert record["median"] == pytest.approx(np.median(population.values[:, 0]))
+        whole = [g for g in range(len(new)) if g >= kept or new[g].any()]
+        assert record["full_rows"] == len(whole) * B >= record["new_rows"]
+        first = population[0]
+        others = [
+            np.mean(
+                [not np.array_equal(o.masks[b], first.masks[b]) or o.pairing[b] != first.pairing[b] for b in range(B)]
+            )
+            for o in list(population)[1:]
+        ]
+        assert record["diversity"] == pytest.approx(np.mean(others), abs=1e-4)
+
+
+def test_records_of_several_objectives_hold_the_front():
+    search = run(4, population=12, objective="hard,diversity")
+    record = search.records[-1]
+    values = search.population.values
+    slow = {tuple(a) for a in values if not any((b >= a).all() and (b > a).any() for b in values)}
+    assert record["objectives"] == ["hard", "diversity"]
+    assert {tuple(point) for point in record["front"]} == slow and len(record["front"]) == len(slow) > 1
+    assert np.diff([point[0] for point in record["front"]]).max() < 0  # the fittest by the first one first
