@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from analysis import patterns
+from analysis.atlas import Statement, atlas_of
+from analysis.patterns import figures_of
 from analysis.run_folder import RunFolder
 from analysis.sections.parts import by_run, figure, paragraph, section, table
 from analysis.sections.settings import settings_of
@@ -14,8 +14,6 @@ from analysis.style import for_page
 
 def atlas(runs: Sequence[RunFolder]) -> str:
     """Statements with their tests, and figures, of the first run of each setting that has patterns."""
-    if not hasattr(patterns, "atlas_of"):
-        return ""
     firsts = first_of_settings([run for run in runs if (run.path / "patterns" / "bank.npz").is_file()])
     if not firsts:
         return ""
@@ -34,18 +32,18 @@ def first_of_settings(runs: Sequence[RunFolder]) -> list[RunFolder]:
 
 
 def _atlas(run: RunFolder) -> str:
-    found = patterns.atlas_of(run)
+    found = atlas_of(run)
     with for_page():
-        drawn = [figure(made, title, caption, run.name) for title, made, caption in patterns.figures_of(found)]
+        drawn = [figure(made, title, caption, run.name) for title, made, caption in figures_of(found)]
     return "\n".join([_statements(found.statements), *drawn])
 
 
-def _statements(statements: Sequence[Any]) -> str:
-    rows = [[found.text, _p(found.p), _p(found.p_holm)] for found in statements]
+def _statements(statements: Sequence[Statement]) -> str:
+    rows = [[found.text, found.null, _p(found.p), _p(found.p_holm)] for found in statements]
     if not rows:
         return ""
     caption = "What evolution prefers, each with a permutation test against no preference"
-    return f"<div class='statements'>{table(('statement', 'p', 'p, Holm'), rows, caption)}</div>"
+    return f"<div class='statements'>{table(('statement', 'tested against', 'p', 'p, Holm'), rows, caption, words=2)}</div>"
 
 
 def _p(value: float | None) -> str:

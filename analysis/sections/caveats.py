@@ -36,17 +36,19 @@ def caveats(runs: Sequence[RunFolder]) -> str:
 
 
 def caveats_of(runs: Sequence[RunFolder]) -> list[Caveat]:
-    """All that hold for these runs. A text of several runs names those it holds for."""
+    """All that hold for these runs, one of a title. A text that does not hold for every run names those it holds for."""
     settings = settings_of(runs)
     found = [caveat for check in OF_ALL for caveat in check(settings)]
     for check in OF_RUN:
-        told: dict[Caveat, list[str]] = {}
+        told: dict[tuple[str, bool], dict[str, list[str]]] = {}
         for run in runs:
-            for caveat in check(run):
-                told.setdefault(caveat, []).append(run.name)
-        for caveat, names in told.items():
-            named = f"{', '.join(names)}: {caveat.text}" if len(runs) > len(names) else caveat.text
-            found.append(caveat._replace(text=named))
+            for title, text, warns in check(run):
+                told.setdefault((title, warns), {}).setdefault(text, []).append(run.name)
+        for (title, warns), texts in told.items():
+            sentences = [
+                text if len(names) == len(runs) else f"{', '.join(names)}: {text}" for text, names in texts.items()
+            ]
+            found.append(Caveat(title, " ".join(sentences), warns))
     return found
 
 
@@ -76,8 +78,8 @@ def _test_error(run: RunFolder) -> list[Caveat]:
         return []
     low, high = accuracy_interval(result["last_accuracy"], result["test_images"])
     text = (
-        f"With {result['test_images']:,} test images an accuracy of {result['last_accuracy']:.1f} % is known to about "
-        f"± {(high - low) / 2:.1f} points, seeds aside."
+        f"With {result['test_images']:,} test images the accuracy is known to about ± {(high - low) / 2:.1f} points, "
+        "seeds aside."
     )
     few = result["test_images"] < FEW_TEST_IMAGES
     return [Caveat("Few test images" if few else "Error of the test images", text, few)]
@@ -89,8 +91,7 @@ def _test_split(run: RunFolder) -> list[Caveat]:
         return []
     text = (
         "Accuracies are of the last epoch, which was fixed beforehand, so the test images chose nothing. The best test on "
-        f"the way ({result['best_accuracy']:.2f} %) was picked by them, as is checkpoint/best: results of either are "
-        "optimistic. Neither counts options that were tuned on the same test images."
+        "the way was picked by them, as is checkpoint/best: results of either are optimistic. Options tuned on the same test images would be such a choice as well, and cannot be seen from here."
     )
     return [Caveat("What the test images chose", text, False)]
 
@@ -136,7 +137,7 @@ def _commit(run: RunFolder) -> list[Caveat]:
     if not commit:
         return [Caveat("Code not recorded", "The run was made outside a git checkout: its code cannot be looked up.")]
     if str(commit).endswith("+"):
-        return [Caveat("Code changed", f"Files differed from commit {str(commit)[:12]} when the run was made.")]
+        return [Caveat("Code changed", "Files differed from the recorded commit when the run was made.")]
     return []
 
 

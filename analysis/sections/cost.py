@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.run_folder import RunFolder
@@ -13,6 +14,7 @@ from analysis.sections.parts import count, duration, figure, paragraph, section,
 from analysis.style import colour, for_page, ink, new_figure, soft, tidy
 
 MOST = 24  # runs in one figure
+UNITS = (("hours", 3600), ("minutes", 60), ("seconds", 1))
 HATCHES = ("", "///", "...")
 
 
@@ -97,21 +99,20 @@ def _summary(found: Sequence[Cost]) -> str:
 
 
 def _draw(found: Sequence[Cost]) -> Figure:
-    drawn = new_figure(9, 1.5 + 0.36 * len(found))
+    drawn = new_figure(9, 1.7 + 0.36 * len(found))
     left, right = drawn.subplots(1, 2, sharey=True)
     seconds = {
         "training": [c.training for c in found],
         "search": [c.search for c in found],
         "tests and rest": [c.rest or 0.0 for c in found],
     }
-    unit, scale = ("hours", 3600) if max(map(sum, zip(*seconds.values(), strict=True))) > 7200 else (
-        ("minutes", 60) if max(map(sum, zip(*seconds.values(), strict=True))) > 120 else ("seconds", 1)
-    )  # fmt: skip
+    longest = max(map(sum, zip(*seconds.values(), strict=True)))
+    unit, scale = next((unit, scale) for unit, scale in UNITS if longest > 2 * scale or scale == 1)
     _bars(left, {name: [value / scale for value in values] for name, values in seconds.items()})
     forwards = {
         "training": [c.training_forwards for c in found],
         "search": [c.search_forwards for c in found],
-        "saved": [c.saved or 0.0 for c in found],
+        "saved (not forwarded)": [c.saved or 0.0 for c in found],
     }
     _bars(right, forwards)
     left.set_yticks(range(len(found)), [_short(c.name) for c in found])
@@ -123,24 +124,18 @@ def _draw(found: Sequence[Cost]) -> Figure:
     for axes in (left, right):
         axes.tick_params(axis="y", length=0)
         axes.tick_params(labelcolor=soft())
-        axes.legend(
-            frameon=False,
-            fontsize=8,
-            ncols=3,
-            loc="upper center",
-            bbox_to_anchor=(0.5, -0.32 if len(found) < 3 else -0.2),
-        )
+    bars = [*left.containers, right.containers[-1]]
+    drawn.legend(
+        bars, [bar.get_label() for bar in bars], loc="outside lower center", ncols=4, frameon=False, fontsize=8
+    )
     return drawn
 
 
-def _bars(axes: object, parts: dict[str, list[float]]) -> None:
+def _bars(axes: Axes, parts: dict[str, list[float]]) -> None:
     """Stacked horizontal bars, told apart by hatching as well."""
-    from matplotlib.axes import Axes
-
-    assert isinstance(axes, Axes)
     left = [0.0] * len(next(iter(parts.values())))
     for index, (name, values) in enumerate(parts.items()):
-        hollow = name == "saved"
+        hollow = name.startswith("saved")
         axes.barh(
             range(len(values)), values, left=left, height=0.6, label=name,
             color="none" if hollow else colour(index), edgecolor=ink() if hollow else "none", linewidth=0.8,

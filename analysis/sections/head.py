@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 
 from analysis.run_folder import RunFolder, first_to_last
 from analysis.sections.parts import count, duration, percent
-from analysis.sections.settings import seed_of, settings_of
+from analysis.sections.settings import Setting, seed_of, settings_of
+from analysis.statistics import t_interval
 
+MOST_SETTINGS = 6  # with a key figure
 STATES = {  # how a state reads; the sign stands beside the word, so that colour is not all that tells them apart
     "done": ("✓", "finished"),
     "running": ("▶", "running"),
@@ -44,7 +47,7 @@ def _about(run: RunFolder) -> str:
         str(run.environment.get("date", ""))[:10],
     ]
     if "model" in run.start:
-        parts[1:2] = [f"a search against {run.start['model']}"]
+        parts[1:2] = [f"a search against {RunFolder(Path(str(run.start['model']))).name}"]
     return f"<p class='soft'>{state_badge(run)} {escape(' · '.join(part for part in parts if part))}</p>"
 
 
@@ -68,9 +71,9 @@ def _seeds(seeds: Sequence[int]) -> str:
 
 
 def _facts(runs: Sequence[RunFolder]) -> list[tuple[str, str]]:
-    """Key figures with their meanings, of one run; of several the result's tables tell more."""
+    """Key figures with their meanings; of several runs the mean accuracies of the first settings."""
     if len(runs) > 1:
-        return []
+        return _by_setting(settings_of(runs))
     run = runs[0]
     facts = [*_accuracy(run), *_progress(run)]
     if not run.generations.empty:
@@ -89,6 +92,20 @@ def _facts(runs: Sequence[RunFolder]) -> list[tuple[str, str]]:
             (duration(cost["seconds"]), f"training without tests{share}" if "model" not in run.start else "search")
         )
         facts.append((count(cost["image_forwards"]), "images forwarded through the model"))
+    return facts
+
+
+def _by_setting(settings: Sequence[Setting]) -> list[tuple[str, str]]:
+    facts = []
+    for setting in settings[:MOST_SETTINGS]:
+        values = [run.result["last_accuracy"] for run in setting.runs if run.result and "last_accuracy" in run.result]
+        if values:
+            half = t_interval(values)[1] - sum(values) / len(values)
+            interval = f" ± {half:.2f}" if len(values) > 1 else ""
+            seeds = f"{len(values)} seed{'s' * (len(values) > 1)}"
+            facts.append(
+                (f"{sum(values) / len(values):.2f}{interval} %", f"{setting.name}: accuracy at the last epoch, {seeds}")
+            )
     return facts
 
 

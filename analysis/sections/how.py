@@ -33,7 +33,6 @@ def _run(run: RunFolder, defaults: Mapping[str, Any] | None) -> str:
         "Python": environment.get("python"),
         "packages": ", ".join(f"{name} {number}" for name, number in packages.items() if number),
         "platform": environment.get("platform"),
-        "run folder": str(run.path),
     }
     rows = "\n".join(
         f"<tr><th scope='row'>{escape(name)}</th><td>{escape(str(value))}</td></tr>"

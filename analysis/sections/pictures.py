@@ -122,8 +122,8 @@ def _frame(rows: Sequence[Row], generation: int, largest: float, shown: bool) ->
 def _item(row: Row, largest: float) -> str:
     own, partner = escape(row.own_label), escape(row.partner_label)
     return (
-        f'<li><div class="trio"><div><img alt="own image: {own}" src="{picture(row.own)}"><span>own</span></div>'
-        f'<div><img alt="partner: {partner}" src="{picture(row.partner)}"><span>partner</span></div>'
+        f'<li><div class="trio"><div><img alt="own image: {own}" src="{picture(row.own)}"><span>own</span>'
+        f'<img alt="partner: {partner}" src="{picture(row.partner)}"><span>partner</span></div>'
         f"<div>{_composed(row, largest)}<span>composed</span></div></div>"
         f'<p class="labels">{_labels(row)}<br><span class="soft">score {row.score:.2f}</span></p></li>'
     )
@@ -144,10 +144,8 @@ def _way(rows: Sequence[Row], largest: float) -> str:
         f'<br><span class="soft">score {row.score:.2f}</span></p></li>'
         for row in way
     )
-    return (
-        f'<p class="group">one row&#39;s way through the generations (own image: {escape(way[0].own_label)}): '
-        f'as the fittest genome of each has it</p>\n<ol class="way">\n{items}\n</ol>'
-    )
+    return f'<p class="group">one row&#39;s way through the generations, own image: {escape(way[0].own_label)}</p>'
+        f'\n<ol class="way">\n{items}\n</ol>'
 
 
 def _composed(row: Row, largest: float) -> str:

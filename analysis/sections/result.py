@@ -31,7 +31,7 @@ def result(runs: Sequence[RunFolder]) -> str:
     tested = [run for run in trained if run.result or _last_test(run) is not None]
     parts = [paragraph(text) for text in _sentences(tested)]
     if tested:
-        parts.append(table(HEAD, [_line(run) for run in tested], "Accuracy on the test images by run"))
+        parts.append(table(HEAD, [_line(run) for run in tested], "Accuracy on the test images by run", words=3))
     if searches:
         parts.append(
             table(SEARCH_HEAD, [_search_line(run) for run in searches], "Best fitness by search, nats", words=2)
@@ -112,7 +112,7 @@ def _draw(trials: pd.DataFrame, compared: pd.DataFrame) -> Figure:
     axes = drawn.subplots()
     for row, found in enumerate(compared.itertuples()):
         values = trials[trials["variant"] == found.variant]["last_accuracy"]
-        axes.scatter(values, [row - 0.12] * len(values), color=colour(0), s=26, alpha=0.75, linewidths=0, zorder=3)
+        axes.scatter(values, [row - 0.12] * len(values), color=colour(0), s=26, linewidths=0, zorder=3)
         half = 0.0 if found.high != found.high else found.high - found.mean
         axes.errorbar(
             found.mean, row + 0.12, xerr=half or None, fmt="D", color=ink(), markersize=4.5, capsize=3, zorder=4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from analysis import curves
 from analysis.lineage import MEANING, operator_table
@@ -19,7 +20,7 @@ def search(runs: Sequence[RunFolder]) -> str:
     if not searched:
         return ""
     with for_page():
-        drawn = getattr(curves, "figures_of", lambda _: [])(searched)
+        drawn: list[Any] = getattr(curves, "figures_of", lambda _: [])(searched)
         parts = [figure(made, title, caption, "Search") for title, made, caption in drawn]
     return section("search", "Search", *parts)
 
