@@ -91,7 +91,8 @@ def _test_split(run: RunFolder) -> list[Caveat]:
         return []
     text = (
         "Accuracies are of the last epoch, which was fixed beforehand, so the test images chose nothing. The best test on "
-        "the way was picked by them, as is checkpoint/best: results of either are optimistic. Options tuned on the same test images would be such a choice as well, and cannot be seen from here."
+        "the way was picked by them, as is checkpoint/best: results of either are optimistic. Options tuned on the same "
+        "test images would be such a choice as well, and cannot be seen from here."
     )
     return [Caveat("What the test images chose", text, False)]
 

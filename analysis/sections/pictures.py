@@ -144,8 +144,8 @@ def _way(rows: Sequence[Row], largest: float) -> str:
         f'<br><span class="soft">score {row.score:.2f}</span></p></li>'
         for row in way
     )
-    return f'<p class="group">one row&#39;s way through the generations, own image: {escape(way[0].own_label)}</p>'
-        f'\n<ol class="way">\n{items}\n</ol>'
+    title = f"one row's way through the generations, own image: {way[0].own_label}"
+    return f'<p class="group">{escape(title)}</p>\n<ol class="way">\n{items}\n</ol>'
 
 
 def _composed(row: Row, largest: float) -> str:
