@@ -157,7 +157,8 @@ def by_forwards(history: History, values: Array) -> Series:
     """Means over searches against image forwards per image of the search batch."""
     generation, columns = history.columns["generation"], history.columns
     forwards = _means(generation, columns["forwards"] / columns["images"])
-    return Series(forwards.y, _means(generation, values).y)
+    # Where few searches reach the last generations, their mean could fall behind that of all.
+    return Series(np.maximum.accumulate(forwards.y), _means(generation, values).y)
 
 
 def over_training(history: History, values: Array, which: str, scale: str = "epoch") -> Series:
@@ -265,20 +266,12 @@ def _short(name: str, most: int = 44) -> str:
     return name if len(name) <= most else f"{name[: most // 2 - 1]}…{name[-most // 2 :]}"
 
 
-def band(series: Sequence[Series], *, steps: bool = False) -> Band:
-    """The mean over seeds at the x that all have; with `steps` at all x within all series' reach, each series
-    holding its value until its next x (what a search had reached for so many forwards).
-    """
-    if steps:
-        low, high = max(one.x[0] for one in series), min(one.x[-1] for one in series)
-        x = np.unique(np.concatenate([one.x for one in series]))
-        x = x[(x >= low) & (x <= high)] if low <= high else x[:0]
-        values = np.array([one.y[np.searchsorted(one.x, x, "right") - 1] for one in series])
-    else:
-        x = series[0].x
-        for one in series[1:]:
-            x = np.intersect1d(x, one.x)
-        values = np.array([one.y[np.searchsorted(one.x, x)] for one in series])
+def band(series: Sequence[Series]) -> Band:
+    """The mean over seeds at every x of theirs that lies within all seeds' reach, each seed straight between its own."""
+    low, high = max(one.x[0] for one in series), min(one.x[-1] for one in series)
+    x = np.unique(np.concatenate([one.x for one in series]))
+    x = x[(x >= low) & (x <= high)]
+    values = np.array([np.interp(x, one.x, one.y) for one in series])
     ends = np.array([t_interval(column) for column in values.T]).reshape(-1, 2)
     return Band(x, values.mean(axis=0), ends[:, 0], ends[:, 1])
 

@@ -1,0 +1,315 @@
+"""What is shown of searches, topic by topic: fitness, Pareto fronts, diversity and forwards, operators."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from analysis.curve_lines import (
+    LINES,
+    MARKERS,
+    SMALL,
+    Numbered,
+    Of,
+    Panel,
+    bars,
+    compared,
+    finish,
+    finish_bars,
+    look,
+    plot,
+    series_of,
+    statistic,
+)
+from analysis.curve_tables import (
+    Array,
+    History,
+    Series,
+    Setting,
+    band,
+    by_forwards,
+    by_generation_of,
+    forwards_saved,
+    over_training,
+    turnover,
+)
+from analysis.lineage import operator_table
+from analysis.style import colour
+
+MEANINGS = {
+    "hard": "mean cell loss, nats",
+    "easy": "negative mean cell loss, nats",
+    "learnable": "negative distance of cell\nlosses to a learnable band, nats",
+    "balanced": "negative difference of the two\nimages' cell losses, nats",
+    "contrast": "standard deviation of\na row's cell losses, nats",
+    "reducible": "mean cell loss less\nthe reference's, nats",
+    "image_hard": "image loss less its\ntarget's entropy, nats",
+    "image_easy": "target's entropy less\nthe image loss, nats",
+    "image_reducible": "image loss less\nthe reference's, nats",
+    "diversity": "difference from the\nother genomes, 0 to 1",
+}
+PER_IMAGE = "image forwards per image of the search batch"
+SPREAD = "standard deviation\nof the population's fitness"
+STATISTICS = {"best": "fittest genome", "median": "median", "mean": "mean of the population", "min": "least fit genome"}
+CREDITS = {
+    "survived": "children that survived",
+    "elites": "children that were elites",
+    "ancestors": "share of the last elites' ancestors",
+}
+MOST_PAIRS = 3  # of objectives, whose fronts are shown
+
+
+class Topic(NamedTuple):
+    """Panels that belong together, and what a reader has to know of them."""
+
+    title: str
+    caption: str
+    panels: list[Panel]
+
+
+def topics_of(settings: Sequence[Setting]) -> list[Topic]:
+    """What can be shown of these runs, in the order of reading; what their lines do not tell is left out."""
+    found = []
+    numbered = list(enumerate(settings))
+    for objective in dict.fromkeys(name for setting in settings for name in setting.histories[0].objectives):
+        having = [(i, setting) for i, setting in numbered if objective in setting.histories[0].objectives]
+        found += [_within(having, objective, len(settings)), _training(having, objective, len(settings))]
+    found += [_pareto(numbered), _efficiency(numbered), _operators(numbered)]
+    return [topic for topic in found if topic.panels]
+
+
+def fitness(objective: str) -> str:
+    """The fitness axis's label."""
+    return f"fitness '{objective}'\n({MEANINGS.get(objective, 'mean row score')})"
+
+
+def bands(settings: Sequence[Setting]) -> str:
+    """What the bands are."""
+    counts = [len(setting.histories) for setting in settings]
+    if max(counts) == 1:
+        return "One seed each: no intervals." if len(settings) > 1 else ""
+    text = "Bands: 95 % intervals of the mean over seeds (Student's t), cut off where they would hide the lines."
+    return text + (" Of two seeds they are very wide." if 2 in counts else "")
+
+
+# Fitness
+
+
+def _within(having: Sequence[Numbered], objective: str, settings: int) -> Topic:
+    """By generation and by forwards."""
+    caption = f"Means over the searches of a run. {bands([setting for _, setting in having])}"
+    label, title = fitness(objective), f"Fitness '{objective}' within a search"
+    spread = compared("Spread in the population", having, statistic(objective, "std"), "generation", SPREAD, 0)
+    if settings == 1:
+        setting = having[0][1]
+        if len(setting.histories) == 1 and spread:
+            caption += "Shaded: mean ± standard deviation of the population."
+        panels = [_statistics(setting, objective), _by_forwards(setting, objective), *spread]
+        return Topic(title, caption.strip(), panels)
+    best, by_cost = statistic(objective, "best"), statistic(objective, "best", by_forwards)
+    panels = compared("Fittest genome", having, best, "generation", label)
+    panels += compared("Fittest genome, by image forwards", having, by_cost, PER_IMAGE, label)
+    for heading, name in (("Median", "median"), ("Mean", "mean")):
+        panels += compared(f"{heading} of the population", having, statistic(objective, name), "generation", label)
+    panels += compared("Least fit genome", having, statistic(objective, "min"), "generation", label)
+    return Topic(title, caption.strip(), [*panels, *spread])
+
+
+def _statistics(setting: Setting, objective: str) -> Panel:
+    """Fittest, median, mean and least fit by generation; the spread of one seed, or the fittest's interval."""
+
+    def draw(axes: Axes) -> None:
+        for number, (name, label) in enumerate(STATISTICS.items()):
+            if series := series_of(setting, statistic(objective, name)):
+                plot(axes, band(series), number, label, interval=name == "best")
+        mean, spread = (series_of(setting, statistic(objective, name)) for name in ("mean", "std"))
+        if len(mean) == len(spread) == 1:
+            axes.fill_between(
+                mean[0].x, mean[0].y - spread[0].y, mean[0].y + spread[0].y, color=colour(2), alpha=0.2, linewidth=0,
+                label="mean ± standard deviation",
+            )  # fmt: skip
+        finish(axes, "generation", fitness(objective))
+        axes.legend(frameon=False, fontsize=SMALL, handlelength=3)
+
+    return Panel("Fitness by generation", draw)
+
+
+def _by_forwards(setting: Setting, objective: str) -> Panel:
+    def draw(axes: Axes) -> None:
+        for number, name in ((0, "best"), (2, "mean")):
+            if series := series_of(setting, statistic(objective, name, by_forwards)):
+                plot(axes, band(series), number, STATISTICS[name], interval=name == "best")
+        finish(axes, PER_IMAGE, fitness(objective))
+        axes.legend(frameon=False, fontsize=SMALL, handlelength=3)
+
+    return Panel("Fitness by image forwards", draw)
+
+
+def _training(having: Sequence[Numbered], objective: str, settings: int) -> Topic:
+    """The fittest of each search's first and last generation over the training."""
+    having = [(i, setting) for i, setting in having if all(history.searches > 1 for history in setting.histories)]
+    epochs = [len(np.unique(history.columns["epoch"])) for _, setting in having for history in setting.histories]
+    scale = "epoch" if min(epochs, default=0) > 3 else "step"
+    xlabel, label = ("epoch" if scale == "epoch" else "training step"), fitness(objective)
+
+    def end(which: str) -> Of:
+        return statistic(objective, "best", lambda history, values: over_training(history, values, which, scale))
+
+    def draw(axes: Axes) -> None:
+        for number, which in enumerate(("last", "first")):
+            plot(axes, band(series_of(having[0][1], end(which))), number, f"{which} generation")
+        finish(axes, xlabel, label)
+        axes.legend(frameon=False, fontsize=SMALL, handlelength=3)
+
+    both = [Panel("Over the training: fittest of each search", draw)] if having else []
+    caption = (
+        f"Fittest genome of the first and of the last generation of each search, means by {xlabel}: what lies between "
+        "them is what evolving adds to drawing at random."
+    )
+    panels = (
+        both
+        if settings == 1
+        else [
+            panel
+            for which in ("first", "last")
+            for panel in compared(
+                f"Over the training: fittest of {which} generations", having, end(which), xlabel, label
+            )
+        ]
+    )
+    return Topic(f"Fitness '{objective}' over the training", caption, panels)
+
+
+# Pareto fronts
+
+
+def _pareto(numbered: Sequence[Numbered]) -> Topic:
+    """Non-dominated genomes of the first and the last generation, for pairs of objectives."""
+    having = [(i, setting) for i, setting in numbered if all(history.fronts for history in setting.histories)]
+    pairs = list(
+        dict.fromkeys(pair for _, setting in having for pair in combinations(setting.histories[0].objectives, 2))
+    )
+    caption = (
+        "Genomes that no other genome of their generation beats in all objectives, of a run's last search; the fitter, "
+        "the further up and to the right."
+    )
+    if len(pairs) > MOST_PAIRS:
+        caption += f" The first {MOST_PAIRS} of {len(pairs)} pairs of objectives."
+    return Topic("Pareto front", caption, [_front(having, pair) for pair in pairs[:MOST_PAIRS]])
+
+
+def _front(having: Sequence[Numbered], pair: tuple[str, str]) -> Panel:
+    several = len(having) > 1
+
+    def draw(axes: Axes) -> None:
+        for number, setting in having:
+            if set(pair) <= set(setting.histories[0].objectives):
+                for seed, history in enumerate(setting.histories):
+                    for place, front in enumerate(history.fronts[-1:] if several else history.fronts[::-1]):
+                        values = front.values[:, [history.objectives.index(name) for name in pair]]
+                        label = None if several or seed else f"generation {front.generation:,}"
+                        _points(axes, values, number if several else place, label, steps=len(history.objectives) == 2)
+        finish(axes, fitness(pair[0]).replace("\n", " "), fitness(pair[1]))
+        axes.xaxis.set_major_locator(MaxNLocator("auto"))
+        if not several:
+            axes.legend(frameon=False, fontsize=SMALL)
+
+    return Panel("Pareto front, last generation" if several else "Pareto front", draw)
+
+
+def _points(axes: Axes, values: Array, number: int, label: str | None, *, steps: bool) -> None:
+    """values: (n,2). steps: join them by the border of what they dominate."""
+    x, y = values[np.argsort(values[:, 0], kind="stable")].T
+    axes.plot(
+        x, y, drawstyle="steps-pre", linestyle=look(LINES, number) if steps else "none", linewidth=0.8,
+        color=colour(number), marker=look(MARKERS, number), markersize=5, label=label,
+    )  # fmt: skip
+
+
+# Diversity and forwards
+
+
+def _efficiency(numbered: Sequence[Numbered]) -> Topic:
+    """Diversity, row turnover, and the forwards that carried losses save."""
+    counted = [(i, setting) for i, setting in numbered if saved(setting) is not None]
+    panels = compared(
+        "Diversity of the population", numbered, _diversity, "generation",
+        "rows that differ from the\nfittest genome's, mean share", 0,
+    )  # fmt: skip
+    panels += compared(
+        "Row turnover", counted, turnover, "generation", "rows forwarded, % of the rows\nof newly proposed genomes", 0
+    )
+    if counted:
+        panels.append(Panel("Image forwards saved by carrying losses", lambda axes: _saved_bars(axes, counted)))
+    caption = (
+        "A row's losses travel with it into the children of a genome; only rows that are new are forwarded. The turnover "
+        "is their share of the rows of newly proposed genomes; the rest is saved."
+    )
+    return Topic("Diversity and forwards", caption, panels)
+
+
+def _diversity(history: History) -> Series | None:
+    values = history.columns["diversity"]
+    return None if np.isnan(values).all() else by_generation_of(history, values)
+
+
+def _saved_bars(axes: Axes, counted: Sequence[Numbered]) -> None:
+    for row, (number, setting) in enumerate(counted):
+        bars(axes, [np.nan] * row + [saved(setting) or 0.0], 0, 1, number)
+    names = [setting.label for _, setting in counted] if len(counted) > 1 else [""]
+    finish_bars(axes, names, "% of the rows of newly proposed genomes")
+
+
+def saved(setting: Setting) -> float | None:
+    """`forwards_saved`, mean over seeds; None where a seed did not count."""
+    found = [share for share in map(forwards_saved, setting.histories) if share is not None]
+    return float(np.mean(found)) if len(found) == len(setting.histories) else None
+
+
+# Operators
+
+
+def _operators(numbered: Sequence[Numbered]) -> Topic:
+    """What came of each operator's children."""
+    credited = [(i, found) for i, setting in numbered if (found := _credits(setting))]
+    operators = list(dict.fromkeys(name for _, shares in credited for name in shares))
+    title = "What came of the operators' children"
+    caption = (
+        "Of the searches that were kept whole. Ancestors: an operator's share of the bred genomes that the last "
+        "generation's elites descend from, among all operators of its kind."
+    )
+
+    def draw_one(axes: Axes) -> None:
+        for number, (credit, label) in enumerate(CREDITS.items()):
+            bars(axes, [credited[0][1][operator][credit] for operator in operators], number, 3, number, label)
+        finish_bars(axes, operators, "%")
+        axes.legend(frameon=False, fontsize=SMALL, loc="upper center", bbox_to_anchor=(0.4, -0.2))
+
+    # Where there is one operator of each kind, all ancestors are its own.
+    alone = len({name.split(":")[0] for name in operators}) == len(operators)
+    credit = "survived" if alone else "ancestors"
+
+    def draw_several(axes: Axes) -> None:
+        for place, (number, shares) in enumerate(credited):
+            values = [shares[operator][credit] if operator in shares else np.nan for operator in operators]
+            bars(axes, values, place, len(credited), number)
+        finish_bars(axes, operators, f"{CREDITS[credit]}, %")
+
+    draw = draw_one if len(numbered) == 1 else draw_several
+    return Topic(title, caption, [Panel(title, draw)] if credited else [])
+
+
+def _credits(setting: Setting) -> dict[str, dict[str, float]]:
+    """Operator -> survived, elites, ancestors (percent, means over seeds); of runs that kept no lineage none."""
+    found: dict[str, list[dict[str, float]]] = {}
+    for history in setting.histories:
+        table = operator_table(history.run)
+        for row in [] if table is None else table.to_dict("records"):
+            if row["slot"] != "drawn":
+                found.setdefault(f"{row['slot']}:\n{row['operator']}", []).append({name: row[name] for name in CREDITS})
+    return {name: {key: float(np.mean([row[key] for row in rows])) for key in CREDITS} for name, rows in found.items()}
