@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from analysis import curves
+from analysis.curves import figures_of
 from analysis.lineage import MEANING, operator_table
 from analysis.run_folder import RunFolder
 from analysis.sections.parts import by_run, count, figure, paragraph, percent, section, table
@@ -20,7 +19,7 @@ def search(runs: Sequence[RunFolder]) -> str:
     if not searched:
         return ""
     with for_page():
-        drawn: list[Any] = getattr(curves, "figures_of", lambda _: [])(searched)
+        drawn = figures_of(searched)
         parts = [figure(made, title, caption, "Search") for title, made, caption in drawn]
     return section("search", "Search", *parts)
 
