@@ -80,7 +80,8 @@ def default_path(runs: Sequence[RunFolder]) -> Path:
 
 
 def render_sections(runs: Sequence[RunFolder], *, defaults: Mapping[str, Any] | None = None) -> dict[str, str]:
-    """Every section's HTML by its id, in the page's order; "" where it has nothing to show."""
+    """Every section's HTML by its id, in the page's order; "" where it has nothing to show. A run given twice counts once."""
+    runs = list({run.path.resolve(): run for run in runs}.values())
     sections = SECTIONS | {"how": partial(how, defaults=defaults)}
     return {name: make(runs) for name, make in sections.items()}
 

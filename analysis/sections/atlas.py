@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape
 
 from analysis.atlas import Statement, atlas_of
 from analysis.patterns import figures_of
 from analysis.run_folder import RunFolder
-from analysis.sections.parts import by_run, figure, paragraph, section, table
+from analysis.sections.parts import by_run, figure, paragraph, section
 from analysis.sections.settings import settings_of
+from analysis.statistics import LEVEL
 from analysis.style import for_page
+
+TESTED = "Each statement is held against no preference by a permutation test; p is adjusted for their number by Holm's method."
 
 
 def atlas(runs: Sequence[RunFolder]) -> str:
@@ -39,14 +43,9 @@ def _atlas(run: RunFolder) -> str:
 
 
 def _statements(statements: Sequence[Statement]) -> str:
-    rows = [[found.text, found.null, _p(found.p), _p(found.p_holm)] for found in statements]
-    if not rows:
-        return ""
-    caption = "What evolution prefers, each with a permutation test against no preference"
-    return f"<div class='statements'>{table(('statement', 'tested against', 'p', 'p, Holm'), rows, caption, words=2)}</div>"
-
-
-def _p(value: float | None) -> str:
-    if value is None or value != value:
-        return "–"
-    return "<0.001" if value < 0.001 else f"{value:.3f}"
+    """What can be said, what was told from no preference first."""
+    items = "\n".join(
+        f"<li{' class=' + repr('found') if found.p_holm < LEVEL else ''}>{escape(found.text)}</li>"
+        for found in sorted(statements, key=lambda found: not found.p_holm < LEVEL)
+    )
+    return f"{paragraph(TESTED, 'soft')}\n<ul class='statements'>\n{items}\n</ul>" if items else ""

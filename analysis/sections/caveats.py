@@ -109,7 +109,7 @@ def _search_effect(run: RunFolder) -> list[Caveat]:
     if len(rises) > 1 and low <= 0:
         text = (
             f"Best fitness rose by {rises.mean():.3f} from the first to the last generation, but over {len(rises):,} "
-            "searches the 95 % interval of the rise includes none at all."
+            "searches the 95 % interval of the rise includes zero."
         )
         return [Caveat("Search without clear effect", text)]
     return []

@@ -19,6 +19,7 @@ from analysis.style import as_svg
 ENLARGED = (
     48  # pixels a side: pictures up to there are stored twice as large, since WebP halves the colours' resolution
 )
+WIDTH = 6.5  # rem on the page of an inch of a figure
 LOSSLESS = 16  # pixels a side: up to there PNG is smaller
 
 
@@ -53,7 +54,8 @@ def figure(drawn: Figure, title: str, caption: str, where: str = "") -> str:
     label = f"{title}, {where}" if where else title
     heading = f"<h3>{escape(title)}</h3>\n" if title else ""
     return (
-        f'{heading}<figure><div class="wide" tabindex="0" role="group" aria-label="{escape(label)}">'
+        f'{heading}<figure style="--width: {WIDTH * drawn.get_figwidth():.0f}rem">'
+        f'<div class="wide" tabindex="0" role="group" aria-label="{escape(label)}">'
         f"{as_svg(drawn, f'{label}. {caption}')}</div><figcaption>{escape(caption)}</figcaption></figure>"
     )
 
