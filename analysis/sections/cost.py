@@ -15,7 +15,7 @@ from analysis.style import colour, for_page, ink, new_figure, soft, tidy
 
 MOST = 24  # runs in one figure
 UNITS = (("hours", 3600), ("minutes", 60), ("seconds", 1))
-HATCHES = ("", "///", "...")
+HATCHES = ("", "///", "\\\\\\\\")
 
 
 class Cost(NamedTuple):

@@ -104,7 +104,8 @@ def _search(rows: Sequence[Row], where: str, per_search: int, shown: bool) -> st
     frames = [_frame(rows, generation, largest, generation == generations[-1]) for generation in generations]
     hidden = "" if shown else " hidden"
     body = "\n".join([*frames, _way(rows, largest)])
-    return f'<div class="snapshot" data-text="{escape(where)}"{hidden}>\n<p class="where">{escape(where)}</p>\n{body}\n</div>'
+    scale = f'<span class="losses soft">deepest red: {largest:.1f} nats</span>'
+    return f'<div class="snapshot" data-text="{escape(where)}"{hidden}>\n<p class="where">{escape(where)} {scale}</p>\n{body}\n</div>'
 
 
 def _frame(rows: Sequence[Row], generation: int, largest: float, shown: bool) -> str:
