@@ -1,8 +1,10 @@
-"""The patterns a run found: exported as JSON and npz, and drawn with their weights and class pairs."""
+"""The patterns a run found: exported as JSON and npz, and the figures of their atlas."""
 
 from __future__ import annotations
 
-from math import comb
+import json
+import os
+from math import cos, isnan, pi, sin
 from pathlib import Path
 from typing import Any
 
@@ -12,81 +14,216 @@ from matplotlib.colors import ListedColormap, TwoSlopeNorm
 from matplotlib.figure import Figure, SubFigure
 from numpy.typing import NDArray
 
-from analysis.atlas import Atlas
+from analysis.atlas import Atlas, Movement, atlas_of, chance, rows_of_searches
 from analysis.run_folder import RunFolder
-from analysis.style import GREY, OWN, PARTNER, new_figure, save, tidy
+from analysis.style import OWN, PARTNER, colour, ink, new_figure, save, soft, tidy
 from evo.bank import PatternBank
 
 EXPORTED = 1000
 SHOWN = 24
 NAMED_CLASSES = 24  # more class names than these do not fit beside the matrix
+MOST_EDGES = 20  # of the graph of class pairs
+CIRCLE = 40  # classes on it
+STATEMENTS_SCHEMA = 1
 
 
-def export_patterns(run: RunFolder) -> list[Path]:
-    """Write patterns/patterns.json and .npz (the heaviest EXPORTED masks) and figures/patterns.png."""
-    bank = PatternBank.load(run.bank_file())
-    kept = bank.top(EXPORTED)
+def export_patterns(run: RunFolder, atlas: Atlas | None = None) -> list[Path]:
+    """Write what a run found; the paths: patterns/patterns.json and .npz (the heaviest EXPORTED masks),
+    patterns/atlas.csv (orbits), patterns/statements.json, figures/atlas-*.png and .svg, figures/patterns.svg and, as
+    the last, figures/patterns.png. In the theme in force; atlas: the run's, where it is known.
+    """
+    atlas = atlas_of(run) if atlas is None else atlas
     written = []
     for ending in ("json", "npz"):
         path = run.path / "patterns" / f"patterns.{ending}"
-        kept.save(path)
+        atlas.bank.top(EXPORTED).save(path)
         written.append(path)
-    return [*written, draw_patterns(run, bank)]
+    written += [write_orbits(run, atlas), write_statements(run, atlas)]
+    for title, figure, _ in figures_of(atlas):
+        stem = "atlas-" + title.lower().replace(" ", "-")
+        written += [save(figure, run.figures() / f"{stem}.{ending}") for ending in ("png", "svg")]
+    return [*written, draw_patterns(run, atlas.bank, ".svg"), draw_patterns(run, atlas.bank)]
 
 
-def chance(mask: NDArray[Any], sampler: str) -> float | None:
-    """The probability that random PatchMix draws this mask (G,G); None for samplers without a formula.
+def write_orbits(run: RunFolder, atlas: Atlas) -> Path:
+    """Write patterns/atlas.csv: one row for masks that are alike under the grid's symmetries. No pandas."""
+    path = run.path / "patterns" / "atlas.csv"
+    rows = ["form,masks,frequency,lift,share,own_pieces,partner_pieces,boundary"]
+    for mask, *values in zip(*atlas.orbits[:-1], strict=True):
+        form = "/".join("".join("#" if cell else "." for cell in line) for line in mask)
+        rows.append(",".join([form, *("" if isnan(value) else f"{value:.6g}" for value in values)]))
+    _write(path, "\n".join(rows) + "\n")
+    return path
 
-    Bernoulli masks with a share q ~ U(0,1): k of n kept cells have probability 1 / ((n + 1) C(n, k)).
+
+def write_statements(run: RunFolder, atlas: Atlas) -> Path:
+    """Write patterns/statements.json: what evolution prefers, with the tests; null where there is no number."""
+    path = run.path / "patterns" / "statements.json"
+    found = [
+        {key: None if isinstance(value, float) and isnan(value) else value for key, value in s._asdict().items()}
+        for s in atlas.statements
+    ]
+    content = {
+        "schema": STATEMENTS_SCHEMA,
+        "run": atlas.run,
+        "rows": atlas.tested,
+        "notes": atlas.notes,
+        "statements": found,
+    }
+    _write(path, json.dumps(content, indent=1) + "\n")
+    return path
+
+
+def bank_of_classes(run: RunFolder, names: list[str]) -> PatternBank:
+    """What was found for rows of some classes: masks and pairs of the fittest genomes of the searches kept whole (the
+    run's own bank does not keep masks by class). Raises BankError for a class the run does not know.
     """
-    if sampler != "bernoulli":
-        return None
-    return 1 / ((mask.size + 1) * comb(mask.size, int(mask.sum())))
+    whole = PatternBank.load(run.bank_file())
+    chosen = [whole.class_number(name) for name in names]
+    bank = PatternBank(whole.grid, whole.num_classes, whole.class_names)
+    rows = rows_of_searches(run.snapshots(), whole.grid)
+    kept = np.isin(rows.own, chosen)
+    bank.collect(rows.masks[kept], rows.own[kept], rows.partner[kept])
+    return bank
 
 
-def draw_patterns(run: RunFolder, bank: PatternBank) -> Path:
-    """Write figures/patterns.png: heaviest masks, cells kept, shares, class pairs."""
-    sampler = run.config["mix"]["sampler"]
+def draw_patterns(run: RunFolder, bank: PatternBank, ending: str = ".png") -> Path:
+    """Write figures/patterns.png (or .svg): heaviest masks, cells kept, shares, class pairs."""
+    return save(bank_figure(bank, run.config["mix"]["sampler"]), run.figures() / f"patterns{ending}")
+
+
+def bank_figure(bank: PatternBank, sampler: str) -> Figure:
+    """A bank at a glance; sampler: what its lifts are over."""
     figure = new_figure(11, 8.2)
     upper, lower = np.asarray(figure.subfigures(2, 1, height_ratios=(1.15, 1))).tolist()
-    _heaviest(upper, bank, sampler)
-    panels = lower.subplots(1, 3, width_ratios=(0.9, 1.0, 1.3))
-    _cells_kept(panels[0], bank)
-    _shares(panels[1], bank, sampler)
-    _pairs(panels[2], bank)
-    return save(figure, run.figures() / "patterns.png")
-
-
-def _heaviest(figure: SubFigure, bank: PatternBank, sampler: str) -> None:
     total = bank.weights.sum()
-    figure.suptitle(
+    upper.suptitle(
         f"The {min(SHOWN, len(bank))} heaviest of {len(bank):,} masks in {total:,.0f} rows of elites   "
         "(blue: the row's own image, pale: its partner)",
         fontsize=11,
     )
+    shares = bank.weights[:SHOWN] / total
+    by_chance = np.array([chance(mask, sampler) or np.nan for mask in bank.masks[:SHOWN]])
+    _masks(upper, bank.masks[:SHOWN], [_lift_text(*pair) for pair in zip(shares, shares / by_chance, strict=True)])
+    panels = lower.subplots(1, 3, width_ratios=(0.9, 1.0, 1.3))
+    _cells(panels[0], np.tensordot(bank.weights, bank.masks, 1) / total, "Own image kept, % of rows")
+    _shares(panels[1], bank, sampler)
+    _pairs(panels[2], bank)
+    return figure
+
+
+def figures_of(atlas: Atlas) -> list[tuple[str, Figure, str]]:
+    """(title, figure, caption) of each figure, in the theme in force (analysis.style)."""
+    found = [_orbits_figure(atlas), _cells_figure(atlas), _pairs_figure(atlas)]
+    return [*found, _movements_figure(atlas)] if atlas.movements else found
+
+
+def _orbits_figure(atlas: Atlas) -> tuple[str, Figure, str]:
+    orbits = atlas.orbits
+    figure = new_figure(11, 5.4)
+    texts = [
+        f"{_lift_text(frequency, lift)}\n{size} mask{'' if size == 1 else 's'}, {own + partner} pieces"
+        for frequency, lift, size, own, partner in zip(
+            orbits.frequency, orbits.lift, orbits.sizes, orbits.own_pieces, orbits.partner_pieces, strict=True
+        )
+    ]
+    _masks(figure, orbits.masks[:SHOWN], texts[:SHOWN])
+    return (
+        "Patterns up to symmetry",
+        figure,
+        f"The {min(SHOWN, len(orbits.masks))} commonest of {orbits.number:,} patterns. Masks that turn into one another by "
+        "rotating, mirroring or exchanging the two images are one pattern. The numbers: share of the rows trained on and, "
+        "after the cross, how many times as often as by random drawing; how many masks the pattern stands for; in how "
+        "many connected pieces it cuts the two images. Blue cells keep one image, pale ones the other.",
+    )
+
+
+def _cells_figure(atlas: Atlas) -> tuple[str, Figure, str]:
+    figure = new_figure(11, 3.7)
+    panels = figure.subplots(1, 3, width_ratios=(1, 1, 1.25))
+    _cells(panels[0], atlas.kept, "Own image kept, % of rows")
+    caption = "Left: how often each cell keeps the row's own image, over all rows trained on. "
+    if atlas.mattered is None:
+        panels[1].set_axis_off()
+        panels[1].text(0.5, 0.5, "no cell losses were kept", ha="center", va="center", color=soft())
+    else:
+        _cells(panels[1], atlas.mattered, "Cell loss from the own image, %")
+        caption += (
+            f"Middle: where it mattered. Of the cell losses at each place, the share at cells that kept the own image, in the "
+            f"{atlas.pictured:,} pictured rows (of the fittest and the least fit; no other rows' cell losses are kept). "
+        )
+    _shares(panels[2], atlas.bank, atlas.sampler)
+    return "Cells kept", figure, caption + "Right: how many cells the rows keep."
+
+
+def _pairs_figure(atlas: Atlas) -> tuple[str, Figure, str]:
+    figure = new_figure(11, 4.8)
+    panels = figure.subplots(1, 2, width_ratios=(1, 1))
+    _pairs(panels[0], atlas.bank)
+    shown = _graph(panels[1], atlas.bank)
+    return (
+        "Class pairs",
+        figure,
+        "How often rows of one class had a partner of another, over chance (1 = as often as the classes' frequencies say). "
+        f"Right: the {shown} pairs of different classes with the largest lift, both directions taken together; "
+        "the thicker the line, the larger the lift.",
+    )
+
+
+def _movements_figure(atlas: Atlas) -> tuple[str, Figure, str]:
+    moves = atlas.movements
+    columns = 3
+    lines = -(-len(moves) // columns)
+    figure = new_figure(11, 2.9 * lines)
+    panels = figure.subplots(lines, columns, squeeze=False).ravel()
+    for axes, movement in zip(panels, moves, strict=False):
+        _movement(axes, movement, atlas)
+    for axes in panels[len(moves) :]:
+        axes.set_axis_off()
+    handles, labels = panels[0].get_legend_handles_labels()
+    spare = panels[-1] if len(panels) > len(moves) else panels[0]
+    spare.legend(handles, labels, frameon=False, fontsize=10, loc="center" if spare is not panels[0] else "best")
+    return (
+        "Over training",
+        figure,
+        "One point for each search kept whole: the fittest genome of its last generation. Dashed: what chance gives. For "
+        "pieces and boundary that is random masks "
+        + ("of the same shares." if atlas.sampler == "bernoulli" else "of the same sampler."),
+    )
+
+
+def _movement(axes: Axes, movement: Movement, atlas: Atlas) -> None:
+    axes.plot(atlas.epochs, movement.values, marker="o", markersize=4, color=colour(0), label="fittest genomes")
+    axes.plot(atlas.epochs, movement.expected, linestyle="--", color=colour(1), label="by chance")
+    axes.margins(y=0.2)
+    tidy(axes, title=movement.title, xlabel=atlas.by, ylabel=movement.unit)
+
+
+def _masks(figure: Figure | SubFigure, masks: NDArray[Any], texts: list[str]) -> None:
     for axes, index in zip(figure.subplots(3, SHOWN // 3).flat, range(SHOWN), strict=True):
         axes.set_axis_off()
-        if index >= len(bank):
+        if index >= len(masks):
             continue
-        mask, share = bank.masks[index], bank.weights[index] / total
+        mask = masks[index]
         axes.imshow(mask, cmap=ListedColormap([PARTNER, OWN]), vmin=0, vmax=1)
-        for edge in np.arange(bank.grid + 1) - 0.5:
+        for edge in np.arange(len(mask) + 1) - 0.5:
             axes.axhline(edge, color="white", linewidth=1)
             axes.axvline(edge, color="white", linewidth=1)
-        by_chance = chance(mask, sampler)
-        lift = "" if by_chance is None else f"   x{share / by_chance:,.{int(share < 10 * by_chance)}f}"
-        axes.set_title(f"{100 * share:.2g} %{lift}", fontsize=8, color=GREY, pad=2)
+        axes.set_title(texts[index], fontsize=8, color=soft(), pad=2)
 
 
-def _cells_kept(axes: Axes, bank: PatternBank) -> None:
-    kept = np.tensordot(bank.weights, bank.masks, 1) / bank.weights.sum()
-    axes.imshow(kept, cmap="cividis", vmin=0, vmax=1)
-    for (row, column), value in np.ndenumerate(kept):
-        if bank.grid <= 8:
+def _lift_text(share: float, lift: float) -> str:
+    return f"{100 * share:.2g} %" + ("" if isnan(lift) else f"  ×{lift:,.{int(lift < 10)}f}")
+
+
+def _cells(axes: Axes, values: NDArray[Any], title: str) -> None:
+    axes.imshow(values, cmap="cividis", vmin=0, vmax=1)
+    for (row, column), value in np.ndenumerate(values):
+        if len(values) <= 8:
             axes.text(column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=8,
                       color="white" if value < 0.6 else "black")  # fmt: skip
     axes.set(xticks=[], yticks=[])
-    axes.set_title("Own image kept, % of rows", fontsize=10)
+    axes.set_title(title, fontsize=10)
 
 
 def _shares(axes: Axes, bank: PatternBank, sampler: str) -> None:
@@ -94,7 +231,7 @@ def _shares(axes: Axes, bank: PatternBank, sampler: str) -> None:
     counts = np.bincount(bank.masks.reshape(len(bank), -1).sum(1), bank.weights, cells + 1)
     axes.bar(np.arange(cells + 1), 100 * counts / counts.sum(), color=OWN, width=0.8, label="elites")
     if sampler == "bernoulli":
-        axes.axhline(100 / (cells + 1), color="#D55E00", linestyle="--", label="random drawing")
+        axes.axhline(100 / (cells + 1), color=colour(1), linestyle="--", label="random drawing")
         axes.legend(frameon=False, fontsize=8)
     axes.margins(y=0.25)  # room for the legend
     tidy(axes, title="Cells kept per row", xlabel=f"cells of {cells}", ylabel="% of rows")
@@ -106,9 +243,9 @@ def _pairs(axes: Axes, bank: PatternBank) -> None:
     norm = TwoSlopeNorm(1.0, vmin=min(0.5, float(lift.min())), vmax=max(1.5, float(lift.max())))
     image = axes.imshow(lift, cmap="PuOr", norm=norm)
     if bank.num_classes <= NAMED_CLASSES:
-        ticks = np.arange(bank.num_classes)
-        axes.set_xticks(ticks, bank.class_names, rotation=60, ha="right", rotation_mode="anchor", fontsize=8)
-        axes.set_yticks(ticks, bank.class_names, fontsize=8)
+        ticks, names = np.arange(bank.num_classes), [_short(name) for name in bank.class_names]
+        axes.set_xticks(ticks, names, rotation=60, ha="right", rotation_mode="anchor", fontsize=8)
+        axes.set_yticks(ticks, names, fontsize=8)
     else:
         axes.set(xticks=[], yticks=[])
     axes.set(xlabel="partner's class", ylabel="own class")
@@ -116,6 +253,46 @@ def _pairs(axes: Axes, bank: PatternBank) -> None:
     axes.figure.colorbar(image, ax=axes, fraction=0.046)
 
 
-def figures_of(atlas: Atlas) -> list[tuple[str, Figure, str]]:
-    """(title, figure, caption) of each figure, in the theme in force (analysis.style)."""
-    return []
+def _graph(axes: Axes, bank: PatternBank) -> int:
+    """Draw the strongest pairs of different classes on a circle; how many."""
+    expected = np.outer(bank.pairs.sum(1), bank.pairs.sum(0)) / max(bank.pairs.sum(), 1.0)
+    seen, expected = bank.pairs + bank.pairs.T, expected + expected.T
+    lift = np.divide(seen, expected, out=np.ones_like(seen), where=expected >= 1)
+    one, two = np.triu_indices(len(lift), 1)
+    order = np.argsort(-lift[one, two], kind="stable")[:MOST_EDGES]
+    order = order[lift[one, two][order] > 1]
+    one, two, strength = one[order], two[order], lift[one, two][order]
+    if bank.num_classes <= CIRCLE:
+        nodes = np.arange(bank.num_classes)
+    else:
+        nodes = np.unique(np.concatenate([one, two]))
+    at = {int(node): (cos(2 * pi * i / len(nodes)), sin(2 * pi * i / len(nodes))) for i, node in enumerate(nodes)}
+    widest = max(float(strength.max(initial=1)) - 1, 1e-9)
+    for a, b, value in list(zip(one, two, strength, strict=True))[::-1]:
+        (x0, y0), (x1, y1) = at[int(a)], at[int(b)]
+        width = 0.6 + 4.4 * (value - 1) / widest
+        axes.plot([x0, x1], [y0, y1], color=colour(0), linewidth=width, alpha=0.75, solid_capstyle="round", zorder=1)
+    for a, b, value in list(zip(one, two, strength, strict=True))[:3]:
+        axes.annotate(f"×{value:.2f}", ((at[int(a)][0] * 0.4 + at[int(b)][0] * 0.6), (at[int(a)][1] * 0.4 + at[int(b)][1] * 0.6)),
+                      fontsize=8, ha="center", va="bottom", color=ink())  # fmt: skip
+    for node, (x, y) in at.items():
+        axes.plot([x], [y], marker="o", markersize=6, color=ink(), zorder=2)
+        side = "center" if abs(x) < 0.2 else ("left" if x > 0 else "right")
+        axes.text(1.09 * x, 1.09 * y, _short(bank.class_names[node]), ha=side, fontsize=8,
+                  va="center" if side != "center" else ("bottom" if y > 0 else "top"))  # fmt: skip
+    axes.set(xlim=(-1.7, 1.7), ylim=(-1.25, 1.25), aspect="equal")
+    axes.set_axis_off()
+    axes.set_title("Strongest pairs of classes", fontsize=10)
+    return len(order)
+
+
+def _short(name: str) -> str:
+    """A class name as a figure has room for it; $ would begin a formula."""
+    return (name if len(name) <= 16 else name[:15] + "…").replace("$", r"\$")
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    unfinished.write_text(text, encoding="utf-8")
+    os.replace(unfinished, path)

@@ -210,7 +210,7 @@ def change_pattern(**values):
         (change(class_names="ab"), "`class_names` must be a list of strings"),
         (change(class_names=[1, 2]), "`class_names` must be a list of strings"),
         (change(pairs=[[1]]), r"pairs must be \(2, 2\)"),
-        (change(pairs=[[1, 1], [1, "x"]]), "could not convert"),
+        (change(pairs=[[1, 1], [1, "x"]]), "pairs must be numbers, got 'x'"),
         (change(pairs=[[1, 1], [1, -1]]), "pairs must be finite and not negative"),
         (change_pattern(mask=["#?", ".."]), "characters # or"),
         (change_pattern(mask=["##"]), "must be 2 rows of 2"),
