@@ -118,6 +118,14 @@ def finish_bars(axes: Axes, names: Sequence[str], xlabel: str) -> None:
     axes.set_xticks(range(0, 101, 20))
 
 
+def legend_below(axes: Axes, columns: int = 2) -> None:
+    """A panel's legend, where it hides nothing."""
+    axes.legend(
+        frameon=False, fontsize=SMALL, handlelength=3, ncols=columns, loc="upper center", bbox_to_anchor=(0.5, -0.17),
+        borderaxespad=0,
+    )  # fmt: skip
+
+
 def legend(figure: Figure, settings: Sequence[Setting]) -> None:
     """One legend for all panels, where there are several settings."""
     if len(settings) < 2:

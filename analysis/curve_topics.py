@@ -13,7 +13,6 @@ from matplotlib.ticker import MaxNLocator
 from analysis.curve_lines import (
     LINES,
     MARKERS,
-    SMALL,
     Numbered,
     Of,
     Panel,
@@ -21,6 +20,7 @@ from analysis.curve_lines import (
     compared,
     finish,
     finish_bars,
+    legend_below,
     look,
     plot,
     series_of,
@@ -61,6 +61,7 @@ CREDITS = {
     "elites": "children that were elites",
     "ancestors": "share of the last elites' ancestors",
 }
+TURNOVER, TURNED = "Row turnover", ("generation", "rows forwarded, % of the rows\nof newly proposed genomes")
 MOST_PAIRS = 3  # of objectives, whose fronts are shown
 
 
@@ -104,19 +105,20 @@ def _within(having: Sequence[Numbered], objective: str, settings: int) -> Topic:
     """By generation and by forwards."""
     caption = f"Means over the searches of a run. {bands([setting for _, setting in having])}"
     label, title = fitness(objective), f"Fitness '{objective}' within a search"
+    first = any(setting.histories[0].objectives[0] == objective for _, setting in having)
     spread = compared("Spread in the population", having, statistic(objective, "std"), "generation", SPREAD, 0)
     if settings == 1:
         setting = having[0][1]
         if len(setting.histories) == 1 and spread:
             caption += "Shaded: mean ± standard deviation of the population."
-        panels = [_statistics(setting, objective), _by_forwards(setting, objective), *spread]
+        panels = [_statistics(setting, objective), *([_by_forwards(setting, objective)] if first else []), *spread]
         return Topic(title, caption.strip(), panels)
     best, by_cost = statistic(objective, "best"), statistic(objective, "best", by_forwards)
     panels = compared("Fittest genome", having, best, "generation", label)
-    panels += compared("Fittest genome, by image forwards", having, by_cost, PER_IMAGE, label)
+    if first:
+        panels += compared("Fittest genome, by image forwards", having, by_cost, PER_IMAGE, label)
     for heading, name in (("Median", "median"), ("Mean", "mean")):
         panels += compared(f"{heading} of the population", having, statistic(objective, name), "generation", label)
-    panels += compared("Least fit genome", having, statistic(objective, "min"), "generation", label)
     return Topic(title, caption.strip(), [*panels, *spread])
 
 
@@ -130,11 +132,11 @@ def _statistics(setting: Setting, objective: str) -> Panel:
         mean, spread = (series_of(setting, statistic(objective, name)) for name in ("mean", "std"))
         if len(mean) == len(spread) == 1:
             axes.fill_between(
-                mean[0].x, mean[0].y - spread[0].y, mean[0].y + spread[0].y, color=colour(2), alpha=0.2, linewidth=0,
+                mean[0].x, mean[0].y - spread[0].y, mean[0].y + spread[0].y, color=colour(2), alpha=0.25, linewidth=0,
                 label="mean ± standard deviation",
             )  # fmt: skip
         finish(axes, "generation", fitness(objective))
-        axes.legend(frameon=False, fontsize=SMALL, handlelength=3)
+        legend_below(axes)
 
     return Panel("Fitness by generation", draw)
 
@@ -145,7 +147,7 @@ def _by_forwards(setting: Setting, objective: str) -> Panel:
             if series := series_of(setting, statistic(objective, name, by_forwards)):
                 plot(axes, band(series), number, STATISTICS[name], interval=name == "best")
         finish(axes, PER_IMAGE, fitness(objective))
-        axes.legend(frameon=False, fontsize=SMALL, handlelength=3)
+        legend_below(axes)
 
     return Panel("Fitness by image forwards", draw)
 
@@ -164,7 +166,7 @@ def _training(having: Sequence[Numbered], objective: str, settings: int) -> Topi
         for number, which in enumerate(("last", "first")):
             plot(axes, band(series_of(having[0][1], end(which))), number, f"{which} generation")
         finish(axes, xlabel, label)
-        axes.legend(frameon=False, fontsize=SMALL, handlelength=3)
+        legend_below(axes)
 
     both = [Panel("Over the training: fittest of each search", draw)] if having else []
     caption = (
@@ -200,12 +202,12 @@ def _pareto(numbered: Sequence[Numbered]) -> Topic:
     )
     if len(pairs) > MOST_PAIRS:
         caption += f" The first {MOST_PAIRS} of {len(pairs)} pairs of objectives."
-    return Topic("Pareto front", caption, [_front(having, pair) for pair in pairs[:MOST_PAIRS]])
+    return Topic(
+        "Pareto front", caption, [_front(having, pair, several=len(numbered) > 1) for pair in pairs[:MOST_PAIRS]]
+    )
 
 
-def _front(having: Sequence[Numbered], pair: tuple[str, str]) -> Panel:
-    several = len(having) > 1
-
+def _front(having: Sequence[Numbered], pair: tuple[str, str], *, several: bool) -> Panel:
     def draw(axes: Axes) -> None:
         for number, setting in having:
             if set(pair) <= set(setting.histories[0].objectives):
@@ -217,7 +219,7 @@ def _front(having: Sequence[Numbered], pair: tuple[str, str]) -> Panel:
         finish(axes, fitness(pair[0]).replace("\n", " "), fitness(pair[1]))
         axes.xaxis.set_major_locator(MaxNLocator("auto"))
         if not several:
-            axes.legend(frameon=False, fontsize=SMALL)
+            legend_below(axes)
 
     return Panel("Pareto front, last generation" if several else "Pareto front", draw)
 
@@ -241,10 +243,12 @@ def _efficiency(numbered: Sequence[Numbered]) -> Topic:
         "Diversity of the population", numbered, _diversity, "generation",
         "rows that differ from the\nfittest genome's, mean share", 0,
     )  # fmt: skip
-    panels += compared(
-        "Row turnover", counted, turnover, "generation", "rows forwarded, % of the rows\nof newly proposed genomes", 0
+    panels += (
+        _turnover(counted[0][1])
+        if len(numbered) == 1 and counted
+        else compared(TURNOVER, counted, turnover, *TURNED, 0)
     )
-    if counted:
+    if len(numbered) > 1 and counted:
         panels.append(Panel("Image forwards saved by carrying losses", lambda axes: _saved_bars(axes, counted)))
     caption = (
         "A row's losses travel with it into the children of a genome; only rows that are new are forwarded. The turnover "
@@ -258,11 +262,22 @@ def _diversity(history: History) -> Series | None:
     return None if np.isnan(values).all() else by_generation_of(history, values)
 
 
+def _turnover(setting: Setting) -> list[Panel]:
+    """With what is saved in words."""
+
+    def draw(axes: Axes) -> None:
+        plot(axes, band(series_of(setting, turnover)), 0)
+        finish(axes, *TURNED, 0)
+        text = f"image forwards saved by carrying\nlosses: {saved(setting):.0f} %"
+        axes.text(0.96, 0.9, text, transform=axes.transAxes, ha="right", va="top", fontsize=9)
+
+    return [Panel(TURNOVER, draw)]
+
+
 def _saved_bars(axes: Axes, counted: Sequence[Numbered]) -> None:
     for row, (number, setting) in enumerate(counted):
         bars(axes, [np.nan] * row + [saved(setting) or 0.0], 0, 1, number)
-    names = [setting.label for _, setting in counted] if len(counted) > 1 else [""]
-    finish_bars(axes, names, "% of the rows of newly proposed genomes")
+    finish_bars(axes, [setting.label for _, setting in counted], "% of the rows of newly proposed genomes")
 
 
 def saved(setting: Setting) -> float | None:
@@ -288,7 +303,7 @@ def _operators(numbered: Sequence[Numbered]) -> Topic:
         for number, (credit, label) in enumerate(CREDITS.items()):
             bars(axes, [credited[0][1][operator][credit] for operator in operators], number, 3, number, label)
         finish_bars(axes, operators, "%")
-        axes.legend(frameon=False, fontsize=SMALL, loc="upper center", bbox_to_anchor=(0.4, -0.2))
+        legend_below(axes, 1)
 
     # Where there is one operator of each kind, all ancestors are its own.
     alone = len({name.split(":")[0] for name in operators}) == len(operators)
@@ -308,7 +323,8 @@ def _credits(setting: Setting) -> dict[str, dict[str, float]]:
     """Operator -> survived, elites, ancestors (percent, means over seeds); of runs that kept no lineage none."""
     found: dict[str, list[dict[str, float]]] = {}
     for history in setting.histories:
-        table = operator_table(history.run)
+        kept = any((history.run.path / "elites").glob("*.npz"))
+        table = operator_table(history.run) if kept else None  # pandas: a second to import
         for row in [] if table is None else table.to_dict("records"):
             if row["slot"] != "drawn":
                 found.setdefault(f"{row['slot']}:\n{row['operator']}", []).append({name: row[name] for name in CREDITS})

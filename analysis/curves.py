@@ -32,8 +32,10 @@ def write_curves(runs: Sequence[RunFolder], out: Path | None = None, *, dark: bo
     folder = out or _folder(runs)
     with theme(dark):
         figure = _picture(settings, notes)
-        pictures = [save(figure, folder / f"curves.{ending}") for ending in ("png", "svg")]
-    return [*pictures, write_table(settings, folder / "curves.csv")]
+        picture = save(figure, folder / "curves.png")
+        figure.set_layout_engine("none")  # it is laid out, which takes as long as drawing
+        drawing = save(figure, folder / "curves.svg")
+    return [picture, drawing, write_table(settings, folder / "curves.csv")]
 
 
 def draw_curves(runs: Sequence[RunFolder], path: Path) -> Path:
@@ -50,7 +52,7 @@ def figures_of(runs: Sequence[RunFolder]) -> list[tuple[str, Figure, str]]:
     found: list[tuple[str, Figure, str]] = []
     for topic in topics_of(settings):
         columns = min(2, len(topic.panels))
-        figure = new_figure(9 if columns > 1 else 6, 3.2 * -(-len(topic.panels) // columns) + 0.4 * (len(settings) > 1))
+        figure = new_figure(9 if columns > 1 else 6, 3.4 * -(-len(topic.panels) // columns) + 0.4 * (len(settings) > 1))
         _fill(figure, topic.panels, columns)
         legend(figure, settings)
         found.append((topic.title, figure, topic.caption))
@@ -83,7 +85,7 @@ def _picture(settings: Sequence[Setting], notes: Sequence[str]) -> Figure:
     """All topics, two panels a row."""
     panels = [panel for topic in topics_of(settings) for panel in topic.panels]
     columns = min(2, len(panels))
-    figure = new_figure(9.5 if columns > 1 else 6, 3.1 * -(-len(panels) // columns) + 0.9)
+    figure = new_figure(9.5 if columns > 1 else 6, 3.3 * -(-len(panels) // columns) + 0.9)
     _fill(figure, panels, columns)
     if len(settings) == 1:
         figure.suptitle(_heading(settings[0]), fontsize=10)
