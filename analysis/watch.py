@@ -1,0 +1,375 @@
+"""The live page: the report of runs that go on, on 127.0.0.1 alone, renewed as their files grow.
+
+One background thread makes sections anew, those whose files have changed, while somebody looks; pages ask for
+changes three times a second. Nothing in a request ever names a file.
+"""
+
+from __future__ import annotations
+
+import base64
+import errno
+import hashlib
+import json
+import re
+import socketserver
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl
+
+from analysis.report import SECTIONS, Section, page
+from analysis.run_folder import LOCK, RunFolder, RunFolderError, is_locked, out_root
+from analysis.sections.parts import paragraph, section
+
+ADDRESS = "127.0.0.1"
+PORTS_TRIED = 100
+TICK = 0.2  # seconds between two looks at the files
+PERIOD = 1.0  # seconds at least from one making of a section to its next
+SHARE = 1.5  # and this many times the processor's time it took, so that none takes all of one core
+FORGOTTEN = 12.0  # seconds without a request after which nobody looks; a page in the background asks every 5
+IDLE = 30.0  # seconds after which a silent connection is closed
+
+LOGS = ("log.jsonl", "generations.jsonl", "config.json", "environment.json")
+FILES = (*LOGS, "elites", "patterns")
+FOUND = ("config.json", "elites", "patterns")
+# What the sections read that take long to make; the others are made anew whenever anything has changed.
+READS = {
+    "training": ("config.json", "log.jsonl"),
+    "search": ("config.json", "generations.jsonl", "elites"),
+    "operators": FOUND,
+    "atlas": FOUND,
+    "gallery": FOUND,
+}
+LAST = ("operators", "atlas", "gallery")  # to be made where others wait as well
+
+
+class Status(NamedTuple):
+    """How the runs stand. state: waiting, running, done, failed, stopped, killed or damaged; text: a line about them."""
+
+    state: str
+    text: str
+
+
+class Shown(NamedTuple):
+    """A section as the page has it; the version is a hash, "" of an empty section."""
+
+    html: str
+    version: str
+
+
+class Made(NamedTuple):
+    """Of what files a section was made, when (seconds, monotonic), and what processor time that took."""
+
+    of: Any
+    began: float
+    took: float
+
+
+EMPTY = Shown("", "")
+NEVER = Made(None, float("-inf"), 0.0)
+
+
+class LivePage:
+    """The report's sections as they are now, made by one thread and read by any.
+
+    names: run folders under runs/out, or paths; one that is not there is waited for.
+    sections: the report's, each a function of the runs.
+    """
+
+    def __init__(self, names: Sequence[str], sections: Mapping[str, Section] = SECTIONS) -> None:
+        self.names = list(names)
+        self.status = Status("waiting", "Reading the runs." if len(names) > 1 else "Reading the run.")
+        self._makers = dict(sections)
+        self._shown = dict.fromkeys(sections, EMPTY)
+        self._made: dict[str, Made] = {}
+        self._problems: dict[str, str] = {}
+        self._runs: list[RunFolder] = []
+        self._logs: list[Any] = []
+        self._files: list[Any] = []
+        self._asked = float("-inf")
+        self._wanted, self._closing = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._work, name="live page", daemon=True)
+
+    def start(self) -> None:
+        """Make sections from now on, whenever somebody looks."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Make no more; waits for the section in hand."""
+        self._closing.set()
+        self._wanted.set()
+        self._thread.join()
+
+    def html(self) -> str:
+        """The page with what its sections show now."""
+        self._look()
+        return whole_page({name: shown.html for name, shown in self._shown.items()}, ", ".join(self.names))
+
+    def changes(self, known: Mapping[str, str]) -> dict[str, Any] | None:
+        """What differs from the versions that a page has, by id and as `status`; None where nothing does.
+
+        sections: id -> HTML; versions: id -> version, and that of `status`; status: state and text.
+        """
+        self._look()
+        status = self.status
+        new = {name: shown for name, shown in self._shown.items() if shown.version != known.get(name, "")}
+        status_version = hash_of(repr(status))
+        if not new and status_version == known.get("status"):
+            return None
+        return {
+            "sections": {name: shown.html or f'<section id="{name}" hidden></section>' for name, shown in new.items()},
+            "versions": {name: shown.version for name, shown in new.items()} | {"status": status_version},
+            "status": status._asdict(),
+        }
+
+    def _look(self) -> None:
+        self._asked = time.monotonic()
+        self._wanted.set()
+
+    def _work(self) -> None:
+        while not self._closing.is_set():
+            self._wanted.clear()
+            if time.monotonic() - self._asked > FORGOTTEN:
+                self._wanted.wait(1.0)
+            elif not self.renew():
+                self._closing.wait(TICK)
+
+    def renew(self) -> bool:
+        """Make the section that is due and was made longest ago; False where none is. Never raises."""
+        self._read()
+        due = [name for name in self._makers if self._is_due(name)]
+        if due:
+            self._make(min(due, key=lambda name: (self._made.get(name, NEVER).began, name in LAST)))
+        return bool(due)
+
+    def _read(self) -> None:
+        """Look at the runs; the same objects stay, with what they have read, where their logs have."""
+        paths = [place_of(name) for name in self.names]
+        self._files = [path and stats(path, FILES) for path in paths]
+        logs = [
+            path and (path, is_locked(path / LOCK), [files.get(name) for name in LOGS])
+            for path, files in zip(paths, self._files, strict=True)
+        ]
+        if logs != self._logs:
+            self._logs, self._runs = logs, [RunFolder(path) for path in paths if path is not None]
+            found = iter(self._runs)
+            told = [
+                (name, *(told_of(next(found)) if path else WAITING))
+                for name, path in zip(self.names, paths, strict=True)
+            ]
+            self.status = summed_up(told)
+
+    def _is_due(self, name: str) -> bool:
+        made = self._made.get(name, NEVER)
+        pause = max(PERIOD, SHARE * made.took)
+        return bool(self._runs) and time.monotonic() - made.began >= pause and made.of != self._reads(name)
+
+    def _reads(self, name: str) -> Any:
+        if name not in READS:
+            return self._logs, self._files
+        return [files and {part: files.get(part) for part in READS[name]} for files in self._files]
+
+    def _make(self, name: str) -> None:
+        of, began, spent = self._reads(name), time.monotonic(), time.thread_time()
+        try:
+            html = self._makers[name](self._runs)
+        except Exception as error:  # a folder in any state, or one section's mistake: the others go on
+            html = section(name, name.capitalize(), paragraph(f"This part could not be drawn: {described(error)}"))
+        version = hash_of(html) if html else ""
+        tagged = html.replace("<section", f'<section data-version="{version}"', 1)
+        self._shown = {**self._shown, name: Shown(tagged, version)}
+        self._made[name] = Made(of, began, time.thread_time() - spent)
+
+
+def place_of(name: str) -> Path | None:
+    """The folder of a run's name or path, as find_run has it; None where there is none yet."""
+    places = (out_root() / name, Path(name))
+    return next((place for place in places if (place / "config.json").is_file()), None)
+
+
+def stats(folder: Path, names: Sequence[str]) -> dict[str, Any]:
+    """Size, time and number of each file named, or of those in a folder named; what is not there is left out."""
+    found: dict[str, Any] = {}
+    for name in names:
+        place = folder / name
+        try:
+            found[name] = [mark(path) for path in sorted(place.iterdir())] if place.is_dir() else mark(place)
+        except OSError:  # not there, or just taken away
+            continue
+    return found
+
+
+def mark(path: Path) -> tuple[str, int, int, int]:
+    """What is another one once a file has been written."""
+    status = path.stat()
+    return path.name, status.st_size, status.st_mtime_ns, status.st_ino
+
+
+WAITING = ("waiting", "there is no such run yet")
+
+
+def told_of(run: RunFolder) -> tuple[str, str]:
+    """A run's state, and a few words about it."""
+    try:
+        state = run.state
+        reason = next((event["reason"] for event in reversed(run.events) if event["event"] == "failed"), "")
+    except (RunFolderError, OSError, LookupError, TypeError) as error:
+        return "damaged", described(error)
+    return state, {
+        "running": "it goes on",
+        "done": "it has ended",
+        "stopped": "it was stopped",
+        "failed": f"it failed: {reason}",
+        "killed": "it has not ended, and no process is writing it",
+    }[state]
+
+
+# A page of several runs has the first of these states that one of them has.
+BY_WEIGHT = ("running", "waiting", "damaged", "failed", "killed", "stopped", "done")
+
+
+def summed_up(told: Sequence[tuple[str, str, str]]) -> Status:
+    """One status of names, states and words."""
+    state = min((state for _, state, _ in told), key=BY_WEIGHT.index)
+    if len(told) == 1:
+        name, state, words = told[0]
+        text = f"Waiting for {name}: {words}." if state == "waiting" else f"{state.capitalize()}: {words}."
+    else:
+        text = " ".join(
+            f"{name}: {state}{f', {words}' if state in ('failed', 'damaged') else ''}." for name, state, words in told
+        )
+    return Status(state, text.replace("..", "."))
+
+
+def described(error: Exception) -> str:
+    return str(error) if isinstance(error, RunFolderError) else f"{type(error).__name__}: {error}"
+
+
+def hash_of(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+
+
+def whole_page(sections: Mapping[str, str], title: str) -> str:
+    """The report's page with the script that keeps it up to date."""
+    script = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
+    return page(sections, title, live=True, script=script)
+
+
+def content_policy() -> str:
+    """A Content-Security-Policy under which the page's own script and style run, and its pictures show; nothing else.
+
+    They are told by their hashes in a page without content, so that nothing which a section might hold can run.
+    Figures have style attributes.
+    """
+    own = whole_page({}, "")
+    hashes = {
+        kind: " ".join(
+            f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+            for text in re.findall(rf"<{kind}[^>]*>(.*?)</{kind}>", own, re.DOTALL)
+        )
+        for kind in ("script", "style")
+    }
+    return (
+        f"default-src 'none'; script-src {hashes['script']}; style-src-elem {hashes['style']}; "
+        "style-src-attr 'unsafe-inline'; img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'"
+    )
+
+
+class Server(ThreadingHTTPServer):
+    """Serves a LivePage on 127.0.0.1 at `port`, or the next one that is free; 0 stands for any.
+
+    Raises OSError where none of 100 is free.
+    """
+
+    daemon_threads = True  # a page that never reads its answer keeps nobody waiting
+
+    def __init__(self, live: LivePage, port: int) -> None:
+        self.live = live
+        last = min(port + PORTS_TRIED - 1, 65535)
+        for tried in range(port, last + 1):
+            try:
+                super().__init__((ADDRESS, tried), Handler)
+                return
+            except OSError as error:
+                if error.errno not in (errno.EADDRINUSE, errno.EACCES) or tried == last:
+                    raise
+
+    def server_bind(self) -> None:
+        """HTTPServer's asks for the machine's name, which may take seconds."""
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = ADDRESS, int(self.server_address[1])
+
+    @property
+    def url(self) -> str:
+        return f"http://{ADDRESS}:{self.server_port}/"
+
+    def hosts(self) -> set[str]:
+        """What a browser on this machine says in Host; another name that leads here is somebody's trick."""
+        names = (ADDRESS, "localhost")
+        ports = {f"{name}:{self.server_port}" for name in names}
+        return ports | set(names) if self.server_port == 80 else ports
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        error = sys.exception()
+        if not isinstance(error, ConnectionError | TimeoutError):  # those: a page was closed while it was answered
+            print(f"run: the live page could not answer: {type(error).__name__}: {error}", file=sys.stderr)
+
+
+class Handler(BaseHTTPRequestHandler):
+    """`/` is the page, `/changes?id=version&...` what a page that has these versions lacks: JSON, or 204."""
+
+    server: Server
+    protocol_version = "HTTP/1.1"
+    server_version, sys_version = "Evomix", ""
+    timeout = IDLE
+
+    def do_GET(self) -> None:
+        path, _, query = self.path.partition("?")
+        if [host.lower() for host in self.headers.get_all("Host", [])] not in [[host] for host in self.server.hosts()]:
+            return self._answer(HTTPStatus.FORBIDDEN, f"This page is at {self.server.url} alone.\n")
+        if path == "/":
+            return self._answer(HTTPStatus.OK, self.server.live.html(), "text/html")
+        if path == "/changes" and self.headers.get("Sec-Fetch-Site", "none") in ("none", "same-origin"):
+            changes = self.server.live.changes(dict(parse_qsl(query)))
+            if changes is None:
+                return self._answer(HTTPStatus.NO_CONTENT)
+            return self._answer(HTTPStatus.OK, json.dumps(changes), "application/json")
+        return self._answer(HTTPStatus.NOT_FOUND, f"There is nothing here but {self.server.url}\n")
+
+    do_HEAD = do_GET
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """For requests that are none, and methods other than GET and HEAD."""
+        self.close_connection = True
+        status = HTTPStatus.METHOD_NOT_ALLOWED if code == HTTPStatus.NOT_IMPLEMENTED else HTTPStatus(code)
+        self._answer(status, f"{status.phrase}\n")
+
+    def log_message(self, *_: Any) -> None:
+        """Three requests a second are not worth a line."""
+
+    def _answer(self, status: HTTPStatus, text: str = "", kind: str = "text/plain") -> None:
+        body = text.encode("utf-8", "replace")
+        self.send_response(status)
+        if status != HTTPStatus.NO_CONTENT:
+            self.send_header("Content-Type", f"{kind}; charset=utf-8")
+            self.send_header("Content-Length", str(len(body)))
+        if status == HTTPStatus.METHOD_NOT_ALLOWED:
+            self.send_header("Allow", "GET, HEAD")
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        self.send_header("Cache-Control", "no-store")
+        self.send_header("Content-Security-Policy", content_policy() if kind == "text/html" else "default-src 'none'")
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("X-Frame-Options", "DENY")
+        self.send_header("Referrer-Policy", "no-referrer")
+        self.send_header("Cross-Origin-Resource-Policy", "same-origin")
+        self.send_header("Cross-Origin-Opener-Policy", "same-origin")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
