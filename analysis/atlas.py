@@ -542,6 +542,8 @@ def _movements(rows: Rows, alternatives: Alternatives, found: Orbits, search: di
 
     def movement(title: str, unit: str, of: Callable[[Array], Array], null: Array) -> Movement:
         values, by_chance = of(rows.masks), of(null).reshape(len(rows.masks), -1)
+        if null is random:  # the same for every search
+            by_chance = np.full_like(by_chance, by_chance.mean(), float)
         return Movement(
             title, unit, np.array([values[g].mean() for g in groups]), np.array([by_chance[g].mean() for g in groups])
         )

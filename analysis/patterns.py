@@ -41,8 +41,8 @@ def export_patterns(run: RunFolder, atlas: Atlas | None = None) -> list[Path]:
     written += [write_orbits(run, atlas), write_statements(run, atlas)]
     for title, figure, _ in figures_of(atlas):
         stem = "atlas-" + title.lower().replace(" ", "-")
-        written += [save(figure, run.figures() / f"{stem}.{ending}") for ending in ("png", "svg")]
-    return [*written, draw_patterns(run, atlas.bank, ".svg"), draw_patterns(run, atlas.bank)]
+        written += _saved(figure, run.figures() / stem)
+    return [*written, *_saved(bank_figure(atlas.bank, atlas.sampler), run.figures() / "patterns")]
 
 
 def write_orbits(run: RunFolder, atlas: Atlas) -> Path:
@@ -87,9 +87,9 @@ def bank_of_classes(run: RunFolder, names: list[str]) -> PatternBank:
     return bank
 
 
-def draw_patterns(run: RunFolder, bank: PatternBank, ending: str = ".png") -> Path:
-    """Write figures/patterns.png (or .svg): heaviest masks, cells kept, shares, class pairs."""
-    return save(bank_figure(bank, run.config["mix"]["sampler"]), run.figures() / f"patterns{ending}")
+def draw_patterns(run: RunFolder, bank: PatternBank) -> Path:
+    """Write figures/patterns.png: heaviest masks, cells kept, shares, class pairs."""
+    return save(bank_figure(bank, run.config["mix"]["sampler"]), run.figures() / "patterns.png")
 
 
 def bank_figure(bank: PatternBank, sampler: str) -> Figure:
@@ -134,7 +134,8 @@ def _orbits_figure(atlas: Atlas) -> tuple[str, Figure, str]:
         f"The {min(SHOWN, len(orbits.masks))} commonest of {orbits.number:,} patterns. Masks that turn into one another by "
         "rotating, mirroring or exchanging the two images are one pattern. The numbers: share of the rows trained on and, "
         "after the cross, how many times as often as by random drawing; how many masks the pattern stands for; in how "
-        "many connected pieces it cuts the two images. Blue cells keep one image, pale ones the other.",
+        "many connected pieces it cuts the two images. Lifts of rare patterns look larger than they are, since the commonest "
+        "are shown. Blue cells keep one image, pale ones the other.",
     )
 
 
@@ -165,8 +166,8 @@ def _pairs_figure(atlas: Atlas) -> tuple[str, Figure, str]:
         "Class pairs",
         figure,
         "How often rows of one class had a partner of another, over chance (1 = as often as the classes' frequencies say). "
-        f"Right: the {shown} pairs of different classes with the largest lift, both directions taken together; "
-        "the thicker the line, the larger the lift.",
+        f"Right: the {len(shown)} pairs of different classes with the largest lift, both directions taken together; the "
+        f"thicker the line, the larger the lift. The strongest: {', '.join(shown[:3]) or 'none'}.",
     )
 
 
@@ -205,10 +206,9 @@ def _masks(figure: Figure | SubFigure, masks: NDArray[Any], texts: list[str]) ->
         if index >= len(masks):
             continue
         mask = masks[index]
-        axes.imshow(mask, cmap=ListedColormap([PARTNER, OWN]), vmin=0, vmax=1)
-        for edge in np.arange(len(mask) + 1) - 0.5:
-            axes.axhline(edge, color="white", linewidth=1)
-            axes.axvline(edge, color="white", linewidth=1)
+        colours = ListedColormap([PARTNER, OWN])
+        axes.pcolormesh(mask, cmap=colours, vmin=0, vmax=1, edgecolors="white", linewidth=1 if len(mask) <= 16 else 0)
+        axes.set(aspect="equal", ylim=(len(mask), 0))
         axes.set_title(texts[index], fontsize=8, color=soft(), pad=2)
 
 
@@ -217,11 +217,12 @@ def _lift_text(share: float, lift: float) -> str:
 
 
 def _cells(axes: Axes, values: NDArray[Any], title: str) -> None:
-    axes.imshow(values, cmap="cividis", vmin=0, vmax=1)
+    apart = max(0.1, float(abs(values - 0.5).max()))
+    axes.imshow(values, cmap="PuOr", vmin=0.5 - apart, vmax=0.5 + apart)
     for (row, column), value in np.ndenumerate(values):
         if len(values) <= 8:
             axes.text(column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=8,
-                      color="white" if value < 0.6 else "black")  # fmt: skip
+                      color="white" if abs(value - 0.5) > 0.7 * apart else "black")  # fmt: skip
     axes.set(xticks=[], yticks=[])
     axes.set_title(title, fontsize=10)
 
@@ -231,7 +232,7 @@ def _shares(axes: Axes, bank: PatternBank, sampler: str) -> None:
     counts = np.bincount(bank.masks.reshape(len(bank), -1).sum(1), bank.weights, cells + 1)
     axes.bar(np.arange(cells + 1), 100 * counts / counts.sum(), color=OWN, width=0.8, label="elites")
     if sampler == "bernoulli":
-        axes.axhline(100 / (cells + 1), color=colour(1), linestyle="--", label="random drawing")
+        axes.axhline(100 / (cells + 1), color=colour(1), linestyle="--", label="random drawing", zorder=3)
         axes.legend(frameon=False, fontsize=8)
     axes.margins(y=0.25)  # room for the legend
     tidy(axes, title="Cells kept per row", xlabel=f"cells of {cells}", ylabel="% of rows")
@@ -253,8 +254,8 @@ def _pairs(axes: Axes, bank: PatternBank) -> None:
     axes.figure.colorbar(image, ax=axes, fraction=0.046)
 
 
-def _graph(axes: Axes, bank: PatternBank) -> int:
-    """Draw the strongest pairs of different classes on a circle; how many."""
+def _graph(axes: Axes, bank: PatternBank) -> list[str]:
+    """Draw the strongest pairs of different classes on a circle; what they are, the strongest first."""
     expected = np.outer(bank.pairs.sum(1), bank.pairs.sum(0)) / max(bank.pairs.sum(), 1.0)
     seen, expected = bank.pairs + bank.pairs.T, expected + expected.T
     lift = np.divide(seen, expected, out=np.ones_like(seen), where=expected >= 1)
@@ -272,9 +273,6 @@ def _graph(axes: Axes, bank: PatternBank) -> int:
         (x0, y0), (x1, y1) = at[int(a)], at[int(b)]
         width = 0.6 + 4.4 * (value - 1) / widest
         axes.plot([x0, x1], [y0, y1], color=colour(0), linewidth=width, alpha=0.75, solid_capstyle="round", zorder=1)
-    for a, b, value in list(zip(one, two, strength, strict=True))[:3]:
-        axes.annotate(f"×{value:.2f}", ((at[int(a)][0] * 0.4 + at[int(b)][0] * 0.6), (at[int(a)][1] * 0.4 + at[int(b)][1] * 0.6)),
-                      fontsize=8, ha="center", va="bottom", color=ink())  # fmt: skip
     for node, (x, y) in at.items():
         axes.plot([x], [y], marker="o", markersize=6, color=ink(), zorder=2)
         side = "center" if abs(x) < 0.2 else ("left" if x > 0 else "right")
@@ -283,12 +281,20 @@ def _graph(axes: Axes, bank: PatternBank) -> int:
     axes.set(xlim=(-1.7, 1.7), ylim=(-1.25, 1.25), aspect="equal")
     axes.set_axis_off()
     axes.set_title("Strongest pairs of classes", fontsize=10)
-    return len(order)
+    names = bank.class_names
+    return [f"{names[a]} and {names[b]} ×{value:.2f}" for a, b, value in zip(one, two, strength, strict=True)]
 
 
 def _short(name: str) -> str:
     """A class name as a figure has room for it; $ would begin a formula."""
     return (name if len(name) <= 16 else name[:15] + "…").replace("$", r"\$")
+
+
+def _saved(figure: Figure, stem: Path) -> list[Path]:
+    """Write STEM.svg and then STEM.png; laying out takes longer than drawing, and is done once."""
+    picture = save(figure, stem.with_name(f"{stem.name}.png"))
+    figure.set_layout_engine("none")
+    return [save(figure, stem.with_name(f"{stem.name}.svg")), picture]
 
 
 def _write(path: Path, text: str) -> None:
