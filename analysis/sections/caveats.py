@@ -163,6 +163,15 @@ def _seeds(settings: Sequence[Setting]) -> list[Caveat]:
     return [Caveat("Single seed", text)]
 
 
+def _one_batch(settings: Sequence[Setting]) -> list[Caveat]:
+    searches = [setting for setting in settings if all("model" in run.start for run in setting.runs)]
+    single = [setting.name for setting in searches if len(setting.runs) == 1]
+    if not single:
+        return []
+    named = f"{', '.join(single)}: " if len(searches) > 1 else ""
+    return [Caveat("Single search", f"{named}One search of one batch says nothing of other batches, seeds or models.")]
+
+
 def _unpaired(settings: Sequence[Setting]) -> list[Caveat]:
     if len({frozenset(setting.seeds) for setting in settings}) < 2:
         return []
@@ -222,4 +231,10 @@ def _unlike(settings: Sequence[Setting]) -> list[Caveat]:
 OF_RUN: tuple[Callable[[RunFolder], list[Caveat]], ...] = (
     _unfinished, _search_effect, _test_error, _live_weights, _nonfinite, _commit, _pretrained, _test_split,
 )  # fmt: skip
-OF_ALL: tuple[Callable[[Sequence[Setting]], list[Caveat]], ...] = (_seeds, _against_random, _unpaired, _unlike)
+OF_ALL: tuple[Callable[[Sequence[Setting]], list[Caveat]], ...] = (
+    _seeds,
+    _one_batch,
+    _against_random,
+    _unpaired,
+    _unlike,
+)
