@@ -141,7 +141,7 @@ def atlas_of(run: RunFolder) -> Atlas:
     movements: list[Movement] = []
     if len(rows.masks):
         alternatives = _alternatives(rows.masks, sampler, int(search.get("min_cells", 0)), rng)
-        statements = test_preferences(rows, alternatives, sampler, search, bank.class_names, rng)
+        statements = statements_of(rows, alternatives, sampler, search, bank.class_names, rng)
         movements = _movements(rows, alternatives, found, search)
     return Atlas(
         run.name,
@@ -287,7 +287,7 @@ def _alternatives(masks: Array, sampler: str, min_cells: int, rng: np.random.Gen
     return Alternatives(drawn, np.concatenate([own, shuffled], axis=1))
 
 
-def test_preferences(
+def statements_of(
     rows: Rows,
     alternatives: Alternatives,
     sampler: str,

@@ -33,7 +33,7 @@ SWEEPS = 32  # of B/2 proposed trades each; a random walk by trades forgets its 
 MAX_PATTERNS = 100_000  # of a file, and of a bank each time as many rows more have been counted in
 MAX_GRID = 64
 MAX_CLASSES = 50_000
-MAX_NAME = 200  # characters of a class name
+MAX_NAME = 255  # characters of a class name
 MAX_FILE_BYTES = 256 * 2**20
 MAX_JSON_BYTES = 128 * 2**20  # a parsed JSON text takes several times its size
 MAX_DEPTH = 4  # of a JSON text: an object, its patterns, a pattern, its mask
@@ -270,8 +270,12 @@ class PatternBank:
                     masks=self.masks[:MAX_PATTERNS],
                     weights=self.weights[:MAX_PATTERNS],
                     pairs=self.pairs,
-                    class_names=np.array(self.class_names, dtype=np.str_),
+                    class_names=np.array(self._plain_names(), dtype=np.str_),
                 )
+
+    def _plain_names(self) -> list[str]:
+        """Names that `load` takes; those of folders may be any."""
+        return [_plain(name)[:MAX_NAME] for name in self.class_names]
 
     def _as_json(self) -> str:
         def pattern(mask: Array, weight: float) -> dict[str, Any]:
@@ -283,7 +287,7 @@ class PatternBank:
             "about": "evolved PatchMix patterns; # = the cell keeps the row's own image, . = its partner's; "
             "weight = rows of elites with this mask; pairs[a][b] = rows of class a with a partner of class b",
             "grid": self.grid,
-            "class_names": self.class_names,
+            "class_names": self._plain_names(),
         }
         lines = [json.dumps(head, indent=1)[:-2] + ',\n "patterns": [']
         heaviest = zip(self.masks[:MAX_PATTERNS], self.weights[:MAX_PATTERNS], strict=True)
@@ -344,8 +348,8 @@ class PatternBank:
             _check_schema(schema)
             names = [str(name) for name in _member(archive, "class_names", "U", (MAX_CLASSES,))]
             masks = _member(archive, "masks", "b", (MAX_PATTERNS, MAX_GRID, MAX_GRID))
-            weights = _member(archive, "weights", "f", (MAX_PATTERNS,))
-            pairs = _member(archive, "pairs", "f", (len(names), len(names)))
+            weights = _member(archive, "weights", "fiu", (MAX_PATTERNS,))
+            pairs = _member(archive, "pairs", "fiu", (len(names), len(names)))
         return cls._checked(masks.shape[1], masks, weights, pairs, names)
 
     @classmethod
@@ -394,7 +398,7 @@ def _folded(masks: Array, weights: Array) -> tuple[Array, Array]:
     """Distinct masks of (R,G,G) with the sums of their weights (R,), the heaviest first."""
     every = masks.reshape(len(masks), masks.shape[1] * masks.shape[2])
     index, inverse = _distinct(every)
-    totals = np.bincount(inverse, weights, minlength=len(index))
+    totals = np.bincount(inverse, weights, minlength=len(index)).astype(np.float64)  # counts where there are none
     order = np.argsort(-totals, kind="stable")
     return masks[index[order]], totals[order]
 
@@ -521,7 +525,7 @@ def _member(archive: zipfile.ZipFile, name: str, kinds: str, most: tuple[int, ..
     return values.reshape(shape, order="F" if fortran else "C").copy()
 
 
-_KINDS = {"iu": "a whole number", "U": "text", "b": "bool (N,G,G)", "f": "floating-point numbers"}
+_KINDS = {"iu": "a whole number", "U": "text", "b": "bool (N,G,G)", "fiu": "numbers"}
 
 
 def _header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

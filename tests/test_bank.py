@@ -271,3 +271,151 @@ def test_missing_and_empty_banks(tmp_path):
         filled().draw(np.array([9]), np.random.default_rng(0))
     with pytest.raises(ValueError, match=r"\.json or \.npz"):
         filled().save(tmp_path / "bank.txt")
+
+
+def test_banks_merge_filter_and_describe_themselves():
+    one, two = filled(2, 3, 40, 1), filled(2, 3, 30, 2)
+    merged = PatternBank.merge([one, two])
+    together = PatternBank(2, 3, one.class_names)
+    for bank in (one, two):
+        for mask, weight in zip(bank.masks, bank.weights, strict=True):
+            together.collect(np.repeat(mask[None], int(weight), 0), *np.zeros((2, int(weight)), int))
+    assert dict(zip(map(bytes, merged.masks), merged.weights, strict=True)) == dict(
+        zip(map(bytes, together.masks), together.weights, strict=True)
+    )
+    assert np.array_equal(merged.pairs, one.pairs + two.pairs) and (np.diff(merged.weights) <= 0).all()
+    heavy = merged.heavier_than(5)
+    assert heavy.weights.min() >= 5 and heavy.weights.sum() == merged.weights[merged.weights >= 5].sum()
+    name = one.class_names[1]
+    assert np.array_equal(one.of_classes([name]).pairs, one.pairs * np.array([[0], [1], [0]]))
+    with pytest.raises(BankError, match="there is no class 'none' among the patterns' classes"):
+        one.of_classes(["none"])
+    text = merged.describe()
+    assert f"{len(merged)} patterns of 2x2 cells, from 70 rows of 3 classes" in text
+    assert "no patterns" in PatternBank(2, 3).describe()
+    for other, words in ((PatternBank(3, 3, one.class_names), "of one grid"), (PatternBank(2, 2), "same classes")):
+        with pytest.raises(BankError, match=words):
+            PatternBank.merge([one, other])
+    with pytest.raises(BankError, match="got none"):
+        PatternBank.merge([])
+
+
+def soundness(path):
+    """Load what may be anything: a sound bank or one line."""
+    try:
+        bank = PatternBank.load(path)
+    except BankError as error:
+        assert "\n" not in str(error) and str(error).isprintable()
+        return None
+    assert np.isfinite(bank.weights).all() and bank.masks.shape == (len(bank.weights), bank.grid, bank.grid)
+    assert all(name.isprintable() for name in bank.class_names)
+    return bank
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.binary(max_size=300), st.sampled_from(["json", "npz"]))
+def test_any_bytes_are_a_bank_or_one_line(tmp_path_factory, content, ending):
+    path = tmp_path_factory.mktemp("fuzz") / f"bank.{ending}"
+    path.write_bytes(content)
+    soundness(path)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data(), st.sampled_from(["json", "npz"]))
+def test_damaged_files_are_a_bank_or_one_line(tmp_path_factory, data, ending):
+    path = tmp_path_factory.mktemp("fuzz") / f"bank.{ending}"
+    filled(3, 2, 8).save(path)
+    content = bytearray(path.read_bytes())
+    if data.draw(st.booleans()):
+        content = content[: data.draw(st.integers(0, len(content)))]
+    for _ in range(data.draw(st.integers(0, 4)) if content else 0):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(content)
+    soundness(path)
+
+
+ARRAYS = st.one_of(
+    st.sampled_from(["bool", "int64", "float32", "float64", "uint8", "complex64", "U3", "S3", "datetime64[s]"]).flatmap(
+        lambda kind: st.lists(st.integers(0, 3), max_size=3).map(lambda shape: np.zeros(shape, kind))
+    ),
+    st.lists(st.text(max_size=4), max_size=3).map(lambda names: np.array(names, np.str_)),
+    st.lists(st.floats(width=32), max_size=3).map(np.array),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.dictionaries(st.sampled_from(["schema", "masks", "weights", "pairs", "class_names"]), ARRAYS))
+def test_other_arrays_are_a_bank_or_one_line(tmp_path_factory, changed):
+    path = tmp_path_factory.mktemp("fuzz") / "bank.npz"
+    bank = filled(2, 2, 3)
+    arrays = {"schema": np.array(1), "masks": bank.masks, "weights": bank.weights, "pairs": bank.pairs}
+    np.savez(path, **{**arrays, "class_names": np.array(["a", "b"]), **changed})
+    soundness(path)
+
+
+def test_huge_shapes_are_refused_before_room_is_made(tmp_path):
+    import tracemalloc
+    import zipfile
+
+    path = tmp_path / "bank.npz"
+    cases = {"masks": ("|b1", (10**9, 64, 64)), "weights": ("<f8", (10**12,)), "pairs": ("<f8", (40_000, 40_000))}
+    for name, (kind, shape) in cases.items():
+        bank = filled(2, 2, 3)
+        bank.save(path)
+        with zipfile.ZipFile(path) as archive:
+            members = {entry: archive.read(entry) for entry in archive.namelist()}
+        header = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+        members[f"{name}.npy"] = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode()
+        with zipfile.ZipFile(path, "w") as archive:
+            for entry, content in members.items():
+                archive.writestr(entry, content)
+        tracemalloc.start()
+        with pytest.raises(BankError, match=name):
+            PatternBank.load(path)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 2**20, name
+
+
+def test_deep_and_long_json_is_refused(tmp_path):
+    path = tmp_path / "bank.json"
+    path.write_text('{"schema": 1, "grid": ' + "[" * 100_000)
+    with pytest.raises(BankError, match="nested more than 4 deep"):
+        PatternBank.load(path)
+    path.write_text('{"schema": 1, "a": [' + "[]," * 300_000)
+    with pytest.raises(BankError, match="more lists and objects"):
+        PatternBank.load(path)
+    data = sound()
+    data["class_names"] = ['[[[[[["\\[', "b"]  # brackets in a name nest nothing
+    path.write_text(json.dumps(data))
+    assert PatternBank.load(path).class_names[0] == '[[[[[["\\['
+
+
+@pytest.mark.parametrize("name", ["a\x1b[2J", "a\nb", "\u202eabc", "\x00", "x" * 256, "\ud800"])
+def test_names_that_a_terminal_would_obey_are_refused(tmp_path, name):
+    data = sound()
+    data["class_names"] = [name, "b"]
+    path = tmp_path / "bank.json"
+    path.write_text(json.dumps(data))
+    with pytest.raises(BankError, match="without control characters") as caught:
+        PatternBank.load(path)
+    assert str(caught.value).isprintable()
+
+
+def test_newer_files_are_told_and_doubled_masks_are_summed(tmp_path):
+    path, data = tmp_path / "bank.json", sound()
+    path.write_text(json.dumps({**data, "schema": 3}))
+    with pytest.raises(BankError, match="schema 3, this version reads 1; a newer Evomix made it"):
+        PatternBank.load(path)
+    twice = {**data, "patterns": [*data["patterns"], data["patterns"][-1]]}
+    path.write_text(json.dumps(twice))
+    bank = PatternBank.load(path)
+    assert len(bank) == len(data["patterns"]) and (np.diff(bank.weights) <= 0).all()
+    assert bank.weights.sum() == sum(pattern["weight"] for pattern in twice["patterns"])
+
+
+@pytest.mark.parametrize("ending", ["json", "npz"])
+def test_names_of_folders_are_made_plain(tmp_path, ending):
+    bank = PatternBank(2, 2, ["a\x1b[2J", "b" * 300])
+    bank.save(tmp_path / f"bank.{ending}")
+    assert PatternBank.load(tmp_path / f"bank.{ending}").class_names == ["a?[2J", "b" * 255]
