@@ -310,6 +310,8 @@ def test_settings_are_equal_but_for_the_seed(tmp_path):
     settings = settings_of(runs)
     assert [(setting.name, setting.seeds) for setting in settings] == [("e", [0, 1]), ("r", [0, 1])]
     assert differing(settings) == {"mix.name": ["evolved", "patchmix"]}
+    idle = make(tmp_path / "idle", seed=3, config={"mix.name": "patchmix", "search.population": 99})
+    assert [len(setting.runs) for setting in settings_of([*runs, idle])] == [2, 3]  # its search options do not count
     again = make(tmp_path / "again", seed=0)
     assert [setting.seeds for setting in settings_of([runs[0], again])] == [[0], [0]]
 

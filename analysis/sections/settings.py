@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from analysis.run_folder import RunFolder
 
 NO_SETTING = ("run.", "data.root", "data.download", "schema")
+SEARCHING = ("evolved", "best-of-k")  # mixes for which the options of `search` count
 
 
 class Setting(NamedTuple):
@@ -23,6 +24,12 @@ class Setting(NamedTuple):
 
 def seed_of(run: RunFolder) -> int:
     return int(run.config["run"]["seed"])
+
+
+def counted(run: RunFolder) -> dict[str, Any]:
+    """The options that make the run's setting, by their dotted names."""
+    idle = () if run.mix in SEARCHING else ("search.",)
+    return {name: value for name, value in flat(run.config).items() if not name.startswith((*NO_SETTING, *idle))}
 
 
 def flat(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -41,11 +48,11 @@ def settings_of(runs: Sequence[RunFolder]) -> list[Setting]:
 
     Options that one of the configs lacks, being of an older version, do not count.
     """
-    configs = [flat(run.config) for run in runs]
-    counted = [name for name in configs[0] if not name.startswith(NO_SETTING) and all(name in c for c in configs)]
+    known = set.intersection(*(set(flat(run.config)) for run in runs))
     groups: dict[tuple[str, int], list[RunFolder]] = {}
-    for run, config in zip(runs, configs, strict=True):
-        key = json.dumps([config[name] for name in counted] + ["model" in run.start], default=str)
+    for run in runs:
+        options = {name: value for name, value in counted(run).items() if name in known}
+        key = json.dumps([options, run.start.get("model")], sort_keys=True)
         again = 0
         while seed_of(run) in [seed_of(other) for other in groups.get((key, again), [])]:
             again += 1
@@ -71,10 +78,11 @@ def _common(names: Sequence[str]) -> str:
 
 
 def differing(settings: Sequence[Setting]) -> dict[str, list[Any]]:
-    """Options in which settings differ: the value of each setting, by option."""
-    configs = [flat(setting.runs[0].config) for setting in settings]
-    names = [
-        name for name in dict.fromkeys(key for config in configs for key in config) if not name.startswith(NO_SETTING)
-    ]
-    values = {name: [config.get(name, "–") for config in configs] for name in names}
-    return {name: found for name, found in values.items() if any(value != found[0] for value in found)}
+    """Options in which settings differ: the value of each setting, by option; – where it does not count."""
+    configs = [counted(setting.runs[0]) for setting in settings]
+    found = {}
+    for name in dict.fromkeys(key for config in configs for key in config):
+        values = [config[name] for config in configs if name in config]
+        if any(value != values[0] for value in values):
+            found[name] = [config.get(name, "–") for config in configs]
+    return found
