@@ -1,7 +1,8 @@
 """The live page: the report of runs that go on, on 127.0.0.1 alone, renewed as their files grow.
 
-One background thread makes sections anew, those whose files have changed, while somebody looks; pages ask for
-changes three times a second. Nothing in a request ever names a file.
+Two threads make sections anew, those whose files have changed, while somebody looks: one the texts, at once; one the
+figures and pictures, after the training's own work. Pages ask for changes three times a second. Nothing in a request
+ever names a file.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ import base64
 import errno
 import hashlib
 import json
+import os
 import re
 import socketserver
 import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -46,6 +49,8 @@ READS = {
     "gallery": FOUND,
 }
 LAST = ("operators", "atlas", "gallery")  # to be made where others wait as well
+TEXTS = ("head", "warnings", "how")  # made in milliseconds, without matplotlib, which is for one thread alone
+NICE = 5  # of the other sections' thread; at 10 a training that takes all cores leaves it a tenth of one
 
 
 class Status(NamedTuple):
@@ -75,7 +80,7 @@ NEVER = Made(None, float("-inf"), 0.0)
 
 
 class LivePage:
-    """The report's sections as they are now, made by one thread and read by any.
+    """The report's sections as they are now, made by two threads and read by any.
 
     names: run folders under runs/out, or paths; one that is not there is waited for.
     sections: the report's, each a function of the runs.
@@ -93,17 +98,24 @@ class LivePage:
         self._files: list[Any] = []
         self._asked = float("-inf")
         self._wanted, self._closing = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._work, name="live page", daemon=True)
+        self._lock = threading.Lock()
+        texts = [name for name in sections if name in TEXTS]
+        others = [name for name in sections if name not in TEXTS]
+        self._threads = [
+            threading.Thread(target=self._work, args=work, daemon=True) for work in ((texts, 0), (others, NICE))
+        ]
 
     def start(self) -> None:
         """Make sections from now on, whenever somebody looks."""
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def close(self) -> None:
         """Make no more; waits for the section in hand."""
         self._closing.set()
         self._wanted.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
     def html(self) -> str:
         """The page with what its sections show now."""
@@ -131,21 +143,27 @@ class LivePage:
         self._asked = time.monotonic()
         self._wanted.set()
 
-    def _work(self) -> None:
+    def _work(self, names: Sequence[str], nice: int) -> None:
+        with suppress(OSError):  # of this thread alone, on Linux
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.nice(0) + nice)
         while not self._closing.is_set():
             self._wanted.clear()
             if time.monotonic() - self._asked > FORGOTTEN:
                 self._wanted.wait(1.0)
-            elif not self.renew():
+            elif not self.renew(names):
                 self._closing.wait(TICK)
 
-    def renew(self) -> bool:
-        """Make the section that is due and was made longest ago; False where none is. Never raises."""
-        self._read()
-        due = [name for name in self._makers if self._is_due(name)]
-        if due:
-            self._make(min(due, key=lambda name: (self._made.get(name, NEVER).began, name in LAST)))
-        return bool(due)
+    def renew(self, names: Sequence[str]) -> bool:
+        """Make that one of these sections that is due and was made longest ago; False where none is. Never raises."""
+        with self._lock:
+            self._read()
+            runs, due = self._runs, [name for name in names if self._is_due(name)]
+            if not due:
+                return False
+            name = min(due, key=lambda name: (self._made.get(name, NEVER).began, name in LAST))
+            of = self._reads(name)
+        self._make(name, runs, of)
+        return True
 
     def _read(self) -> None:
         """Look at the runs; the same objects stay, with what they have read, where their logs have."""
@@ -174,16 +192,17 @@ class LivePage:
             return self._logs, self._files
         return [files and {part: files.get(part) for part in READS[name]} for files in self._files]
 
-    def _make(self, name: str) -> None:
-        of, began, spent = self._reads(name), time.monotonic(), time.thread_time()
+    def _make(self, name: str, runs: Sequence[RunFolder], of: Any) -> None:
+        began, spent = time.monotonic(), time.thread_time()
         try:
-            html = self._makers[name](self._runs)
+            html = self._makers[name](runs)
         except Exception as error:  # a folder in any state, or one section's mistake: the others go on
             html = section(name, name.capitalize(), paragraph(f"This part could not be drawn: {described(error)}"))
         version = hash_of(html) if html else ""
         tagged = html.replace("<section", f'<section data-version="{version}"', 1)
-        self._shown = {**self._shown, name: Shown(tagged, version)}
-        self._made[name] = Made(of, began, time.thread_time() - spent)
+        with self._lock:
+            self._shown = {**self._shown, name: Shown(tagged, version)}
+            self._made[name] = Made(of, began, time.thread_time() - spent)
 
 
 def place_of(name: str) -> Path | None:

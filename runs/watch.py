@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 import webbrowser
-from contextlib import suppress
 from functools import partial
 
 from analysis.run_folder import out_root
@@ -23,8 +21,6 @@ def run_watch(names: list[str], *, port: int, open_browser: bool) -> None:
     from analysis.sections.how import how
     from analysis.watch import LivePage, Server, place_of
 
-    with suppress(OSError):
-        os.nice(10)  # the training goes first
     live = LivePage(list(dict.fromkeys(names)), SECTIONS | {"how": partial(how, defaults=Config().model_dump())})
     try:
         server = Server(live, port)

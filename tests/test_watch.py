@@ -27,6 +27,9 @@ ROOT = Path(__file__).resolve().parent.parent
 OLD_RUN = ROOT / "tests" / "data" / "runs-v1" / "evolved"
 
 
+EVERY = ("gallery", "head", "search")
+
+
 def counting(calls, name, text="{}"):
     """A section that notes its calls and shows how many lines the logs have."""
 
@@ -70,7 +73,7 @@ def live(out, calls):
 
 
 def settle(live):
-    while live.renew():
+    while live.renew(EVERY):
         pass
 
 
@@ -135,7 +138,7 @@ def test_a_slow_section_is_made_more_rarely(out, clock, calls):
     live = LivePage(["a"], {"head": slow})
     for number in range(60):
         append(out / "a" / "log.jsonl", {"event": "epoch", "time": "2026-01-01T00:00:00+00:00", "epoch": number})
-        live.renew()
+        live.renew(EVERY)
         clock.now += 1
     assert all(later - earlier >= 6 for earlier, later in pairwise(calls))
 
@@ -267,7 +270,7 @@ def test_a_damaged_log_is_told_and_gets_well(live, clock, out):
 def test_how_a_run_stands_is_told(out, clock, last, state, words):
     write_run(out / "a", last=last)
     live = LivePage(["a"], {})
-    live.renew()
+    live.renew(EVERY)
     assert live.status.state == state
     assert words in live.status.text
 
@@ -279,9 +282,9 @@ def test_a_run_that_is_held_runs_and_its_end_is_seen_without_a_changed_file(out,
     live = LivePage(["a"], {})
     with open(folder / ".lock", "a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        live.renew()
+        live.renew(EVERY)
         assert live.status == ("running", "Running: it goes on.")
-    live.renew()
+    live.renew(EVERY)
     assert live.status.state == "killed"
 
 
@@ -503,7 +506,6 @@ def test_no_port_left_is_an_error(server, monkeypatch):
     from training.config import UserError
 
     monkeypatch.setattr("analysis.watch.PORTS_TRIED", 1)
-    monkeypatch.setattr("os.nice", lambda _: 0)
     with pytest.raises(UserError, match=f"--port {server.server_port}: .*Address already in use; name another"):
         run_watch(["a"], port=server.server_port, open_browser=False)
 
