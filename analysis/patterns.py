@@ -226,7 +226,7 @@ def _cells(axes: Axes, values: NDArray[Any], title: str) -> None:
     for (row, column), value in np.ndenumerate(values):
         if len(values) <= 8:
             axes.text(column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=8,
-                      color="white" if abs(value - 0.5) > 0.7 * apart else "black")  # fmt: skip
+                      color="white" if abs(value - 0.5) > 0.6 * apart else "black")  # fmt: skip
     axes.set(xticks=[], yticks=[])
     axes.set_title(title, fontsize=10)
 
