@@ -300,7 +300,8 @@ def transfer(
 @app.command()
 def bench(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="compose, overhead, speed, operators, search, scaling or rescore.")
+        str,
+        typer.Argument(metavar="NAME", help="compose, overhead, speed, operators, search, scaling, rescore, analysis."),
     ],
     quick: Annotated[bool, typer.Option("--quick", help="A small version within a minute.")] = False,
 ) -> None:

@@ -30,7 +30,7 @@ from analysis.curves import by_generation, draw_curves, figures_of, fitness_labe
 from analysis.run_folder import RunFolder, RunFolderError, find_run
 from analysis.statistics import t_interval
 from analysis.style import as_svg, for_page
-from tests.synthetic import make_run
+from runs.benchmarks.made_up import make_run
 
 VERSION_1 = Path(__file__).parent / "data" / "runs-v1"
 
@@ -221,6 +221,7 @@ def test_settings_differ_in_colour_line_and_marker(made):
 
 def test_a_line_goes_through_the_means_and_bands_do_not_hide_it(made):
     runs = [made("a-s0"), made("a-s1", seed=1)]
+    rewrite(runs[1], [line | {"best": line["best"] + 2} for line in lines_of(runs[1])])
     histories = settings_of(runs)[0][0].histories
     axes = figures_of(runs)[0][1].axes[0]
     expected = np.mean([by_generation_of(one, one.columns["best"]).y for one in histories], axis=0)
@@ -228,7 +229,8 @@ def test_a_line_goes_through_the_means_and_bands_do_not_hide_it(made):
     low, high = axes.get_ylim()
     values = np.concatenate([line.get_ydata() for line in axes.lines])
     assert low < values.min() and values.max() < high < values.max() + 1.2 * np.ptp(values)
-    assert axes.collections, "two seeds have a band"
+    band_ends = axes.collections[0].get_paths()[0].vertices[:, 1]
+    assert band_ends.min() < low and high < band_ends.max()
 
 
 def test_the_front_is_of_the_first_and_the_last_generation(made):
@@ -241,6 +243,20 @@ def test_the_front_is_of_the_first_and_the_last_generation(made):
         np.testing.assert_allclose(
             drawn[f"generation {last[place]['generation']}"], expected[np.argsort(expected[:, 0], kind="stable")]
         )
+
+
+@pytest.mark.parametrize("front", [None, "no list", [[1.0], [2.0, 3.0]], [[1.0, None]]])
+def test_a_front_that_is_none_is_left_out(made, front):
+    run = made("two", objectives=("hard", "diversity"))
+    assert "Pareto front" not in titles([rewrite(run, [line | {"front": front} for line in lines_of(run)])])
+
+
+def test_a_search_of_one_generation_that_still_runs_is_drawn(made):
+    run = made("two", objectives=("hard", "diversity"))
+    run = rewrite(run, lines_of(run)[:1])
+    assert len(figures_of([run])) == 4 and len(write_curves([run])) == 3
+    without = rewrite(run, [line | {"best": float("nan")} for line in lines_of(run)])
+    assert "Fitness 'hard' within a search" not in [title for title, _, _ in figures_of([without])]
 
 
 def test_a_run_trained_by_this_version_has_all_topics(trained):

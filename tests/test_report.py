@@ -459,6 +459,9 @@ def test_the_page_works_in_a_browser(written, browser):
     dark = view.evaluate(colour)
     view.click("text=Light theme")
     assert view.evaluate(colour) != dark and view.inner_text("#theme") == "Dark theme"
+    view.click("text=Dark theme")
+    view.emulate_media(media="print")
+    assert view.evaluate(colour) == "rgb(255, 255, 255)"
     assert not troubles
     context.close()
 

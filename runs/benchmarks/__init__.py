@@ -27,6 +27,7 @@ BENCHMARKS = {
     "search": "runs.benchmarks.search:measure",
     "scaling": "runs.benchmarks.scaling:measure",
     "rescore": "runs.benchmarks.rescore:measure",
+    "analysis": "runs.benchmarks.analysis:measure",
 }
 ALL_THREADS = (
     "compose",
