@@ -86,6 +86,8 @@ class History(NamedTuple):
 
     def column(self, objective: str, statistic: str) -> Array | None:
         """(N,) of an objective's best, mean, ...; None where the run did not write it."""
+        if objective not in self.objectives:
+            return None
         found = self.columns.get(statistic if objective == self.objectives[0] else f"{objective} {statistic}")
         return None if found is None or np.isnan(found).all() else found
 
@@ -136,12 +138,13 @@ def _objectives(line: dict[str, Any], run: RunFolder) -> tuple[str, ...]:
 def _fronts(lines: list[dict[str, Any]], order: Array, count: int) -> tuple[Front, ...]:
     last = lines[order[-1]]
     ends = [lines[i] for i in order if lines[i]["search"] == last["search"]] if "front" in last else []
-    fronts = []
-    for line in (ends[0], ends[-1]) if len(ends) > 1 else ends:
-        values = np.array(line.get("front") or np.empty((0, count)), np.float64)
-        if values.ndim != 2 or values.shape[1] != count:
-            return ()
-        fronts.append(Front(int(line["generation"]), values))
+    try:
+        fronts = [
+            Front(int(line["generation"]), np.array(line["front"], np.float64).reshape(-1, count))
+            for line in ends[:1] + ends[1:][-1:]
+        ]
+    except (KeyError, TypeError, ValueError):
+        return ()  # not as this version writes them
     return tuple(fronts) if count > 1 else ()
 
 

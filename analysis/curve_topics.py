@@ -78,8 +78,9 @@ def topics_of(settings: Sequence[Setting]) -> list[Topic]:
     found = []
     numbered = list(enumerate(settings))
     for objective in dict.fromkeys(name for setting in settings for name in setting.histories[0].objectives):
-        having = [(i, setting) for i, setting in numbered if objective in setting.histories[0].objectives]
-        found += [_within(having, objective, len(settings)), _training(having, objective, len(settings))]
+        having = [(i, setting) for i, setting in numbered if series_of(setting, statistic(objective, "best"))]
+        if having:
+            found += [_within(having, objective, len(settings)), _training(having, objective, len(settings))]
     found += [_pareto(numbered), _efficiency(numbered), _operators(numbered)]
     return [topic for topic in found if topic.panels]
 
