@@ -33,16 +33,19 @@ def export_patterns(run: RunFolder, atlas: Atlas | None = None) -> list[Path]:
     the last, figures/patterns.png. In the theme in force; atlas: the run's, where it is known.
     """
     atlas = atlas_of(run) if atlas is None else atlas
-    written = []
-    for ending in ("json", "npz"):
-        path = run.path / "patterns" / f"patterns.{ending}"
-        atlas.bank.top(EXPORTED).save(path)
-        written.append(path)
-    written += [write_orbits(run, atlas), write_statements(run, atlas)]
+    written = [*export_bank(run, atlas.bank), write_orbits(run, atlas), write_statements(run, atlas)]
     for title, figure, _ in figures_of(atlas):
         stem = "atlas-" + title.lower().replace(" ", "-")
         written += _saved(figure, run.figures() / stem)
     return [*written, *_saved(bank_figure(atlas.bank, atlas.sampler), run.figures() / "patterns")]
+
+
+def export_bank(run: RunFolder, bank: PatternBank) -> list[Path]:
+    """Write patterns/patterns.json and .npz: the EXPORTED heaviest masks of the run's bank."""
+    written = [run.path / "patterns" / f"patterns.{ending}" for ending in ("json", "npz")]
+    for path in written:
+        bank.top(EXPORTED).save(path)
+    return written
 
 
 def write_orbits(run: RunFolder, atlas: Atlas) -> Path:

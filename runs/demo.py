@@ -27,12 +27,14 @@ def run_demo() -> None:
 def summary(runs: dict[str, RunFolder]) -> str:
     """The figures of the three runs, and where everything lies; draws what it names."""
     from analysis.curves import draw_curves
-    from analysis.patterns import export_patterns
+    from analysis.patterns import draw_patterns, export_bank
     from analysis.report import write_report
+    from evo.bank import PatternBank
 
     evolved = runs["evolved"]
     curve = draw_curves([evolved], evolved.figures() / "curves.png")
-    json_file, _, picture = export_patterns(evolved)
+    bank = PatternBank.load(evolved.bank_file())
+    json_file, picture = export_bank(evolved, bank)[0], draw_patterns(evolved, bank)
     report = write_report([evolved])
     first, last = first_to_last(evolved)
 

@@ -67,14 +67,15 @@ def _draw(run: RunFolder) -> dict[str, Path]:
     from analysis.curves import draw_curves
     from analysis.gallery import draw_gallery
     from analysis.lineage import write_operator_table
-    from analysis.patterns import export_patterns
+    from analysis.patterns import draw_patterns, export_bank
+    from evo.bank import PatternBank
 
-    exported = export_patterns(run)
+    bank = PatternBank.load(run.bank_file())
     operators = write_operator_table(run)
     return {
         "fitness curve": draw_curves([run], run.figures() / "curves.png"),
-        "patterns": exported[-1],
-        "patterns (json)": exported[0],
+        "patterns": draw_patterns(run, bank),
+        "patterns (json)": export_bank(run, bank)[0],
         **({"operators": operators} if operators else {}),
         "gallery": draw_gallery(run, run.figures() / "gallery.png"),
     }
