@@ -38,7 +38,7 @@ from analysis.curve_tables import (
     over_training,
     turnover,
 )
-from analysis.lineage import operator_table
+from analysis.lineage import operator_rows
 from analysis.style import colour
 
 MEANINGS = {
@@ -324,9 +324,7 @@ def _credits(setting: Setting) -> dict[str, dict[str, float]]:
     """Operator -> survived, elites, ancestors (percent, means over seeds); of runs that kept no lineage none."""
     found: dict[str, list[dict[str, float]]] = {}
     for history in setting.histories:
-        kept = any((history.run.path / "elites").glob("*.npz"))
-        table = operator_table(history.run) if kept else None  # pandas: a second to import
-        for row in [] if table is None else table.to_dict("records"):
+        for row in operator_rows(history.run):
             if row["slot"] != "drawn":
                 found.setdefault(f"{row['slot']}:\n{row['operator']}", []).append({name: row[name] for name in CREDITS})
     return {name: {key: float(np.mean([row[key] for row in rows])) for key in CREDITS} for name, rows in found.items()}

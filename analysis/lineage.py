@@ -29,14 +29,18 @@ def operator_table(run: RunFolder) -> pd.DataFrame | None:
     """
     import pandas as pd
 
+    rows = operator_rows(run)
+    return pd.DataFrame(rows) if rows else None
+
+
+def operator_rows(run: RunFolder) -> list[dict[str, Any]]:
+    """The rows of `operator_table`, without pandas, which takes a second to import."""
     counts: dict[tuple[str, str], Array] = {}
     for snapshot in run.snapshots():
         if "lineage_born" in snapshot:
             for key, found in _counts(snapshot).items():
                 counts[key] = counts.get(key, np.zeros(4)) + found
-    if not counts:
-        return None
-    rows = []
+    rows: list[dict[str, Any]] = []
     for slot in (*SLOTS, DRAWN[0]):
         bred = sum(found[3] for key, found in counts.items() if key[0] == slot)
         for (own, name), (children, survived, elites, ancestors) in counts.items():
@@ -51,7 +55,7 @@ def operator_table(run: RunFolder) -> pd.DataFrame | None:
                         "ancestors": 100 * ancestors / max(bred, 1) if slot != DRAWN[0] else np.nan,
                     }
                 )
-    return pd.DataFrame(rows)
+    return rows
 
 
 def write_operator_table(run: RunFolder) -> Path | None:
