@@ -372,6 +372,11 @@ def test_pictures_are_left_out_evenly_and_that_is_said(trained, monkeypatch):
     assert Page(small).all("input")[0]["type"] == "checkbox" and len(Page(small).all("input")) == 1
 
 
+def test_of_several_runs_each_gallery_has_its_name(tmp_path):
+    runs = [make(tmp_path / "a"), make(tmp_path / "b", VERSION_1 / "plain")]
+    assert "<h3>a</h3>" in pictures.gallery(runs) and "<h3>" not in pictures.gallery(runs[:1])
+
+
 @pytest.mark.parametrize("shape", [(8, 8), (16, 16, 3), (32, 32, 3), (96, 64, 3), (28, 28)])
 def test_pictures_keep_their_look(shape):
     import base64

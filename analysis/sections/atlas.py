@@ -28,7 +28,7 @@ def atlas(runs: Sequence[RunFolder]) -> str:
         else ""
     )
     parts = [_atlas(run) for run in firsts]
-    return section("atlas", "Patterns", paragraph(note, "soft"), *(by_run(firsts, parts) if len(runs) > 1 else parts))
+    return section("atlas", "Patterns", paragraph(note, "soft"), *by_run(firsts, parts, named=len(runs) > 1))
 
 
 def first_of_settings(runs: Sequence[RunFolder]) -> list[RunFolder]:

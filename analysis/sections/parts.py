@@ -35,11 +35,10 @@ def section(name: str, heading: str, *parts: str) -> str:
     )
 
 
-def by_run(runs: Sequence[RunFolder], parts: Sequence[str]) -> list[str]:
-    """Each run's part under its name, where there are several runs; empty parts are left out."""
-    if len(runs) == 1:
-        return list(parts)
-    return [f"<h3>{escape(run.name)}</h3>\n{part}" for run, part in zip(runs, parts, strict=True) if part]
+def by_run(runs: Sequence[RunFolder], parts: Sequence[str], *, named: bool) -> list[str]:
+    """Each run's part, under its name where `named`; empty parts are left out."""
+    shown = [(run, part) for run, part in zip(runs, parts, strict=True) if part]
+    return [f"<h3>{escape(run.name)}</h3>\n{part}" if named else part for run, part in shown]
 
 
 def paragraph(text: str, kind: str = "") -> str:

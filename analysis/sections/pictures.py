@@ -42,7 +42,7 @@ def gallery(runs: Sequence[RunFolder]) -> str:
         return ""
     films = [_film(run, number, BUDGET // len(firsts)) for number, run in enumerate(firsts)]
     toggle = '<p class="controls"><label><input type="checkbox" class="overlay" checked> Cell losses over the pictures</label></p>'
-    parts = by_run(firsts, films) if len(runs) > 1 else films
+    parts = by_run(firsts, films, named=len(runs) > 1)
     return section("gallery", "Gallery", paragraph(INTRODUCTION), toggle, *parts)
 
 

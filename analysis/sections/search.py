@@ -26,7 +26,7 @@ def search(runs: Sequence[RunFolder]) -> str:
 
 def operators(runs: Sequence[RunFolder]) -> str:
     """The table of operators, run by run; "" where no lineage was kept."""
-    parts = by_run(runs, [_operators(run) for run in runs])
+    parts = by_run(runs, [_operators(run) for run in runs], named=len(runs) > 1)
     if not any(parts):
         return ""
     return section("operators", "Which operators made the elites", *parts, paragraph(MEANING, "soft"))
