@@ -231,8 +231,9 @@ def report(
 ) -> None:
     """Write a report of runs: one HTML page that needs nothing else."""
     from analysis.report import write_report
+    from training.config import Config
 
-    print_paths([write_report(found_runs(runs), out)])
+    print_paths([write_report(found_runs(runs), out, defaults=Config().model_dump())])
 
 
 @app.command()

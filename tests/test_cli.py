@@ -33,10 +33,15 @@ def test_help_lists_commands_in_a_persons_order(cli):
         "prepare",
         "search",
         "ablate",
+        "compare",
+        "list",
+        "show",
         "curves",
         "patterns",
+        "gallery",
         "lineage",
         "report",
+        "watch",
         "transfer",
         "bench",
         "test",
@@ -76,13 +81,24 @@ def test_search_writes_a_run_of_its_own(cli, tiny, out):
     assert cli("report", "tiny-search-1")[0] == 0
 
 
-def test_curves_patterns_report(cli, tiny):
-    status, text, _ = cli("curves", "tiny", str(tiny))
-    assert status == 0 and Path(text.strip()).is_file()
-    status, text, _ = cli("patterns", "tiny")
-    assert status == 0 and all(Path(line).is_file() for line in text.split())
-    status, text, _ = cli("report", "tiny")
-    assert status == 0 and Path(text.strip()).name == "report.html"
+def test_pictures_and_pages(cli, tiny):
+    for command, names in (
+        ("curves", ("curves.png", "curves.svg", "curves.csv")),
+        ("patterns", ("patterns.json", "patterns.npz", "statements.json", "patterns.png")),
+        ("gallery", ("gallery.png",)),
+        ("report", ("report.html",)),
+    ):
+        status, text, error = cli(command, "tiny")
+        assert status == 0, error
+        for name in names:
+            path = next(tiny.rglob(name))
+            assert str(path) in text and path.stat().st_size > 0
+
+
+def test_the_report_marks_options_that_differ_from_their_defaults(cli, tiny):
+    cli("report", "tiny")
+    page = (tiny / "report.html").read_text()
+    assert "<strong>16</strong> <span class='changed'>changed</span>" in page  # data.subset=16
 
 
 def test_patterns_of_one_run_train_another(cli, tiny):
@@ -171,10 +187,10 @@ def test_mistakes_are_one_line_and_status_2(cli, tiny, arguments, words):
 def test_a_bug_shows_itself(cli, tiny, monkeypatch):
     import analysis.curves
 
-    def broken(runs, path):
+    def broken(runs, out, dark):
         raise ValueError("a bug")
 
-    monkeypatch.setattr(analysis.curves, "draw_curves", broken)
+    monkeypatch.setattr(analysis.curves, "write_curves", broken)
     with pytest.raises(ValueError, match="a bug"):
         cli("curves", "tiny")
 
@@ -192,7 +208,11 @@ def python(code, **environment):
         ["train", "digits", "-s", "train.epochs=0"],
         ["curves", "tiny"],
         ["patterns", "tiny"],
+        ["gallery", "tiny"],
         ["report", "tiny"],
+        ["list"],
+        ["show", "tiny"],
+        ["watch", "none"],
     ],
 )
 def test_no_torch_for_help_config_errors_and_plots(tiny, out, arguments):

@@ -11,7 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.run_folder import SCHEMA, RunFolder, RunFolderError, find_run, is_locked, read_lines, read_snapshot
+from analysis.run_folder import (
+    SCHEMA,
+    RunFolder,
+    RunFolderError,
+    find_run,
+    first_to_last,
+    is_locked,
+    read_lines,
+    read_snapshot,
+)
 from training.config import UserError, load_config
 from training.locks import LOCK, take_lock
 from training.progress import Progress
@@ -175,3 +184,9 @@ def test_reading_imports_neither_torch_nor_pandas():
         "assert not {'torch', 'pandas', 'deap', 'matplotlib'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent)
+
+
+def test_first_to_last_are_means_over_searches(run):
+    raw = run.generations
+    ends = [raw[raw["generation"] == generation]["best"].mean() for generation in (1, 2)]
+    assert first_to_last(run) == pytest.approx(tuple(ends))
