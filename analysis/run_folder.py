@@ -224,8 +224,9 @@ def _from_version_1(found: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process holds a lock on a file. Looks where the kernel lists them, which disturbs nobody; elsewhere
-    than on Linux it tries the lock for a moment.
+    """Whether a process holds a lock on a file. Looks where Linux lists them, which disturbs nobody; where there is
+    no such list, and on file systems without a device of their own (NFS, btrfs, ...), it tries the lock for a moment.
+    It does not see a process of another container.
     """
     try:
         status = path.stat()
@@ -236,7 +237,8 @@ def is_locked(path: Path) -> bool:
     except OSError:
         return _try_lock(path)
     place = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
-    return any(place in line.split() for line in held.splitlines())
+    listed = any(place in line.split() for line in held.splitlines())
+    return listed or (os.major(status.st_dev) == 0 and _try_lock(path))
 
 
 def _try_lock(path: Path) -> bool:

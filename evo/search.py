@@ -590,7 +590,8 @@ class Search:
             record |= {f"{name} best": float(values[:, number].max()), f"{name} mean": float(values[:, number].mean())}
         if len(self.objectives) > 1:
             record["objectives"] = list(self.objectives)
-            record["front"] = _front(values)[:FRONT].tolist()
+            front = _front(values)
+            record["front"] = front[spread(len(front), FRONT)].tolist()
         if self.weights_version:
             record["age"] = round(float((self.weights_version - self.population.measured).mean()), 4)
         if self.variation.adaptive:
@@ -658,6 +659,11 @@ def _diversity(population: Population) -> float:
     words, pairings, first = population.packed.words, population.pairings, int(population.values[:, 0].argmax())
     differs = (words != words[first]).any(axis=2) | (pairings != pairings[first])
     return float(differs.sum() / (len(population) - 1) / differs.shape[1])
+
+
+def spread(count: int, most: int) -> Array:
+    """Indices of up to `most` of `count` things in a row, evenly spread, both ends among them."""
+    return np.linspace(0, count - 1, min(count, most)).round().astype(int)
 
 
 def _front(values: Array) -> Array:

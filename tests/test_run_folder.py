@@ -190,3 +190,21 @@ def test_first_to_last_are_means_over_searches(run):
     raw = run.generations
     ends = [raw[raw["generation"] == generation]["best"].mean() for generation in (1, 2)]
     assert first_to_last(run) == pytest.approx(tuple(ends))
+
+
+def test_what_is_logged_after_a_crash_begins_a_line_of_its_own(tmp_path):
+    tiny = load_config("digits", ["mix.name=plain", "data.subset=16", "model.width=8", "train.epochs=2"])
+    folder = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny, folder, progress=At(KeyboardInterrupt()))
+    with open(folder / "log.jsonl", "a") as log:
+        log.write('{"event": "epoch", "ti')
+    latest = folder / "checkpoint" / "latest.json"
+    latest.rename(folder / "latest.json")
+    for _ in range(2):
+        with pytest.raises(UserError):
+            train(tiny, folder, resume=True)
+        assert RunFolder(folder).state == "failed"
+    (folder / "latest.json").rename(latest)
+    train(tiny, folder, resume=True)
+    assert [event["event"] for event in RunFolder(folder).events] == ["start", "epoch", "resume", "epoch", "end"]

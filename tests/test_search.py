@@ -8,7 +8,7 @@ from deap import tools
 
 from evo.bank import PatternBank
 from evo.operators import ALL_CROSSOVERS, MASK_MUTATIONS, MASK_SAMPLERS, PAIRING_MUTATIONS
-from evo.search import Search
+from evo.search import Search, spread
 from evo.selection import SELECTIONS
 
 B, G = 12, 3
@@ -720,6 +720,10 @@ def test_records_tell_diversity_the_median_and_what_whole_genomes_would_have_tak
             for o in list(population)[1:]
         ]
         assert record["diversity"] == pytest.approx(np.mean(others), abs=1e-4)
+
+
+def test_of_a_long_front_points_from_end_to_end_are_kept():
+    assert spread(200, 3).tolist() == [0, 100, 199] and spread(2, 64).tolist() == [0, 1] and not len(spread(0, 64))
 
 
 def test_records_of_several_objectives_hold_the_front():

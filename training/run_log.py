@@ -170,10 +170,9 @@ class RunLog:
             with open(self.folder / name, "a+b") as file:
                 length = file.seek(0, os.SEEK_END)
                 if length < lengths[name]:
-                    file.seek(0)
-                    length = file.read().rfind(b"\n") + 1  # without a torn last line
                     print(f"run: {file.name} has lost lines; what it still holds is kept", file=sys.stderr)
                 file.truncate(min(length, lengths[name]))
+            drop_torn_line(self.folder / name)
 
     def close(self) -> None:
         for file in (*self._files.values(), self._lock, self._board):
@@ -191,11 +190,19 @@ class RunLog:
 
     def _open(self, name: str) -> TextIO:
         if name not in self._files:
+            drop_torn_line(self.folder / name)
             file = open(self.folder / name, "a", encoding="utf-8")  # noqa: SIM115 (close() closes it)
             if not file.tell():
                 file.write(json.dumps({"schema": SCHEMA}) + "\n")
             self._files[name] = file
         return self._files[name]
+
+
+def drop_torn_line(path: Path) -> None:
+    """Cut off what a crash has left of a line at a file's end, lest the next one be written behind it."""
+    with suppress(FileNotFoundError), open(path, "r+b") as file:
+        content = file.read()
+        file.truncate(content.rfind(b"\n") + 1)
 
 
 def gallery(record: SearchRecord) -> dict[str, Array]:
