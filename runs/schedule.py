@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterable
 from statistics import fmean
 from typing import Literal
 
+from analysis.run_folder import RunFolderError
 from runs.engines import Engine
 from runs.folders import shown
-from runs.trials import Outcome, Trial
+from runs.trials import Outcome, State, Trial
+from training.config import UserError
 from training.progress import Progress
 from training.stopping import Interruption
 
@@ -42,7 +44,6 @@ class Schedule:
                 self._set(trial, "failed", trial.why_failed())
             else:
                 self._set(trial, "done" if state == "done" else "busy" if trial.is_busy() else "waiting")
-        self.to_run = sum(standing == "waiting" for standing in self.standing.values())
         self._block()
 
     def named(self, *standings: Standing) -> list[Trial]:
@@ -54,8 +55,11 @@ class Schedule:
         for trial in self.named("waiting"):
             if any(self.standing[needed] != "done" for needed in trial.needs):
                 continue
-            if trial.state() == "done":  # by another process meanwhile
+            state = self._state(trial)
+            if state == "done":  # by another process meanwhile
                 self._set(trial, "done")
+            elif state is None:
+                self._block()
             elif trial.is_busy():
                 self._set(trial, "busy")
             else:
@@ -90,12 +94,20 @@ class Schedule:
         for trial in self.named("busy"):
             if trial.is_busy():
                 continue
-            state = trial.state()
+            state = self._state(trial)
             if state == "failed":
                 self._set(trial, "failed", trial.why_failed())
-            else:
+            elif state is not None:
                 self._set(trial, "done" if state == "done" else "waiting")
         self._block()
+
+    def _state(self, trial: Trial) -> State | None:
+        """Its state; None where its folder has become one of other settings or cannot be read: then it has failed."""
+        try:
+            return trial.state()
+        except (UserError, RunFolderError) as error:
+            self._set(trial, "failed", str(error))
+            return None
 
     def _set(self, trial: Trial, standing: Standing, reason: str = "") -> None:
         self.standing[trial.name] = standing
@@ -119,29 +131,46 @@ class Schedule:
 
 def run_schedule(schedule: Schedule, engine: Engine, report: Report) -> None:
     """Run all that can be run. On Ctrl-C or SIGTERM trials write their checkpoints before KeyboardInterrupt is raised."""
-    deadline = float("inf")
     try:
         with Interruption() as interruption:
-            while not schedule.over() and time.monotonic() < deadline:
-                if interruption.asked and deadline == float("inf"):
-                    report.stopping()
-                    engine.stop()
-                    deadline = time.monotonic() + STOPPING
-                while not interruption.asked and engine.room() and (trial := schedule.next()) is not None:
-                    report.started(trial)
-                    engine.start(trial)
-                for name, outcome in engine.ended():
-                    schedule.ended(name, outcome)
-                    report.ended(schedule.trials[name], outcome)
-                if interruption.asked and not schedule.named("running"):
-                    break
-                schedule.look_at_busy()
-                report.tick()
+            try:
+                _run(schedule, engine, report, interruption)
+            except Exception:
+                report.stopping()
+                _stop(engine)
+                raise
     finally:
         engine.close()
         report.close()
     if interruption.asked:
         raise KeyboardInterrupt
+
+
+def _run(schedule: Schedule, engine: Engine, report: Report, interruption: Interruption) -> None:
+    deadline = float("inf")
+    while not schedule.over() and time.monotonic() < deadline:
+        if interruption.asked and deadline == float("inf"):
+            report.stopping()
+            engine.stop()
+            deadline = time.monotonic() + STOPPING
+        while not interruption.asked and engine.room() and (trial := schedule.next()) is not None:
+            report.started(trial)
+            engine.start(trial)
+        for name, outcome in engine.ended():
+            schedule.ended(name, outcome)
+            report.ended(schedule.trials[name], outcome)
+        if interruption.asked and not schedule.named("running"):
+            break
+        schedule.look_at_busy()
+        report.tick()
+
+
+def _stop(engine: Engine) -> None:
+    """Have what runs write its checkpoint, where the schedule cannot go on."""
+    engine.stop()
+    deadline = time.monotonic() + STOPPING
+    while engine.running() and time.monotonic() < deadline:
+        engine.ended()
 
 
 # Time

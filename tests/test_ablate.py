@@ -71,6 +71,9 @@ class FakeEngine:
     def room(self):
         return len(self._ended) < self.slots
 
+    def running(self):
+        return len(self._ended)
+
     def start(self, trial):
         self.started.append(trial.name)
         self._ended.append((trial.name, self.play(trial) if self.play else done(trial)))
@@ -338,6 +341,60 @@ def test_a_stop_reaches_the_engine_and_keeps_what_was_not_begun(tmp_path, capsys
     assert "[1/3] a, seed 0: stopped" in capsys.readouterr().err
 
 
+def damaged(trial):
+    trial.folder.mkdir(parents=True, exist_ok=True)
+    (trial.folder / "config.json").write_text("{torn")
+
+
+def test_a_folder_damaged_meanwhile_is_that_trials_failure_alone(tmp_path):
+    variants = {"a": PLAIN, "bad": SEARCH, "late": {**SEARCH, "search.start": "trial:bad"}, "last": PLAIN}
+    trials = read_ablation(written(tmp_path / "abl.yaml", variants=variants))
+
+    def play(trial):
+        damaged(trials[1])
+        return done(trial)
+
+    plan, started = played(trials, play)
+    assert started == ["a-s0", "last-s0"]
+    assert plan.standing == {"a-s0": "done", "bad-s0": "failed", "late-s0": "blocked", "last-s0": "done"}
+    assert "config.json cannot be read" in plan.reasons["bad-s0"]
+
+
+def test_a_folder_that_another_process_damaged_is_that_trials_failure(tmp_path):
+    variants = {"first": SEARCH, "second": {**SEARCH, "search.start": "trial:first"}}
+    trials = read_ablation(written(tmp_path / "abl.yaml", variants=variants))
+
+    def play(trial):
+        damaged(trial)
+        return Outcome("busy")
+
+    plan, started = played(trials, play)
+    assert started == ["first-s0"] and plan.standing == {"first-s0": "failed", "second-s0": "blocked"}
+
+
+def test_trials_write_their_checkpoints_before_an_error_of_the_schedule_ends_it(tmp_path):
+    happened = []
+
+    class Waiting(FakeEngine):
+        def ended(self):
+            if not happened:
+                happened.append("error")
+                raise OSError("the disk is full")
+            happened.append("waited")
+            return super().ended()
+
+        def stop(self):
+            happened.append("stop")
+
+        def close(self):
+            happened.append("close")
+
+    plan = Schedule(an_ablation(tmp_path, "a", "b"))
+    with pytest.raises(OSError, match="the disk is full"):
+        run_schedule(plan, Waiting(), Report(plan, 1))
+    assert happened == ["error", "stop", "waited", "close"]
+
+
 def test_folders_that_do_not_fit_are_refused_before_the_first_trial(tmp_path):
     trials = an_ablation(tmp_path, "a", "b")
     finish(trials[1])
@@ -596,6 +653,25 @@ def test_a_process_that_stops_or_finds_another_at_work_has_not_failed(process):
     running.stop()
     assert running.wait() == Outcome("stopped")
     assert not list(running.trial.notes.glob("output-*.txt"))
+
+
+def test_a_process_whose_folder_is_damaged_has_failed(process, tmp_path):
+    running = process("sys.exit(0)")
+    damaged(running.trial)
+    outcome = running.wait()
+    assert outcome.kind == "failed" and "config.json cannot be read" in outcome.reason
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_output_that_another_process_clears_away_meanwhile_is_no_error(process, monkeypatch, status):
+    running = process(f"sys.exit({status})")
+
+    def gone(*paths):
+        raise FileNotFoundError
+
+    monkeypatch.setattr(local.os, "replace", gone)
+    monkeypatch.setattr(Path, "unlink", gone)
+    assert running.wait().kind == "failed"
 
 
 def test_a_trial_ends_by_itself_when_nobody_waits_for_it(tmp_path):

@@ -18,6 +18,9 @@ class Engine(Protocol):
     def room(self) -> bool:
         """Whether another trial may be started now."""
 
+    def running(self) -> int:
+        """How many trials run."""
+
     def start(self, trial: Trial) -> None: ...
 
     def ended(self) -> list[tuple[str, Outcome]]:

@@ -15,9 +15,10 @@ from contextlib import suppress
 from itertools import takewhile
 from pathlib import Path
 
+from analysis.run_folder import RunFolderError
 from runs.engines.worker import BUSY, STOPPED
 from runs.trials import Outcome, Trial
-from training.config import PROJECT
+from training.config import PROJECT, UserError
 from training.cores import usable_cores
 
 COMMAND = (sys.executable, "-P", "-m", "runs.engines.worker")
@@ -33,6 +34,9 @@ class LocalEngine:
 
     def room(self) -> bool:
         return len(self._running) < self.slots
+
+    def running(self) -> int:
+        return len(self._running)
 
     def start(self, trial: Trial) -> None:
         slot = next(slot for slot in range(self.slots) if slot not in self._running)
@@ -102,13 +106,20 @@ class TrialProcess:
         output = self._last_lines()
         self._close(keep=status not in (0, BUSY, STOPPED))
         if status == 0:
-            done = self.trial.state() == "done"
-            return Outcome("done") if done else Outcome("failed", "its process ended without a result", output)
+            return self._result(output)
         if status == BUSY:
             return Outcome("busy")
         if status == STOPPED or (self._asked and status < 0):
             return Outcome("stopped")
         return Outcome("failed", explain(status, output), output)
+
+    def _result(self, output: str) -> Outcome:
+        """Of a process that says it is done."""
+        try:
+            done = self.trial.state() == "done"
+        except (UserError, RunFolderError) as error:
+            return Outcome("failed", str(error), output)
+        return Outcome("done") if done else Outcome("failed", "its process ended without a result", output)
 
     def wait(self) -> Outcome:
         while (outcome := self.poll()) is None:
@@ -137,7 +148,7 @@ class TrialProcess:
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):
             self._process.stdin.close()
-        if self._name.exists():  # it ended before it held the trial
+        with suppress(FileNotFoundError):  # it is the trial's output already, or another process has cleared it away
             os.replace(self._name, self.trial.output) if keep else self._name.unlink()
 
 

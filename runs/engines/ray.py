@@ -56,6 +56,9 @@ class RayEngine:
     def room(self) -> bool:
         return len(self._running) < self.slots  # more would only wait there, where nobody sees them
 
+    def running(self) -> int:
+        return len(self._running)
+
     def start(self, trial: Trial) -> None:
         cpus, gpus = self._resources(trial)
         # A lost worker is the schedule's to judge, so that it is told; max_calls: no process serves two trials.
