@@ -212,7 +212,6 @@ def python(code, **environment):
         ["report", "tiny"],
         ["list"],
         ["show", "tiny"],
-        ["watch", "none"],
     ],
 )
 def test_no_torch_for_help_config_errors_and_plots(tiny, out, arguments):
