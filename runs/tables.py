@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.run_folder import RunFolder, out_root
+from analysis.run_folder import RunFolder, RunFolderError, out_root
 from runs.ablate import chosen, read_ablation
 from runs.engines import Engine
 from runs.folders import shown
@@ -34,7 +34,8 @@ def run_ablation(
     """Run an ablation's trials that are not done, and write the tables of those that are.
 
     workers: processes of this machine at once; with Ray the cluster's resources say how many. retry: run again what
-    failed before. only: variants, with what they need; tables are of all. dry_run: tell what would be run.
+    failed before. only: variants, with what they need; tables are of all. dry_run: tell what would be run. publish:
+    only once all the file's trials are done. Raises UserError where trials are not done in the end.
     """
     if engine not in ENGINES:
         raise UserError(f"--engine: expected one of {', '.join(ENGINES)}, got {engine!r:.60}")
@@ -45,9 +46,16 @@ def run_ablation(
     for trial in trials:  # all folders are checked before the first minute is spent
         trial.state()
     schedule = Schedule(chosen(trials, list(only)), retry)
+    left_out = [trial for trial in trials if trial.name not in schedule.trials and trial.state() != "done"]
+    if publish and left_out:
+        raise UserError(
+            f"--publish: expected all of the file's trials, and --only leaves out {len(left_out)} that are not done, such "
+            f"as {left_out[0].title}; leave out --only, or --publish"
+        )
     if dry_run:
         print("\n".join(planned(schedule, Estimate(trial for trial in trials if trial.state() == "done"), workers)))
         return
+    make_place(trials[0].notes.parent)
     again = shlex.join(["./run", "ablate", name])
     if schedule.named("waiting"):
         try:
@@ -58,9 +66,30 @@ def run_ablation(
             raise SystemExit(130) from None
     else:
         print(overview(schedule, Estimate(()), 1), file=sys.stderr)
-    write(file, trials, publish)
-    if unfinished := schedule.named("failed", "blocked", "stopped"):
-        raise UserError("\n".join(unfinished_lines(schedule, unfinished, again)))
+    done = [trial for trial in trials if is_done(trial)]
+    names = {trial.name for trial in done}
+    unfinished = [trial for trial in (trials if publish else schedule.trials.values()) if trial.name not in names]
+    write(file, trials, done, publish and not unfinished)
+    if unfinished:
+        lines = unfinished_lines(schedule, unfinished, again)
+        raise UserError("\n".join([*lines, "nothing is published before all are done"] if publish else lines))
+
+
+def make_place(folder: Path) -> None:
+    """Make the folder of the trials' notes, and thereby the ablation's."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be made: {error.strerror}; expected a folder to write to, set EVOMIX_OUT to another"
+        ) from None
+
+
+def is_done(trial: Trial) -> bool:
+    try:
+        return trial.state() == "done"
+    except (UserError, RunFolderError):  # its folder has changed since; the schedule tells
+        return False
 
 
 def start_engine(engine: str, workers: int, trials: Sequence[Trial]) -> Engine:
@@ -96,22 +125,24 @@ def unfinished_lines(schedule: Schedule, unfinished: Sequence[Trial], again: str
     failed = schedule.named("failed")
     what = "failed" if len(failed) == len(unfinished) else "are not done"
     lines = [f"{len(unfinished)} of {len(schedule.trials)} trials {what}"]
-    lines += [f"{trial.title}: {schedule.reasons[trial.name]}" for trial in unfinished]
+    for trial in unfinished:
+        busy = schedule.standing.get(trial.name) == "busy"
+        other = "is being run by another process" if busy else "its folder has changed meanwhile"
+        lines.append(f"{trial.title}: {schedule.reasons.get(trial.name, other)}")
     return lines + ([f"to run what failed again: {again} --retry"] if failed else [])
 
 
-def write(file: Path, trials: Sequence[Trial], publish: bool) -> None:
-    """Print and write the tables of what is done, if anything is."""
-    done = [(trial.variant, trial.seed, trial.run) for trial in trials if trial.state() == "done"]
+def write(file: Path, trials: Sequence[Trial], done: Sequence[Trial], publish: bool) -> None:
+    """Print and write the tables of what is done, if anything is; variants without it have a row of their own."""
     if not done:
         return
     from analysis.ablation import as_text, per_seed, write_tables
 
     folder, variants = out_root() / file.stem, list(dict.fromkeys(trial.variant for trial in trials))
-    print(as_text(write_tables(per_seed(done), folder, variants)))
+    print(as_text(write_tables(per_seed([(trial.variant, trial.seed, trial.run) for trial in done]), folder, variants)))
     print(f"tables in {shown(folder)}: {', '.join(name for name in FORMS if (folder / name).is_file())}")
     if publish:
-        print(f"and in {shown(publish_tables(file, done[0][2], folder))}")
+        print(f"and in {shown(publish_tables(file, done[0].run, folder))}")
 
 
 def ablation_path(name: str) -> Path:

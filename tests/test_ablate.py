@@ -516,6 +516,39 @@ def test_published_tables_carry_what_made_them(tmp_path, engine, monkeypatch):
     assert environment["command"] == "./run ablate abl --publish" and environment["commit"] == "abc"
 
 
+def test_what_another_process_runs_is_not_done(tmp_path, engine, monkeypatch):
+    file = written(tmp_path / "abl.yaml", variants={"a": PLAIN, "b": PLAIN})
+    trials = read_ablation(file)
+    finish(trials[1])
+    (trials[1].folder / "environment.json").write_text(json.dumps({"schema": SCHEMA}))
+    trials[0].notes.mkdir(parents=True)
+    monkeypatch.setattr(tables, "PROJECT", tmp_path)
+    with open(trials[0].notes / ".lock", "a") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(UserError) as told:
+            run_ablation(str(file), publish=True)
+        assert str(told.value).splitlines() == [
+            "1 of 2 trials are not done",
+            "a, seed 0: is being run by another process",
+            "nothing is published before all are done",
+        ]
+    assert engine.started == [] and not (tmp_path / "runs").exists()
+    with pytest.raises(UserError, match="--only leaves out 1 that are not done, such as a, seed 0; leave out --only"):
+        run_ablation(str(file), publish=True, only=["b"])
+    assert engine.started == [] and not (tmp_path / "runs").exists()
+    run_ablation(str(file), publish=True)
+    assert (tmp_path / "runs" / "results" / "abl" / "table.md").is_file()
+
+
+@pytest.mark.parametrize("place", ["file", "/proc/evomix"])
+def test_a_place_that_cannot_be_made_is_told_in_a_line(cli, tmp_path, monkeypatch, place):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("EVOMIX_OUT", str(tmp_path / place))
+    status, _, error = cli("ablate", str(written(tmp_path / "abl.yaml", variants={"a": PLAIN})))
+    assert status == 2 and "cannot be made: " in error and "set EVOMIX_OUT" in error
+    assert len(error.strip().splitlines()) == 1
+
+
 def test_unknown_engines_and_no_workers_are_refused(tmp_path):
     with pytest.raises(UserError, match="--engine: expected one of local, ray, got 'slurm'"):
         run_ablation("cifar10-small", engine="slurm")
