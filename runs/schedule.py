@@ -182,7 +182,7 @@ class Estimate:
     def __init__(self, trials: Iterable[Trial]) -> None:
         self._seconds: dict[str, list[float]] = {}  # by variant
         for trial in trials:
-            if (result := trial.run.result) is not None:
+            if (result := trial.result) is not None:
                 self.add(trial, result["seconds"])
 
     def add(self, trial: Trial, seconds: float) -> None:
@@ -235,7 +235,7 @@ class Report:
 
     def ended(self, trial: Trial, outcome: Outcome) -> None:
         took = self.clock() - self._began.pop(trial.name)
-        if outcome.kind == "done" and trial.run.result is not None:
+        if outcome.kind == "done" and trial.result is not None:
             self.estimate.add(trial, took)
             self._say(f"{self._head(trial)}: {accuracy(trial)} after {duration(took)}{self._left()}")
         elif outcome.kind == "busy":
@@ -314,7 +314,7 @@ def overview(schedule: Schedule, estimate: Estimate, slots: int) -> str:
 
 
 def accuracy(trial: Trial) -> str:
-    result = trial.run.result or {}
+    result = trial.result or {}
     return f"accuracy {result['last_accuracy']:.2f} %"
 
 

@@ -13,18 +13,19 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from analysis.run_folder import RunFolder
+from analysis.run_folder import RunFolder, is_locked
 from evo.saved import replacing
 from runs.folders import recorded_config
 from training.config import Config, UserError, make_config
 from training.locks import LOCK, take_lock
 
 SCHEMA = 1  # of failed.json
+RESULTS = ("mix.bank", "search.start", "search.reference")  # options that may name what another trial has found
 LEFT = {LOCK, ".config.json.tmp"}  # in a run folder before its config.json
 
 State = Literal["new", "started", "done", "failed"]
@@ -57,6 +58,7 @@ class Trial:
     cpus: float | None = None
     gpus: float | None = None
     command: tuple[str, ...] = ()  # what environment.json tells
+    _ended: dict[object, dict[str, Any]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -69,6 +71,11 @@ class Trial:
     @property
     def run(self) -> RunFolder:
         return RunFolder(self.folder)
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """The `end` event of a trial that is done. Raises as `state` does."""
+        return next(iter(self._ended.values())) if self.state() == "done" else None
 
     @property
     def notes(self) -> Path:
@@ -103,6 +110,9 @@ class Trial:
 
         Raises UserError where the folder is of other settings, or is not a run's.
         """
+        version = self._version()
+        if version in self._ended:  # many ask: the files of a trial that is done are read once
+            return "done"
         if not (self.folder / "config.json").is_file():
             if self.folder.is_dir() and not _cut_off_at_once(self.folder):
                 raise UserError(
@@ -111,11 +121,21 @@ class Trial:
             return "new" if self.failure() is None else "failed"
         self._check_settings()
         events = self.run.events if (self.folder / "log.jsonl").is_file() else []
-        if any(event["event"] == "end" for event in events):
+        if end := next((event for event in reversed(events) if event["event"] == "end"), None):
+            self._ended.clear()
+            self._ended[version] = end
             return "done"
         if self.failure() is not None or (events and events[-1]["event"] == "failed"):
             return "failed"
         return self.onward()
+
+    def _version(self) -> object:
+        """What differs once its config or its log has been written again."""
+        try:
+            found = [(self.folder / name).stat() for name in ("config.json", "log.jsonl")]
+        except OSError:
+            return None
+        return tuple((status.st_ino, status.st_mtime_ns, status.st_size) for status in found)
 
     def onward(self) -> Literal["new", "started"]:
         """Whether another attempt begins anew or goes on from a checkpoint."""
@@ -150,11 +170,7 @@ class Trial:
 
     def is_busy(self) -> bool:
         """Whether a process is at it, as a trial or by another command."""
-        for folder in (self.notes, self.folder):
-            with _held(folder) as mine:
-                if not mine and folder.is_dir():
-                    return True
-        return False
+        return any(is_locked(folder / LOCK) for folder in (self.notes, self.folder))
 
     def _check_settings(self) -> None:
         # Options that a run of an older version does not name have their defaults; those of a search count where
@@ -163,11 +179,19 @@ class Trial:
         ignored = {"run"} if self.config.searches else {"run", "search"}
         for section in [name for name in wanted if name not in ignored]:
             for key, value in wanted[section].items():
-                if made[section][key] != value:
+                if not self._same(f"{section}.{key}", made[section][key], value):
                     raise UserError(
                         f"{self.folder} was made with {section}.{key}={made[section][key]}, the file now says {value}; "
                         "remove that folder, or rename the ablation's file"
                     )
+
+    def _same(self, option: str, made: Any, wanted: Any) -> bool:
+        """Whether two values mean the same, also where the ablation's folder or the data have been moved."""
+        place = self.folder.parent
+        if option in RESULTS and made and wanted and Path(wanted).is_relative_to(place):
+            within = Path(wanted).relative_to(place).parts
+            return Path(made).parts[-len(within) :] == within
+        return option == "data.root" or bool(made == wanted)
 
 
 def _told_apart_by(config: Config) -> dict[str, Any]:

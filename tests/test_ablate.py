@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import analysis.run_folder as run_folder
 import runs.engines.local as local
 import runs.engines.ray as on_ray
 import runs.tables as tables
@@ -49,6 +50,7 @@ def finish(trial, accuracy=50.0, seconds=10.0):
     end = {"last_accuracy": accuracy, "median10_accuracy": accuracy, "image_forwards": 1, "seconds": seconds}
     lines = [{"event": "start"}, {"event": "end", **end}]
     (trial.folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (trial.folder / "environment.json").write_text(json.dumps({"schema": SCHEMA}))
 
 
 def cut_off(trial, *, checkpoint=True):
@@ -244,6 +246,49 @@ def test_a_failure_is_recorded_blocks_what_needs_it_and_is_run_again_only_on_dem
     plan, started = played(read_ablation(file), retry=True)
     assert started == ["bad-s0", "late-s0"] and len(plan.named("done")) == 3
     assert not (plan.trials["bad-s0"].notes / "failed.json").exists()
+
+
+def test_an_ablations_folder_and_the_data_may_be_moved(tmp_path, monkeypatch):
+    variants = {
+        "evolved": SEARCH,
+        "other": SEARCH,
+        "replay": {"mix.name": "bank", "mix.bank": "trial:evolved"},
+        "again": {**SEARCH, "search.start": "trial:evolved", "search.reference": "trial:replay"},
+    }
+    here = {**COMMON, "data.root": str(tmp_path / "data")}
+    trials = read_ablation(written(tmp_path / "abl.yaml", variants=variants, common=here))
+    for trial in trials:
+        finish(trial)
+    (tmp_path / "out").rename(tmp_path / "moved")
+    monkeypatch.setenv("EVOMIX_OUT", str(tmp_path / "moved"))
+    moved = read_ablation(written(tmp_path / "abl.yaml", variants=variants))
+    assert [trial.state() for trial in moved] == ["done"] * 4
+    variants["replay"]["mix.bank"] = "trial:other"
+    changed = read_ablation(written(tmp_path / "abl.yaml", variants=variants))
+    with pytest.raises(UserError, match=r"replay-s0 was made with mix.bank=.*evolved-s0/patterns/bank.npz, the file"):
+        changed[2].state()
+
+
+def test_the_log_of_what_is_done_is_read_once_until_it_changes(tmp_path, monkeypatch):
+    (trial,) = an_ablation(tmp_path, "a")
+    cut_off(trial)
+    read, reader = [], run_folder.read_lines
+    monkeypatch.setattr(run_folder, "read_lines", lambda path: read.append(path) or reader(path))
+    assert trial.state() == "started" and trial.result is None and len(read) == 2
+    finish(trial)
+    assert trial.state() == "done" and trial.result["last_accuracy"] == 50 and len(read) == 3
+    finish(trial, accuracy=100.0)
+    assert trial.result["last_accuracy"] == 100 and len(read) == 4
+    (trial.folder / "log.jsonl").unlink()
+    assert trial.state() == "started" and trial.result is None
+
+
+def test_looking_whether_a_trial_is_busy_disturbs_nobody(tmp_path):
+    (trial,) = an_ablation(tmp_path, "a")
+    cut_off(trial)
+    trial.notes.mkdir(parents=True)
+    before = files_below(tmp_path)
+    assert not trial.is_busy() and files_below(tmp_path) == before
 
 
 def test_a_failure_with_other_settings_says_nothing(tmp_path):
@@ -462,7 +507,7 @@ def test_a_dry_run_tells_what_would_be_run_and_writes_nothing(tmp_path, out, eng
         "4 trials: 1 done already, 1 failed before, 2 to run, about 20 min 00 s",
     ]
     after = files_below(tmp_path)
-    assert engine.started == [] and {path.name for path in set(after) - set(before)} <= {".lock"}
+    assert engine.started == [] and after == before
     run_ablation(str(tmp_path / "abl.yaml"), dry_run=True, retry=True, only=["failed"])
     assert capsys.readouterr().out.splitlines()[0] == "failed, seed 0  would be run"
 
@@ -520,7 +565,6 @@ def test_what_another_process_runs_is_not_done(tmp_path, engine, monkeypatch):
     file = written(tmp_path / "abl.yaml", variants={"a": PLAIN, "b": PLAIN})
     trials = read_ablation(file)
     finish(trials[1])
-    (trials[1].folder / "environment.json").write_text(json.dumps({"schema": SCHEMA}))
     trials[0].notes.mkdir(parents=True)
     monkeypatch.setattr(tables, "PROJECT", tmp_path)
     with open(trials[0].notes / ".lock", "a") as other:
