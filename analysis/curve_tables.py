@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.run_folder import RunFolder, RunFolderError, read_lines
+from analysis.settings import by_setting, seed_of
 from analysis.statistics import t_interval
 
 Array = NDArray[Any]
@@ -93,7 +94,7 @@ class History(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """Runs whose configs differ in seed and name only."""
+    """Runs of one setting, one of a seed, under the name that a legend has for them."""
 
     label: str
     histories: list[History]
@@ -215,17 +216,17 @@ def settings_of(runs: Sequence[RunFolder]) -> tuple[list[Setting], list[str]]:
     if len(without) == len(unlike):
         raise RunFolderError(_no_generations(without))
     notes = [f"Left out, as without a search: {', '.join(run.name for run in without)}."] if without else []
-    groups: dict[str, dict[Any, History]] = {}
-    for run in unlike:
-        history = histories[run.path]
-        if history is None:
-            continue
-        group, seed = groups.setdefault(_setting(run), {}), (run.config["run"]["seed"], run.start.get("model"))
-        if seed in group:
-            notes.append(f"Left out, as of the same setting and seed as {group[seed].run.name}: {run.name}.")
-        else:
-            group[seed] = history
-    found = [list(group.values()) for group in groups.values()]
+    found: list[list[History]] = []
+    for group in by_setting([run for run in unlike if histories[run.path] is not None], repeats=True):
+        by_seed: dict[int, History] = {}
+        for run in group:
+            history = histories[run.path]
+            if history is None:
+                continue
+            first = by_seed.setdefault(seed_of(run), history)
+            if first is not history:
+                notes.append(f"Left out, as of the same setting and seed as {first.run.name}: {run.name}.")
+        found.append(list(by_seed.values()))
     return [Setting(*pair) for pair in zip(_labels(found), found, strict=True)], notes
 
 
@@ -235,13 +236,6 @@ def _no_generations(runs: Sequence[RunFolder]) -> str:
     else:
         who = f"none of the runs {', '.join(run.name for run in runs)} has generations"
     return f"{who}; only runs with mix=evolved and ./run search have some, from their first search on"
-
-
-def _setting(run: RunFolder) -> str:
-    """The same text for configs that differ in their `run` part only: seed, name, device, threads."""
-    import json
-
-    return json.dumps({key: value for key, value in run.config.items() if key not in ("run", "schema")}, sort_keys=True)
 
 
 def _labels(groups: list[list[History]]) -> list[str]:

@@ -7,6 +7,7 @@ import json
 import os
 import zipfile
 import zlib
+from collections.abc import Mapping
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SCHEMA = 2  # version 1 is read as well
+ADDED = {"model.head": "own", "mix.draws": 4, "mix.keep": "rows"}  # options since version 1, with what runs did before
 LOCK = ".lock"  # held by the process that writes a run, see training/locks.py
 
 
@@ -60,7 +62,13 @@ class RunFolder:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        return self._json("config.json")
+        """Sections of options, those of ADDED also where the run is older than they are."""
+        found = self._json("config.json")
+        for name, default in ADDED.items():
+            section, option = name.split(".")
+            if isinstance(found.get(section), dict):
+                found[section].setdefault(option, default)
+        return found
 
     @cached_property
     def environment(self) -> dict[str, Any]:
@@ -96,11 +104,8 @@ class RunFolder:
 
     @property
     def state(self) -> str:
-        """running, done, failed (training raised), stopped (by a person, after its checkpoint) or killed."""
-        if is_locked(self.path / LOCK):
-            return "running"
-        last = next((event for event in reversed(self.events) if event["event"] != "epoch"), {"event": ""})
-        return {"end": "done", "failed": "failed", "stopped": "stopped"}.get(last["event"], "killed")
+        """As state_of says."""
+        return state_of(self.path, self.events[-1] if self.events else {})
 
     @property
     def wall_seconds(self) -> float | None:
@@ -143,6 +148,15 @@ class RunFolder:
             raise RunFolderError(f"{path} cannot be read: {type(error).__name__}: {error}") from None
         check_schema(path, schema)
         return dict(data)
+
+
+def state_of(folder: Path, last: Mapping[str, Any]) -> str:
+    """running, done, failed (training raised), stopped (by a person, after its checkpoint) or killed, by the last event
+    of the log, {} where there is none yet.
+    """
+    if is_locked(folder / LOCK):
+        return "running"
+    return {"end": "done", "failed": "failed", "stopped": "stopped"}.get(str(last.get("event")), "killed")
 
 
 def first_to_last(run: RunFolder) -> tuple[float, float]:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analysis.run_folder import RunFolder, find_run, out_root
+from analysis.settings import Readings, common, counted, difference, readings_of
 from runs.folders import recorded_config, shown
-from training.config import PROJECT, Config, UserError
+from training.config import PROJECT, UserError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,25 +98,28 @@ def read_runs(runs: list[RunFolder]) -> pd.DataFrame:
     from analysis.ablation import per_seed
 
     trials: list[tuple[str, int, RunFolder]] = []
-    firsts: dict[str, tuple[RunFolder, Config]] = {}
+    firsts: dict[str, RunFolder] = {}
+    settings: dict[str, Readings] = {}
     seen: dict[tuple[str, int], str] = {}
     for run in {run.path.resolve(): run for run in runs}.values():
         if run.result is None:
             raise UserError(
                 f"run {run.name} has not ended; finish it (./run train --resume {run.name}) or leave it out"
             )
-        match, config = SEED.fullmatch(run.name), recorded_config(run)
+        match, seed, readings = SEED.fullmatch(run.name), recorded_config(run).run.seed, readings_of(run)
         variant = match[1] if match else run.name
-        first, wanted = firsts.setdefault(variant, (run, config))
-        if difference := _difference(wanted, config):
+        first, setting = firsts.setdefault(variant, run), settings.setdefault(variant, readings)
+        if option := difference(setting, readings):
+            values = " and ".join(str(counted(one).get(option, "not recorded")) for one in (first, run))
             raise UserError(
-                f"runs {first.name} and {run.name} differ in {difference}; expected runs of {variant} that differ in "
+                f"runs {first.name} and {run.name} differ in {option} ({values}); expected runs of {variant} that differ in "
                 "their seed only: leave one out, or rename its folder"
             )
-        if (other := seen.setdefault((variant, config.run.seed), run.name)) != run.name:
-            raise UserError(f"runs {other} and {run.name} both have run.seed={config.run.seed}; leave one out")
-        trials.append((variant, config.run.seed, run))
-    data = {config.data.name: run.name for run, config in firsts.values()}
+        settings[variant] = common(setting, readings)
+        if (other := seen.setdefault((variant, seed), run.name)) != run.name:
+            raise UserError(f"runs {other} and {run.name} both have run.seed={seed}; leave one out")
+        trials.append((variant, seed, run))
+    data = {str(run.config["data"]["name"]): run.name for run in firsts.values()}
     if len(data) > 1:
         which = ", ".join(f"{run} of {name}" for name, run in data.items())
         raise UserError(f"expected runs of one data set, got {which}; their accuracies cannot be compared")
@@ -135,16 +139,6 @@ def together(parts: list[tuple[str, pd.DataFrame]]) -> pd.DataFrame:
                     "rename it in a copy of one, or leave one out"
                 )
     return pd.concat([trials for _, trials in parts], ignore_index=True)
-
-
-def _difference(first: Config, second: Config) -> str:
-    """The first option but run.* in which two configs differ, with both values; empty where there is none."""
-    one, other = (config.model_dump(exclude={"run"}) for config in (first, second))
-    for section, options in one.items():
-        for option, value in options.items():
-            if value != other[section][option]:
-                return f"{section}.{option} ({value} and {other[section][option]})"
-    return ""
 
 
 def _known(file: str) -> list[str]:

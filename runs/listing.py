@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from analysis.run_folder import (
-    LOCK,
     RunFolder,
     RunFolderError,
     check_schema,
     find_run,
     first_to_last,
-    is_locked,
     out_root,
+    state_of,
 )
 from runs.folders import shown
 from training.config import UserError
@@ -111,7 +110,7 @@ def row_of(path: Path) -> Row:
         row.update(_progress(path, row))
     except RunFolderError as error:
         row.update(state="damaged", reason=_without(str(error), path))
-    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
         row.update(state="damaged", reason=f"{type(error).__name__}: {error}")
     return row
 
@@ -158,13 +157,6 @@ def _progress(path: Path, row: Row) -> Row:
         result.update(epoch=epoch, generation=None, generations=None)
     result["age_seconds"] = _age(path, last, is_search)
     return result
-
-
-def state_of(path: Path, last: dict[str, Any]) -> str:
-    """RunFolder.state, from the last event of the log ({}: none yet) instead of all of them."""
-    if is_locked(path / LOCK):
-        return "running"
-    return {"end": "done", "failed": "failed", "stopped": "stopped"}.get(str(last.get("event")), "killed")
 
 
 def start_event(path: Path) -> dict[str, Any]:

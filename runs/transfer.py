@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from analysis.run_folder import RunFolder, find_run
+from analysis.settings import by_setting
 from analysis.statistics import t_interval
 from runs.folders import recorded_config
 from training.config import Config, UserError, make_config
@@ -279,9 +280,18 @@ def groups(subjects: list[Subject], together: bool) -> list[list[Subject]]:
         if together and source.weights == "untrained":
             key = json.dumps({**subject.about, "seed": None})
         elif together and (match := SEED.fullmatch(run_name(subject))):
-            key = (match[1], source.weights, source.config.model_copy(update={"run": None}).model_dump_json())
+            key = (match[1], source.weights)
         found.setdefault(key, []).append(subject)
-    return list(found.values())
+    parts = [part for members in found.values() for part in _by_setting(members)]
+    return sorted(parts, key=lambda part: subjects.index(part[0]))
+
+
+def _by_setting(members: list[Subject]) -> list[list[Subject]]:
+    if len(members) == 1 or members[0].source.weights == "untrained":
+        return [members]
+    of_folder = {subject.source.folder: subject for subject in members}
+    parts = by_setting([RunFolder(folder) for folder in of_folder], repeats=True)
+    return [[of_folder[run.path] for run in part] for part in parts]
 
 
 def run_name(subject: Subject) -> str:

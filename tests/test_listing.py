@@ -182,6 +182,10 @@ def test_the_last_accuracy_may_lie_some_epochs_back(out):
         ("log.jsonl", b'{"schema": 9}\n', "schema 9"),
         ("log.jsonl", b'{"event": "epoch", "time": "once", "epoch": 1}\n', "ValueError"),
         ("log.jsonl", b'{"no": "event"}\n', "KeyError"),
+        ("log.jsonl", b'{"event": "epoch", "epoch": Infinity}\n', "OverflowError"),
+        ("log.jsonl", b'{"event": "epoch", "epoch": 1, "accuracy": 1%b}\n' % (b"0" * 400), "OverflowError"),
+        pytest.param("log.jsonl", b"[" * 100_000 + b"\n", "RecursionError", id="deep-log"),
+        pytest.param("config.json", b"[" * 100_000, "RecursionError", id="deep-config"),
     ],
 )
 def test_a_damaged_folder_is_a_row_that_says_so(runs, capsys, name, content, says):

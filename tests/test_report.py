@@ -24,7 +24,7 @@ from analysis.sections.head import accuracy_interval, head
 from analysis.sections.how import how
 from analysis.sections.parts import duration, figure, picture, table
 from analysis.sections.result import comparison, result
-from analysis.sections.settings import differing, settings_of
+from analysis.settings import differing, settings_of
 from analysis.style import for_page, new_figure
 
 VERSION_1 = Path(__file__).parent / "data" / "runs-v1"

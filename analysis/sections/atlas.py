@@ -9,7 +9,7 @@ from analysis.atlas import Statement, atlas_of
 from analysis.patterns import figures_of
 from analysis.run_folder import RunFolder
 from analysis.sections.parts import by_run, figure, paragraph, section
-from analysis.sections.settings import settings_of
+from analysis.settings import settings_of
 from analysis.statistics import LEVEL
 from analysis.style import for_page
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from analysis.run_folder import RunFolder
 from analysis.sections.head import accuracy_interval
 from analysis.sections.parts import section
-from analysis.sections.settings import Setting, settings_of
+from analysis.settings import Setting, settings_of
 from analysis.statistics import t_interval
 
 FEW_TEST_IMAGES = 2000  # below, the test images' error alone exceeds 2 points at 70 % accuracy

@@ -10,7 +10,7 @@ from typing import Any
 
 from analysis.run_folder import RunFolder, first_to_last
 from analysis.sections.parts import count, duration, percent
-from analysis.sections.settings import Setting, seed_of, settings_of
+from analysis.settings import Setting, seed_of, settings_of
 from analysis.statistics import t_interval
 
 MOST_SETTINGS = 6  # with a key figure

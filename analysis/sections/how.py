@@ -9,7 +9,7 @@ from typing import Any
 
 from analysis.run_folder import RunFolder
 from analysis.sections.parts import section
-from analysis.sections.settings import flat
+from analysis.settings import flat
 
 
 def how(runs: Sequence[RunFolder], defaults: Mapping[str, Any] | None = None) -> str:

@@ -13,7 +13,7 @@ from analysis.ablation import MEASURES, as_html, per_seed
 from analysis.run_folder import RunFolder, first_to_last
 from analysis.sections.head import accuracy_interval, state_word
 from analysis.sections.parts import count, duration, figure, paragraph, percent, section, table
-from analysis.sections.settings import Setting, differing, seed_of, settings_of
+from analysis.settings import Setting, differing, seed_of, settings_of
 from analysis.statistics import compare, t_interval
 from analysis.style import colour, for_page, ink, new_figure, soft, tidy
 
