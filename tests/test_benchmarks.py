@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import runs.benchmarks as benchmarks
+from analysis.run_folder import RunFolder
+from evo.bank import PatternBank
 from evo.search import Rows, Search
-from runs.benchmarks import BENCHMARKS, operators, package_version, peers, row, scaling, table
+from runs.benchmarks import BENCHMARKS, analysis, made_up, operators, package_version, peers, row, scaling, table
 from runs.benchmarks.peers import OURS, PEERS, Problem, partially_matched
 from training.progress import Progress
 
@@ -260,3 +262,23 @@ def test_tables_show_units_and_verdicts():
     lines = table(rows, ratios).splitlines()
     assert "206,848           1 forwards" in lines[1] and "12.3 MiB" in lines[2] and lines[3].endswith("not installed")
     assert lines[6].endswith("50.00 met") and lines[7].endswith("50.00 missed") and lines[8].endswith("45.00")
+
+
+def test_the_run_that_analysis_is_measured_on_is_sound(tmp_path, monkeypatch):
+    monkeypatch.setattr(analysis, "BATCH", 12)
+    folder = made_up.make_run(tmp_path / "large", 3, 6, analysis.GENERATIONS)
+    analysis.add_snapshots(folder, range(1, 7, 3))
+    run = RunFolder(folder)
+    assert run.state == "done" and len(run.generations) == 24 and len(run.epochs) == 3
+    assert [int(snapshot["search"]) for snapshot in run.snapshots()] == [1, 4]
+    assert PatternBank.load(run.bank_file()).weights.sum() == 2 * 12 * analysis.GENERATIONS
+    assert analysis.against("case", "work", 10.0, 4.0) == {
+        "case": "case", "over": "work, 10 allowed", "value": 2.5, "target": 1.0,
+    }  # fmt: skip
+
+
+def test_the_peak_is_the_commands_own(tmp_path):
+    folder = made_up.make_run(tmp_path / "large", 1, 1, 1)
+    ballast = np.ones(60_000_000)  # 480 MB that a child must not be charged with
+    seconds, peak = analysis.called(folder.parent, "list")
+    assert seconds > 0 and 5 < peak < 300 < ballast.nbytes / 2**20
