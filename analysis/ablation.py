@@ -258,13 +258,38 @@ def _best_note(table: pd.DataFrame) -> str:
     extreme = "lowest" if best["measure"] in LOWER_IS_BETTER else "highest"
     rivals = list(known["variant"][~known["best"] & ~known["apart"]])
     if not rivals:
-        told = (known["p_best"][~known["best"]] < LEVEL).all()
-        rest = f"every other can be told from it at 95 %{'' if told else ' (intervals that do not touch)'}."
+        rest = f"every other can be told from it at 95 %{_told_how(known)}."
     elif len(rivals) > 3 and len(rivals) == len(known) - 1:
         rest = "no other can be told from it at 95 %."
     else:
         rest = f"{', '.join(rivals)} cannot be told from it at 95 %."
-    return f"{best['variant']} {best['mean']:{form}} is the {extreme} mean; {rest}"
+    return f"{best['variant']} {best['mean']:{form}} is the {extreme} mean; {rest}{_seeds_needed(known, rivals)}"
+
+
+def _told_how(known: pd.DataFrame) -> str:
+    """What the reader may miss: a test where intervals overlap, intervals where no test tells."""
+    best, others = known[known["best"]].iloc[0], known[~known["best"]]
+    tested = others["p_best"] < LEVEL
+    overlap = (others["low"] <= best["high"]) & (others["high"] >= best["low"])
+    if tested.all():
+        return " (by the paired test; their intervals overlap)" if overlap.any() else ""
+    if not overlap.any():
+        return " (intervals that do not touch)"
+    by_test = ", ".join(others["variant"][overlap])
+    return f" ({by_test} by the paired test, intervals overlap; else intervals that do not touch)"
+
+
+def _seeds_needed(known: pd.DataFrame, rivals: list[str]) -> str:
+    """Where so few seeds let the paired test tell nothing from the best: how many it takes."""
+    seeds, tests = int(known["seeds"].max()), len(known) * (len(known) - 1) // 2
+    if not rivals or tests == 1 or seeds < 2 or smallest_p(seeds, tests) < LEVEL:
+        return ""
+    needed = next((n for n in range(seeds, 99) if smallest_p(n, tests) < LEVEL), None)
+    return (
+        f" The paired test, which has to compare all {tests} pairs of variants for that, takes {needed} seeds."
+        if needed
+        else ""
+    )
 
 
 # Its forms

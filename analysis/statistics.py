@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
+from itertools import combinations, product
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -91,10 +93,14 @@ def paired_permutation_test(a: ArrayLike, b: ArrayLike) -> float:
         return math.nan
     if len(differences) == 1 or scale == 0:
         return 1.0
-    from scipy.stats import permutation_test
 
     def mean(values: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
         return np.round(values.sum(axis) / scale, 9)  # sums that differ by rounding errors only are equal
+
+    if 2 ** len(differences) <= FLIPS:
+        sums = np.abs(mean(_signs(len(differences)) * differences, 1))
+        return float((sums >= sums[0]).mean())
+    from scipy.stats import permutation_test
 
     found = permutation_test(
         (differences,),
@@ -105,6 +111,12 @@ def paired_permutation_test(a: ArrayLike, b: ArrayLike) -> float:
         rng=np.random.default_rng(0),
     )
     return float(found.pvalue)
+
+
+@lru_cache
+def _signs(pairs: int) -> NDArray[np.float64]:
+    """(2**(pairs-1), pairs): every way to set the signs but that of the first pair; the other half mirrors them."""
+    return np.array([(1, *signs) for signs in product((1, -1), repeat=pairs - 1)], np.float64)
 
 
 def smallest_p(pairs: int, comparisons: int = 1) -> float:
@@ -160,7 +172,8 @@ def compare(
     difference, difference_low, difference_high       mean over the pairs, with Student's interval
     p, p_holm                                         permutation test against the baseline; Holm over the variants
     d, wins                                           effect size; share of pairs in which the variant is better
-    best, p_best                                      whether its mean is the best; Holm's p of the others against it
+    best, p_best                                      whether its mean is the best; p of the others against it, Holm's
+                                                      over all pairs of variants, for the data say which is the best
     apart                                             whether it can be told from the best: p_best < 0.05, or the two
                                                       intervals do not touch
     image_forwards, seconds                           means
@@ -255,13 +268,22 @@ def _add_best(table: pd.DataFrame, by_seed: pd.DataFrame, sign: int) -> None:
     known = (sign * table["mean"]).dropna()
     best = known.idxmax() if len(known) else -1
     table["best"] = table.index == best
+    columns = {row: by_seed[table["variant"][row]].to_numpy() for row in known.index}
+    pairs = list(combinations(columns, 2))
+    tested = holm([_p_of_shared(columns[row], columns[other]) for row, other in pairs])
     p = np.full(len(table), np.nan)
-    for row in known.index.drop(best, errors="ignore"):
-        pairs = by_seed[[table["variant"][row], table["variant"][best]]].dropna().to_numpy()
-        p[row] = paired_permutation_test(*pairs.T)
-    table["p_best"] = holm(p)
+    for pair, adjusted in zip(pairs, tested, strict=True):
+        if best in pair:
+            p[sum(pair) - best] = adjusted
+    table["p_best"] = p
     if best >= 0:
         clear = (table["low"] > table["high"][best]) | (table["high"] < table["low"][best])
         table["apart"] = (table["p_best"] < LEVEL) | clear
     else:
         table["apart"] = False
+
+
+def _p_of_shared(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    """The permutation test of two variants over the seeds that both have."""
+    shared = ~np.isnan(a) & ~np.isnan(b)
+    return paired_permutation_test(a[shared], b[shared])

@@ -92,7 +92,23 @@ def test_the_best_is_bold_only_where_every_other_can_be_told_from_it():
     assert any(bold_rows(by_intervals)) and notes(by_intervals)[-1].endswith("at 95 % (intervals that do not touch).")
     unsure = compare(trials(plain=[60, 62, 64, 61], mixed=[62, 63.5, 66.5, 62], low=[10, 11, 12, 11]))
     assert not any(bold_rows(unsure)) and "**" not in as_markdown(unsure) and "textbf" not in as_latex(unsure)
-    assert notes(unsure)[-1] == "mixed 63.50 is the highest mean; plain cannot be told from it at 95 %."
+    assert notes(unsure)[-1] == (
+        "mixed 63.50 is the highest mean; plain cannot be told from it at 95 %. The paired test, which has to compare all 3 "
+        "pairs of variants for that, takes 7 seeds."
+    )
+
+
+def test_what_makes_the_best_bold_is_told_where_the_intervals_do_not_show_it():
+    base = np.random.default_rng(0).normal(60, 3, 8)
+    noise = 0.05 * np.arange(8)
+    tested = compare(trials(a=base, b=base + 0.5, c=base + 1 + noise))
+    assert any(bold_rows(tested)) and tested["low"][2] < tested["high"][1]
+    assert notes(tested)[-1].endswith("told from it at 95 % (by the paired test; their intervals overlap).")
+    some = trials(a=base, b=base + 1 + noise).query("variant == 'b' or seed < 7")
+    far = pd.concat([some, trials(far=[0, 1])])
+    assert notes(compare(far))[-1].endswith(
+        "(a by the paired test, intervals overlap; else intervals that do not touch)."
+    )
 
 
 def test_the_lowest_is_the_best_of_what_is_spent():
@@ -228,7 +244,7 @@ def test_figures_of_few_and_many(tmp_path, variants, seeds):
     write_tables(trials(**{name: 60 + np.random.default_rng(0).random(seeds) for name in names}), tmp_path)
     drawn = (tmp_path / "figure.svg").read_text()
     assert len(re.findall(r"<use ", drawn)) >= variants * seeds
-    shown = "".join(re.findall(r"<!-- (.*?) -->", drawn))
+    shown = "".join(re.findall(r"<text.*?>(.*?)</text>", drawn))
     assert "grid=0" in shown.replace(" ", "") and shown.count("x" * 30) >= variants
 
 
