@@ -165,7 +165,7 @@ def small(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in BENCHMARKS if name not in ("compose", "rescore", "overhead", "speed")]
+    "name", [name for name in BENCHMARKS if name not in ("compose", "rescore", "overhead", "speed", "analysis")]
 )
 def test_a_benchmark_writes_its_table(name, small, cli):
     status, text, _ = cli("bench", name, "--quick")
