@@ -319,7 +319,7 @@ def test(context: typer.Context) -> None:
 
     os.chdir(Path(__file__).resolve().parent.parent)
     # Files of tests side by side; what a person names is run in one process.
-    words = context.args or ["-n", str(usable_cores()), "--dist", "loadfile"]
+    words = context.args or ["-n", str(min(usable_cores(), 8)), "--dist", "loadfile"]
     os.execv(sys.executable, [sys.executable, "-m", "pytest", *words])  # noqa: S606 (no shell is meant)
 
 
