@@ -14,7 +14,7 @@ from runs.engines import Engine
 from runs.folders import shown
 from runs.trials import Outcome, State, Trial
 from training.config import UserError
-from training.progress import Progress
+from training.progress import Progress, duration
 from training.stopping import Interruption
 
 LOST = 3  # times a trial whose worker was lost is run again
@@ -202,16 +202,6 @@ class Estimate:
             return None
         rest = [max(0.0, expected - seconds) for expected, seconds in each]
         return max(sum(rest) / min(slots, len(rest)), *rest)
-
-
-def duration(seconds: float) -> str:
-    """`45 s`, `3 min 05 s` or `2 h 07 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 # What is told

@@ -135,6 +135,10 @@ def test_states_are_those_of_the_run_folder(runs, held):
     for path in run_folders(runs):
         if path.name != "damaged":
             assert row_of(path)["state"] == RunFolder(path).state
+    folder = write_run(runs / "odd", last={"event": "stopped", "step": 9})
+    with (folder / "log.jsonl").open("a") as file:
+        file.write(json.dumps({"event": "epoch", "time": ago(1), "epoch": 3, "step": 21}) + "\n")
+    assert row_of(folder)["state"] == RunFolder(folder).state == "killed"  # the last event decides, whatever it is
 
 
 def test_looking_disturbs_no_run(held, capsys):

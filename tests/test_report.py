@@ -372,6 +372,12 @@ def test_pictures_are_left_out_evenly_and_that_is_said(trained, monkeypatch):
     assert Page(small).all("input")[0]["type"] == "checkbox" and len(Page(small).all("input")) == 1
 
 
+def test_the_gallery_says_that_of_a_setting_one_run_is_shown(tmp_path):
+    runs = [make(tmp_path / "a-s0"), make(tmp_path / "a-s1", seed=1), make(tmp_path / "b", config={"train.lr": 0.2})]
+    words = "Of each setting the first run that kept images is shown."
+    assert words in pictures.gallery(runs) and words not in pictures.gallery([runs[0], runs[2]])
+
+
 def test_of_several_runs_each_gallery_has_its_name(tmp_path):
     runs = [make(tmp_path / "a"), make(tmp_path / "b", VERSION_1 / "plain")]
     assert "<h3>a</h3>" in pictures.gallery(runs) and "<h3>" not in pictures.gallery(runs[:1])

@@ -26,7 +26,7 @@ from training.distributed import lost_processes_explained, stop
 from training.losses import cell_losses, image_losses
 from training.mixes.batch import Batch, Mixed, unmixed
 from training.mixes.scoring import probe_chunk
-from training.progress import Progress
+from training.progress import Progress, duration
 from training.run import Run, set_up
 from training.run_state import resume_run, save_run
 from training.stopping import Interruption
@@ -226,13 +226,3 @@ def epoch_line(run: Run, record: dict[str, Any]) -> str:
 def search_share(cost: dict[str, Any]) -> str:
     share = 100 * cost["search_seconds"] / max(cost["seconds"], 1e-9)
     return f"  search {share:.0f} % of the time" if cost["search_seconds"] else ""
-
-
-def duration(seconds: float) -> str:
-    """`45 s`, `3 min 05 s` or `2 h 07 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -42,8 +42,9 @@ def gallery(runs: Sequence[RunFolder]) -> str:
         return ""
     films = [_film(run, number, BUDGET // len(firsts)) for number, run in enumerate(firsts)]
     toggle = '<p class="controls"><label><input type="checkbox" class="overlay" checked> Cell losses over the pictures</label></p>'
+    note = "Of each setting the first run that kept images is shown." if len(firsts) < len(runs) else ""
     parts = by_run(firsts, films, named=len(runs) > 1)
-    return section("gallery", "Gallery", paragraph(INTRODUCTION), toggle, *parts)
+    return section("gallery", "Gallery", paragraph(INTRODUCTION), paragraph(note, "soft"), toggle, *parts)
 
 
 def _film(run: RunFolder, number: int, budget: int) -> str:
