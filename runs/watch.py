@@ -41,6 +41,7 @@ def run_watch(names: list[str], *, port: int, open_browser: bool) -> None:
         server.serve_forever(poll_interval=0.1)
     except KeyboardInterrupt:
         print("\nrun: stopped watching", file=sys.stderr)
+        live.close()  # a thread that is drawing when the interpreter ends would make it abort
         raise SystemExit(130) from None
 
 
