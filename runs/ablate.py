@@ -36,6 +36,10 @@ REQUIRED = ("recipe", "seeds")
 OPTIONAL = ("common", "variants", "grid", "resources")
 MOST = 10_000  # trials of a file: more is a slip
 LONGEST = 200  # characters of a variant's name, which becomes a folder's
+SET_BY_TRIAL = {
+    "run.seed": "use seeds: [0, 1, 2] at the top of the file",
+    "run.name": "trials are named after their variant and seed",
+}
 RESOURCES = ("cpus", "gpus")
 RESULTS = {"mix.bank": "patterns/bank.npz", "search.start": "patterns/bank.npz", "search.reference": ""}
 REFERENCE = "trial:"
@@ -105,7 +109,8 @@ def _read_plan(file: Path) -> Plan:
     listed = data.get("variants", {})
     if not isinstance(listed, dict) or not (listed or "grid" in data):
         raise UserError(f"{file}: variants: expected names with settings below them, got {listed!r:.60}")
-    variants = {str(name): {**common, **_settings(file, name, settings)} for name, settings in listed.items()}
+    _check_keys(file, "variants", listed)
+    variants = {str(name): {**common, **_settings(file, str(name), settings)} for name, settings in listed.items()}
     for name, settings in _grid(file, data["grid"]) if "grid" in data else ():
         if name in variants:
             raise UserError(f"{file}: two variants have the name {name}; list them under variants, with other names")
@@ -140,7 +145,19 @@ def _settings(file: Path, name: str, settings: Any) -> dict[str, Any]:
         return {}
     if not isinstance(settings, dict):
         raise UserError(f"{file}: {name}: expected settings such as {{mix.name: plain}}, got {settings!r:.60}")
+    _check_keys(file, name, settings)
     return {str(key): value for key, value in settings.items()}
+
+
+def _check_keys(file: Path, name: str, given: Mapping[Any, Any]) -> None:
+    """Raises UserError for names that are equal once they are text, such as 1 and "1", and what each trial sets."""
+    keys = [str(key) for key in given]
+    if twice := [key for key in keys if keys.count(key) > 1]:
+        raise UserError(
+            f"{file}: {name}: {twice[0]} is there twice, as a number or the like and as text; leave one out"
+        )
+    if found := [key for key in SET_BY_TRIAL if key in keys]:
+        raise UserError(f"{file}: {name}: {found[0]} is set for each trial; {SET_BY_TRIAL[found[0]]}")
 
 
 def _resources(file: Path, given: Any) -> dict[str, float]:
@@ -173,6 +190,7 @@ def _grid(file: Path, grid: Any) -> Iterator[tuple[str, dict[str, Any]]]:
         )
     if (count := len(list(itertools.islice(itertools.product(*grid.values()), MOST + 1)))) > MOST:
         raise UserError(f"{file}: grid: expected up to {MOST:,} combinations, got {count:,} or more")
+    _check_keys(file, "grid", grid)
     keys = {str(key): _short(str(key), [str(other) for other in grid]) for key in grid}
     for values in itertools.product(*grid.values()):
         settings = dict(zip(keys, values, strict=True))

@@ -56,8 +56,11 @@ def check_place(out: Path, tables: list[Path], alone: bool) -> None:
     """Raises UserError where the forms cannot be written into `out` without harm to what is there."""
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out}: expected a folder, and this is a file")
-    if not alone and (out / TABLE).resolve() in tables:
-        raise UserError(f"--out {out}: its {TABLE} is one of several that are compared; name another folder")
+    there = out / TABLE
+    if not there.exists() or (alone and there.resolve() in tables):
+        return
+    what = "one of several that are compared" if there.resolve() in tables else "of another comparison"
+    raise UserError(f"--out {out}: its {TABLE} is {what} and would be lost; name another folder, or remove the file")
 
 
 def table_of(name: str) -> Path | None:

@@ -192,6 +192,10 @@ SEARCH = {"mix.name": "evolved"}
             "variants wait for each other: a -> b -> a",
         ),
         ({"variants": {"a": {**SEARCH, "search.start": "trial:a"}}}, "variants wait for each other: a -> a"),
+        ({"variants": {"a": {"run.seed": 3}}}, "a: run.seed is set for each trial; use seeds: [0, 1, 2]"),
+        ({"variants": {"a": {"run.name": "x"}}}, "a: run.name is set for each trial; trials are named after"),
+        ({"variants": {"a": {}}, "common": {"run.seed": 3}}, "common: run.seed is set for each trial; use seeds"),
+        ({"grid": {"run.seed": [3, 4]}}, "grid: run.seed is set for each trial; use seeds"),
         ({"variants": {"a": {}}, "resources": {"cpus": 0}}, "resources: expected what a trial takes"),
         ({"variants": {"a": {}}, "resources": {"gpu": 1}}, "resources: expected what a trial takes"),
     ],
@@ -199,6 +203,21 @@ SEARCH = {"mix.name": "evolved"}
 def test_unsound_files_are_refused_in_one_line(cli, tmp_path, keys, words):
     status, _, error = cli("ablate", str(written(tmp_path / "abl.yaml", **keys)))
     assert status == 2 and words in error and len(error.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("variants: {1: {mix.name: plain}, '1': {mix.name: cutmix}}", "variants: 1 is there twice"),
+        ("variants: {a: {1: 2, '1': 2}}", "a: 1 is there twice"),
+        ("grid: {1: [2], '1': [2]}", "grid: 1 is there twice"),
+    ],
+)
+def test_names_that_are_equal_as_text_are_refused(tmp_path, text, words):
+    file = tmp_path / "abl.yaml"
+    file.write_text(f"recipe: digits\nseeds: 1\n{text}\n")
+    with pytest.raises(UserError, match=words):
+        read_ablation(file)
 
 
 # Which trial runs when
@@ -763,6 +782,15 @@ def test_a_trial_ends_by_itself_when_nobody_waits_for_it(tmp_path):
     assert process.wait(20) == -signal.SIGTERM
 
 
+def test_an_unsound_pattern_file_is_told_in_a_line(tmp_path):
+    (tmp_path / "bank.json").write_text("{}")
+    bank = {"mix.name": "bank", "mix.bank": str(tmp_path / "bank.json")}
+    (trial,) = read_ablation(written(tmp_path / "abl.yaml", variants={"a": bank}))
+    outcome = local.TrialProcess(trial).wait()
+    assert outcome.kind == "failed" and "is not a pattern bank" in outcome.reason
+    assert "Traceback" not in outcome.output
+
+
 def test_workers_share_cores_and_gpus(monkeypatch):
     monkeypatch.setattr(local, "usable_cores", lambda: 8)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
@@ -854,6 +882,20 @@ def an_archive(*members):
     return packed.getvalue()
 
 
+def sized(size):
+    """An archive whose only file says so of its size, in the base-256 form that holds negative numbers."""
+    packed = bytearray(an_archive(("a", b"1")))
+    packed[124:136] = b"\xff" + size.to_bytes(11, "big", signed=True)
+    packed[148:156] = b"%06o\0 " % tarfile.calc_chksums(bytes(packed[:512]))[0]
+    return bytes(packed)
+
+
+def sparse():
+    member = tarfile.TarInfo("a")
+    member.pax_headers = {"GNU.sparse.size": "abc", "GNU.sparse.name": "a", "GNU.sparse.map": "0,1"}
+    return an_archive(member)
+
+
 def a_link(kind):
     link = tarfile.TarInfo("link")
     link.type, link.linkname = kind, "/etc/passwd"
@@ -877,6 +919,9 @@ def a_link(kind):
         (an_archive(("a", b"1"), ("a/b", b"2")), "is damaged"),
         (an_archive(("a", b"1" * 900))[:1000], "is damaged"),
         (b"no archive", "is damaged"),
+        (sized(-512), "is damaged"),
+        (sized(-1), "is damaged"),
+        (sparse(), "is damaged"),
     ],
 )
 def test_nothing_escapes_from_an_archive(tmp_path, packed, words):
@@ -888,6 +933,23 @@ def test_nothing_escapes_from_an_archive(tmp_path, packed, words):
     assert [path.relative_to(tmp_path) for path in sorted(tmp_path.rglob("*")) if path.is_file()] == [
         Path("place/run/kept")
     ]
+
+
+def test_what_was_there_stays_where_the_new_folder_cannot_be_put_in_place(tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "kept").touch()
+    packed, rename = pack(tmp_path / "run"), Path.rename
+
+    def fails(path, target):
+        if path.name == "new":
+            raise OSError("no space left")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fails)
+    monkeypatch.setattr("runs.engines.archive.shutil.move", lambda source, target: fails(source, target))
+    with pytest.raises(OSError, match="no space left"):
+        unpack(packed, tmp_path / "run")
+    assert [path.name for path in tmp_path.rglob("*")] == ["run", "kept"]
 
 
 def test_a_node_without_our_disk_sends_the_run_folder(tmp_path, out, monkeypatch):

@@ -317,6 +317,11 @@ def test_mistakes_are_told_in_a_line(runs, out, tmp_path):
     refused("variant plain is both in", ["mine", str(tmp_path / "copy")], *COMMAND)
     before = table.read_bytes()
     refused("name another folder", ["mine", *SEEDS], "seconds", None, out / "mine")
+    write_tables(trials(a=[1, 2]), tmp_path / "unrelated")
+    refused("is of another comparison and would be lost", ["mine"], "seconds", None, tmp_path / "unrelated")
+    refused("is of another comparison and would be lost", SEEDS, "seconds", None, out / "mine")
+    assert table.read_bytes() == before
+    run_compare(["mine"], "last_accuracy", None, out / "mine")
     assert table.read_bytes() == before
 
 

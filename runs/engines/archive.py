@@ -48,17 +48,34 @@ def unpack(packed: bytes, folder: Path, largest: int = LARGEST) -> None:
         try:
             with tarfile.open(fileobj=io.BytesIO(packed), mode="r:") as archive:
                 _extract(archive, whole, largest)
-        except (tarfile.TarError, EOFError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        except ArchiveError:
+            raise
+        except (
+            tarfile.TarError,
+            ValueError,
+            EOFError,
+            FileExistsError,
+            NotADirectoryError,
+            IsADirectoryError,
+        ) as error:
             raise ArchiveError(f"the archive of {folder.name} is damaged: {error}") from None
+        old = Path(kept) / "old"
         if folder.exists():
-            folder.rename(Path(kept) / "old")
-        shutil.move(whole, folder)
+            folder.rename(old)
+        try:
+            whole.rename(folder)
+        except BaseException:
+            if old.exists():
+                old.rename(folder)
+            raise
 
 
 def _extract(archive: tarfile.TarFile, folder: Path, largest: int) -> None:
     left = largest
     for number, member in enumerate(archive):
         left -= member.size
+        if member.size < 0:
+            raise ArchiveError(f"the archive is damaged: {member.name!r:.80} has {member.size} bytes")
         if left < 0 or number >= MOST:
             raise ArchiveError(f"the archive holds more than {largest:,} bytes or {MOST:,} files")
         name = PurePosixPath(member.name)

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 from analysis.run_folder import RunFolderError
+from evo.bank import BankError
 from runs.trials import Trial, run_trial
 from training.config import UserError
 
@@ -34,7 +35,7 @@ def main() -> int:
         return {"done": 0, "busy": BUSY}[run_trial(trial, order["patience"], Path(order["output"]))]
     except KeyboardInterrupt:
         return STOPPED
-    except (UserError, RunFolderError) as error:
+    except (UserError, RunFolderError, BankError) as error:
         for line in str(error).splitlines():
             print(f"run: {line}", file=sys.stderr)
         return 2
