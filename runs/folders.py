@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.run_folder import RunFolder, find_run, out_root
-from training.config import Config, make_config
+from training.config import Config, UserError, make_config
 
 
 def new_run_folder(config: Config, stem: str) -> Path:
@@ -31,7 +31,8 @@ def shown(path: Path) -> str:
 def with_run_paths(config: Config) -> Config:
     """The config with whole paths, so that a run can be gone on with from anywhere, also for runs by their names.
 
-    Raises RunFolderError where search.reference or search.start names a run that is not there.
+    Raises RunFolderError where search.reference or search.start names a run that is not there, UserError where mix.bank
+    is no file.
     """
     search, found = config.search, dict[str, str]()
     if search.reference != "average":
@@ -43,7 +44,10 @@ def with_run_paths(config: Config) -> Config:
         found["start"] = str((given if pattern_file else find_run(search.start).bank_file()).resolve())
     sections: dict[str, Any] = {"search": search.model_copy(update=found)}
     if config.mix.bank:
-        sections["mix"] = config.mix.model_copy(update={"bank": _whole(config.mix.bank)})
+        bank = _whole(config.mix.bank)
+        if config.mix.name == "bank" and not Path(bank).is_file():
+            raise UserError(f"mix.bank: no pattern bank at {bank}; `./run patterns RUN` writes one")
+        sections["mix"] = config.mix.model_copy(update={"bank": bank})
     if config.data.root:
         sections["data"] = config.data.model_copy(update={"root": _whole(config.data.root)})
     return config.model_copy(update=sections)

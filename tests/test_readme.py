@@ -96,3 +96,12 @@ def test_figures_of_mixing_are_those_of_the_benchmarks():
         assert (
             f"{random:.2f} times plain training's with {words}" in prose or f"{random:.2f} times with {words}" in prose
         )
+
+
+def test_figures_of_looking_are_those_of_the_benchmark():
+    content = json.loads((ROOT / "runs" / "results" / "bench" / "analysis.json").read_text())
+    found = {row["name"]: row["median"] for row in content["rows"]}
+    prose = " ".join(TEXT.split())
+    assert f"takes {found['./run report']:.1f} s and {found['./run report, peak memory']:.0f} MiB to report on" in prose
+    assert f"{found['./run curves']:.1f} s to draw the curves of" in prose
+    assert f"read in {found['read']:.2f} s" in prose
