@@ -259,6 +259,12 @@ def _needed(plan: Plan, variant: str, configs: Mapping[tuple[str, int], Config])
                 f"{plan.file}: {variant}: {key}: expected a variant that finds patterns (mix.name=evolved), and {name} has "
                 f"mix.name={mix}"
             )
+        grids = [configs[which, seed].model.grid for which in (variant, name)]
+        if RESULTS[key] and None not in grids and grids[0] != grids[1]:
+            raise UserError(
+                f"{plan.file}: {variant}: {key}: expected patterns of its own grid, model.grid={grids[0]}, and {name} has "
+                f"model.grid={grids[1]}"
+            )
     return list(dict.fromkeys(found.values()))
 
 

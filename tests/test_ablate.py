@@ -184,6 +184,15 @@ SEARCH = {"mix.name": "evolved"}
         ({"seeds": 9000, "variants": {"a": {}, "b": {}}}, "expected up to 10,000 trials"),
         ({"variants": {"a": {"mix.name": "bank", "mix.bank": "trial:b"}}}, "a: mix.bank: there is no variant 'b'"),
         (
+            {
+                "variants": {
+                    "a": {"mix.name": "bank", "mix.bank": "trial:b", "model.grid": 2},
+                    "b": {"mix.name": "evolved", "model.grid": 4},
+                }
+            },
+            "a: mix.bank: expected patterns of its own grid, model.grid=2, and b has model.grid=4",
+        ),
+        (
             {"variants": {"a": {"mix.name": "bank", "mix.bank": "trial:b"}, "b": PLAIN}},
             "a: mix.bank: expected a variant that finds patterns (mix.name=evolved), and b has mix.name=plain",
         ),
@@ -863,6 +872,11 @@ def test_what_is_packed(tmp_path):
     (run / "link").symlink_to("/etc/passwd")
     unpack(pack(run), tmp_path / "whole")
     unpack(pack(run, largest=150), tmp_path / "light")
+    unpack(pack(run, below="checkpoint"), tmp_path / "part")
+    assert all(
+        path.is_dir() or path.parent == tmp_path / "part" / "checkpoint" for path in (tmp_path / "part").rglob("*")
+    )
+    assert any((tmp_path / "part").rglob("*"))
     assert {path.name for path in (tmp_path / "whole").rglob("*.*")} == {"log.jsonl", "latest.npz", "best.npz"}
     assert (tmp_path / "whole" / "checkpoint" / "best.npz").read_bytes() == b"x" * 100
     assert {path.name for path in (tmp_path / "light").iterdir()} == {"log.jsonl"}
@@ -1003,6 +1017,16 @@ def test_what_a_trial_takes_of_a_cluster(tmp_path):
         UserError, match="takes 9 CPUs and 1 GPUs, and no node has as many .the most are 8 and 2.; lower"
     ):
         engine._fitting(large, nodes)
+
+
+def test_of_a_needed_trial_only_what_is_used_is_sent(tmp_path):
+    variants = {"evolved": SEARCH, "replay": {"mix.name": "bank", "mix.bank": "trial:evolved"}}
+    variants["compared"] = {**SEARCH, "search.objective": "image_reducible", "search.reference": "trial:evolved"}
+    trials = {trial.variant: trial for trial in read_ablation(written(tmp_path / "abl.yaml", variants=variants))}
+    for variant, part in (("replay", "patterns"), ("compared", "")):
+        folders = on_ray._folders(trials[variant])
+        assert folders == {"evolved-s0": trials["evolved"].folder}
+        assert on_ray._used(trials[variant], folders["evolved-s0"]) == part
 
 
 def test_without_ray_one_line_says_how_to_get_it(tmp_path, monkeypatch):

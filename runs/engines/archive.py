@@ -18,13 +18,13 @@ class ArchiveError(ValueError):
     """An archive that is damaged, too large, or would write elsewhere."""
 
 
-def pack(folder: Path, largest: int = LARGEST) -> bytes:
-    """The files below a folder. Links, locks and unfinished files are left out, and of a folder above `largest` bytes
-    the checkpoints.
+def pack(folder: Path, largest: int = LARGEST, below: str = "") -> bytes:
+    """The files below a folder, or below a folder within it. Links, locks and unfinished files are left out, and of a
+    folder above `largest` bytes the checkpoints.
     """
     paths = [
         path
-        for path in sorted(folder.rglob("*"))
+        for path in sorted((folder / below).rglob("*"))
         if path.is_file() and not path.is_symlink() and path.name != LOCK and path.suffix != ".tmp"
     ]
     if sum(path.stat().st_size for path in paths) > largest:

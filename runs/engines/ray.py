@@ -64,7 +64,7 @@ class RayEngine:
         # A lost worker is the schedule's to judge, so that it is told; max_calls: no process serves two trials.
         task = self._ray.remote(max_retries=0, max_calls=1)(run_on_node)
         options = task.options(num_cpus=cpus, num_gpus=gpus, name=trial.name)
-        needed = {name: pack(trial.folder.parent / name) for name in trial.needs}
+        needed = {name: pack(folder, below=_used(trial, folder)) for name, folder in _folders(trial).items()}
         self._running[options.remote(trial.as_json(), *self._marker, needed, max(1, int(cpus)))] = trial
 
     def ended(self) -> list[tuple[str, Outcome]]:
@@ -167,6 +167,16 @@ def receive(trial: Trial, outcome: Outcome, packed: bytes | None) -> Outcome:
         except (ArchiveError, OSError) as error:
             return Outcome("failed", f"its run folder did not arrive: {error}")
     return outcome
+
+
+def _folders(trial: Trial) -> dict[str, Path]:
+    """The run folders of the trials it needs, by name."""
+    return {name: trial.folder.parent / name for name in trial.needs}
+
+
+def _used(trial: Trial, folder: Path) -> str:
+    """What it uses of the run folder of a trial it needs: all of a reference, whose model is loaded; else its patterns."""
+    return "" if Path(trial.config.search.reference) == folder else "patterns"
 
 
 # On the node
