@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import os
 import re
 from collections.abc import Callable, Sequence
 from html import escape
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from analysis.files import replace_text
 from analysis.run_folder import RunFolder, RunFolderError
 from analysis.statistics import BOOTSTRAP_FROM, LEVEL, LOWER_IS_BETTER, compare, smallest_p
 from analysis.style import GREY, colour, new_figure, save, tidy
@@ -398,20 +398,13 @@ def write_tables(
     """
     table = compare(trials, measure, baseline, order)
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "per_seed.csv", trials.to_csv(index=False))
-    _write(folder / "table.csv", table.round(6).to_csv(index=False))
-    _write(folder / "table.md", as_markdown(table))
-    _write(folder / "table.tex", as_latex(table))
+    replace_text(folder / "per_seed.csv", trials.to_csv(index=False))
+    replace_text(folder / "table.csv", table.round(6).to_csv(index=False))
+    replace_text(folder / "table.md", as_markdown(table))
+    replace_text(folder / "table.tex", as_latex(table))
     draw_comparison(trials, table, folder / "figure.png")
     draw_comparison(trials, table, folder / "figure.svg")
     return table
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace a file, so that neither a reader nor another process that writes it meets half of it."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, path)
 
 
 # The figure

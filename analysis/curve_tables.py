@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,14 +15,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis.files import replace_text
 from analysis.run_folder import RunFolder, RunFolderError, read_lines
 from analysis.settings import by_setting, seed_of
 from analysis.statistics import t_interval
+from analysis.words import shortened
 
 Array = NDArray[Any]
 NEEDED = ("epoch", "step", "search", "images", "generation", "forwards", "best", "mean")
 OPTIONAL = ("new_rows", "full_rows", "median", "std", "min", "diversity")  # some versions' lines lack some
 MOST_ROWS = 10_000  # of a run in a table
+LONGEST_NAME = 44  # characters of a setting's, in a legend
 COLUMNS = {  # of curves.csv, one row per run, objective, search and generation
     "run": "its name",
     "setting": "runs of one setting differ in their seed only",
@@ -247,7 +249,7 @@ def _labels(groups: list[list[History]]) -> list[str]:
     folders = {stem.rpartition("/")[0] for stem in stems}
     cut = len(folders.pop()) + 1 if len(stems) > 1 and len(folders) == 1 and "/" in stems[0] else 0
     return [
-        _short(stem[cut:]) + (f" (n = {len(group)})" if len(group) > 1 else "")
+        shortened(stem[cut:], LONGEST_NAME) + (f" (n = {len(group)})" if len(group) > 1 else "")
         for stem, group in zip(stems, names, strict=True)
     ]
 
@@ -257,10 +259,6 @@ def _stem(names: list[str]) -> str:
     length = next((i for i, letters in enumerate(zip(*names, strict=False)) if len(set(letters)) > 1), 0)
     shared = re.sub(r"([-_.]?(s|seed)?[-_.]?\d*)$", "", names[0][:length])
     return shared if shared.strip("/") else f"{names[0]} and {len(names) - 1} more"
-
-
-def _short(name: str, most: int = 44) -> str:
-    return name if len(name) <= most else f"{name[: most // 2 - 1]}…{name[-most // 2 :]}"
 
 
 def band(series: Sequence[Series]) -> Band:
@@ -287,11 +285,7 @@ def write_table(settings: Sequence[Setting], path: Path) -> Path:
         for history in setting.histories:
             for objective in history.objectives:
                 writer.writerows(_rows(setting.label, history, objective))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    unfinished.write_text(text.getvalue(), encoding="utf-8")
-    os.replace(unfinished, path)
-    return path
+    return replace_text(path, text.getvalue())
 
 
 def _rows(label: str, history: History, objective: str) -> list[list[str]]:

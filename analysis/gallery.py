@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from analysis.run_folder import RunFolder, RunFolderError, read_snapshot
 from analysis.style import ink, new_figure, save, soft, theme
+from analysis.words import plain
 
 Array = NDArray[Any]
 Item = TypeVar("Item")
@@ -154,7 +155,7 @@ def _before_and_after(rows: Sequence[Row], where: str) -> Figure:
     generation = generations_of(rows)[-1]
     best, worst = of_kind(rows, "best", generation), of_kind(rows, "worst", generation)
     figure, columns = _columns(4, len(best), len(worst), 6.0, 1)
-    figure.suptitle(_plain(f"Composed images: {where}, generation {generation} (last)"), fontsize=11)
+    figure.suptitle(plain(f"Composed images: {where}, generation {generation} (last)"), fontsize=11)
     largest = largest_loss(rows)
     for axes, row in zip(columns, [*best, *worst], strict=True):
         _picture(axes[0], row.own, _short(row.own_label))
@@ -174,7 +175,7 @@ def _by_generation(rows: Sequence[Row], where: str) -> Figure:
     shown = evenly(generations_of(rows), SHOWN_GENERATIONS)
     best, worst = (max(len(of_kind(rows, kind, generation)) for generation in shown) for kind in ("best", "worst"))
     figure, columns = _columns(len(shown), best, worst, 0.9 + 1.6 * len(shown), 3)
-    figure.suptitle(_plain(f"Rows of the fittest genome by generation: {where}"), fontsize=11)
+    figure.suptitle(plain(f"Rows of the fittest genome by generation: {where}"), fontsize=11)
     largest = largest_loss(rows)
     for line, generation in enumerate(shown):
         for kind, own in (("best", columns[:best]), ("worst", columns[best:])):
@@ -195,7 +196,7 @@ def _way(rows: Sequence[Row], where: str) -> Figure:
     lines = -(-len(way) // across)
     figure = new_figure(9, 0.9 + (0.75 + 8.6 / across) * lines)
     figure.suptitle(
-        _plain(f"One row's way through the generations: {where}\nown image: {way[0].own_label}"), fontsize=11
+        plain(f"One row's way through the generations: {where}\nown image: {way[0].own_label}"), fontsize=11
     )
     panels = figure.subplots(lines, across, squeeze=False)
     largest = largest_loss(rows)
@@ -245,12 +246,7 @@ def _scale(largest: float) -> str:
 
 
 def _short(label: str) -> str:
-    return _plain(label if len(label) <= LONGEST_LABEL else f"{label[: LONGEST_LABEL - 1]}…")
-
-
-def _plain(text: str) -> str:
-    """$ begins no formula."""
-    return text.replace("$", r"\$")
+    return plain(label if len(label) <= LONGEST_LABEL else f"{label[: LONGEST_LABEL - 1]}…")
 
 
 def _picture(axes: Axes, image: Array, title: str) -> None:

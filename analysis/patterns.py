@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from math import cos, isnan, pi, sin
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,10 @@ from matplotlib.figure import Figure, SubFigure
 from numpy.typing import NDArray
 
 from analysis.atlas import Atlas, Movement, atlas_of, chance, rows_of_searches
+from analysis.files import replace_text
 from analysis.run_folder import RunFolder
 from analysis.style import OWN, PARTNER, colour, ink, new_figure, save, soft, tidy
+from analysis.words import plain
 from evo.bank import PatternBank
 
 EXPORTED = 1000
@@ -55,7 +56,7 @@ def write_orbits(run: RunFolder, atlas: Atlas) -> Path:
     for mask, *values in zip(*atlas.orbits[:-1], strict=True):
         form = "/".join("".join("#" if cell else "." for cell in line) for line in mask)
         rows.append(",".join([form, *("" if isnan(value) else f"{value:.6g}" for value in values)]))
-    _write(path, "\n".join(rows) + "\n")
+    replace_text(path, "\n".join(rows) + "\n")
     return path
 
 
@@ -73,7 +74,7 @@ def write_statements(run: RunFolder, atlas: Atlas) -> Path:
         "notes": atlas.notes,
         "statements": found,
     }
-    _write(path, json.dumps(content, indent=1) + "\n")
+    replace_text(path, json.dumps(content, indent=1) + "\n")
     return path
 
 
@@ -294,7 +295,7 @@ def _graph(axes: Axes, bank: PatternBank) -> list[str]:
 
 def _short(name: str) -> str:
     """A class name as a figure has room for it; $ would begin a formula."""
-    return (name if len(name) <= 16 else name[:15] + "…").replace("$", r"\$")
+    return plain(name if len(name) <= 16 else name[:15] + "…")
 
 
 def _saved(figure: Figure, stem: Path) -> list[Path]:
@@ -302,10 +303,3 @@ def _saved(figure: Figure, stem: Path) -> list[Path]:
     picture = save(figure, stem.with_name(f"{stem.name}.png"))
     figure.set_layout_engine("none")
     return [save(figure, stem.with_name(f"{stem.name}.svg")), picture]
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, path)

@@ -5,7 +5,6 @@ Sections are made one by one, so that the live page can renew those whose files 
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -13,6 +12,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from analysis.files import replace_text
 from analysis.run_folder import RunFolder, out_root
 from analysis.sections.atlas import atlas
 from analysis.sections.caveats import caveats
@@ -64,11 +64,7 @@ def write_report(
     path = out or default_path(runs)
     title = ", ".join(run.name for run in runs)
     text = page(render_sections(runs, defaults=defaults), title)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, path)
-    return path
+    return replace_text(path, text)
 
 
 def default_path(runs: Sequence[RunFolder]) -> Path:

@@ -34,12 +34,17 @@ def out_root() -> Path:
     return Path(os.environ.get("EVOMIX_OUT") or Path(__file__).resolve().parent.parent / "runs" / "out")
 
 
+def run_names() -> list[str]:
+    """Of all runs under runs/out."""
+    return sorted(str(path.parent.relative_to(out_root())) for path in out_root().glob("**/config.json"))
+
+
 def find_run(name: str) -> RunFolder:
     """The run folder of a name under runs/out, or of a path."""
     for path in (out_root() / name, Path(name)):
         if (path / "config.json").is_file():
             return RunFolder(path)
-    names = sorted(str(p.parent.relative_to(out_root())) for p in out_root().glob("**/config.json"))
+    names = run_names()
     close = difflib.get_close_matches(name, names, 1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     known = f" Runs: {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}." if names else ""

@@ -6,7 +6,6 @@ Figures are made without pyplot: it takes a second to import and keeps global st
 from __future__ import annotations
 
 import io
-import os
 import re
 import zlib
 from collections.abc import Iterator
@@ -19,6 +18,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+from analysis.files import replacing
 
 
 class Theme(NamedTuple):
@@ -113,16 +114,11 @@ SVG: dict[Any, Any] = {"svg.hashsalt": "evomix", "svg.fonttype": "none"}
 
 
 def save(figure: Figure, path: Path, **options: Any) -> Path:
-    """Write a figure, by the path's ending, so that a reader never sees half of it, nor another process takes it
-    away unfinished.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    """Write a figure whole, in the format of the path's ending."""
     if path.suffix == ".svg":
         options = {"metadata": {"Date": None}, **options}
-    with matplotlib.rc_context(SVG):
-        figure.savefig(unfinished, dpi=160, **options)
-    os.replace(unfinished, path)
+    with matplotlib.rc_context(SVG), replacing(path) as unfinished:
+        figure.savefig(unfinished, format=path.suffix[1:], dpi=160, **options)
     return path
 
 

@@ -7,7 +7,7 @@ import threading
 import webbrowser
 from functools import partial
 
-from analysis.run_folder import out_root
+from analysis.run_folder import out_root, run_names
 from runs.folders import shown
 from training.config import Config, UserError
 
@@ -49,7 +49,6 @@ def missing(name: str) -> str:
     """That a run is waited for, and which there are, for its name may be a slip."""
     import difflib
 
-    names = sorted(str(path.parent.relative_to(out_root())) for path in out_root().glob("**/config.json"))
-    close = difflib.get_close_matches(name, names, 1)
+    close = difflib.get_close_matches(name, run_names(), 1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     return f"no run {name!r} in {shown(out_root())} yet; the page waits for it{hint}"

@@ -1,5 +1,6 @@
 """Figures: light and dark, and as parts of a page that follow its colours."""
 
+import os
 from xml.etree import ElementTree
 
 import pytest
@@ -25,7 +26,7 @@ def test_two_processes_may_draw_one_picture(tmp_path, monkeypatch):
     def meanwhile(*arguments, **options):
         savefig(*arguments, **options)
         figure.savefig = savefig
-        monkeypatch.setattr(style.os, "getpid", lambda: 12345)
+        monkeypatch.setattr(os, "getpid", lambda: 12345)
         style.save(figure, path)
 
     figure.savefig = meanwhile

@@ -12,6 +12,7 @@ from analysis.run_folder import RunFolder
 from analysis.sections.head import cost_of
 from analysis.sections.parts import count, duration, figure, paragraph, section, table
 from analysis.style import colour, for_page, ink, new_figure, soft, tidy
+from analysis.words import plain, shortened
 
 MOST = 24  # runs in one figure
 UNITS = (("hours", 3600), ("minutes", 60), ("seconds", 1))
@@ -115,7 +116,7 @@ def _draw(found: Sequence[Cost]) -> Figure:
         "saved (not forwarded)": [c.saved or 0.0 for c in found],
     }
     _bars(right, forwards)
-    left.set_yticks(range(len(found)), [_short(c.name) for c in found])
+    left.set_yticks(range(len(found)), [plain(shortened(c.name, 28)) for c in found])
     left.set_ylim(len(found) - 0.4, -0.6)
     tidy(left, title="Time", xlabel=unit)
     tidy(right, title="Image forwards", xlabel="images")
@@ -142,7 +143,3 @@ def _bars(axes: Axes, parts: dict[str, list[float]]) -> None:
             hatch=HATCHES[index],
         )  # fmt: skip
         left = [a + b for a, b in zip(left, values, strict=True)]
-
-
-def _short(name: str) -> str:
-    return (name if len(name) <= 28 else f"{name[:13]}…{name[-14:]}").replace("$", r"\$")

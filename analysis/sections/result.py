@@ -16,6 +16,7 @@ from analysis.sections.parts import count, duration, figure, paragraph, percent,
 from analysis.settings import Setting, differing, seed_of, settings_of
 from analysis.statistics import compare, t_interval
 from analysis.style import colour, for_page, ink, new_figure, soft, tidy
+from analysis.words import plain, shortened
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -117,15 +118,11 @@ def _draw(trials: pd.DataFrame, compared: pd.DataFrame) -> Figure:
         axes.errorbar(
             found.mean, row + 0.12, xerr=half or None, fmt="D", color=ink(), markersize=4.5, capsize=3, zorder=4
         )
-    axes.set_yticks(range(len(names)), [_short(name) for name in names])
+    axes.set_yticks(range(len(names)), [plain(shortened(name, 40)) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
     tidy(axes, xlabel=MEASURES["last_accuracy"][0])
     axes.tick_params(axis="y", length=0, labelcolor=soft())
     return drawn
-
-
-def _short(name: str) -> str:
-    return (name if len(name) <= 40 else f"{name[:19]}…{name[-20:]}").replace("$", r"\$")
 
 
 def _differences(settings: Sequence[Setting]) -> str:

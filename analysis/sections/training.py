@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from analysis.run_folder import RunFolder
 from analysis.sections.parts import figure, section
 from analysis.style import colour, for_page, new_figure, soft, tidy
+from analysis.words import plain
 
 DASHES = ("-", "--", "-.", ":", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)))
 MOST = 12  # runs in one figure
@@ -59,7 +60,7 @@ def _several(runs: Sequence[RunFolder]) -> Figure:
     left, right = drawn.subplots(1, 2)
     for index, run in enumerate(runs):
         epochs, look = run.epochs, {"color": colour(index), "linestyle": DASHES[index % len(DASHES)]}
-        left.plot(epochs["epoch"], epochs["image_loss"], label=run.name.replace("$", r"\$"), **look)
+        left.plot(epochs["epoch"], epochs["image_loss"], label=plain(run.name), **look)
         if "accuracy" in epochs:
             tested = epochs[epochs["accuracy"].notna()]
             right.plot(tested["epoch"], tested["accuracy"], **look, **_dots(len(tested)))
