@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evo.saved import replacing
+from evo.search import spread
 from training.checkpoint import write_atomically
 from training.compose import compose
 from training.config import PROJECT, Config, UserError
@@ -172,7 +173,6 @@ class RunLog:
                 if length < lengths[name]:
                     print(f"run: {file.name} has lost lines; what it still holds is kept", file=sys.stderr)
                 file.truncate(min(length, lengths[name]))
-            drop_torn_line(self.folder / name)
 
     def close(self) -> None:
         for file in (*self._files.values(), self._lock, self._board):
@@ -213,8 +213,7 @@ def gallery(record: SearchRecord) -> dict[str, Array]:
     nats. scores: (R,). labels: (R,2) of own image and partner. pictures: (U,C,h,w) uint8. own, partner: (R,) indices
     into pictures. mixed: (R,C,h,w).
     """
-    count = len(record.elites)
-    shown = np.unique(np.linspace(0, count - 1, min(count, GALLERY_GENERATIONS)).round().astype(int))
+    shown = spread(len(record.elites), GALLERY_GENERATIONS)
     scores = np.stack([record.elites[i].scores[0] for i in (0, -1)])
     risen = int(np.nan_to_num(scores[1] - scores[0], nan=-np.inf).argmax())
     parts: list[tuple[str, int, Array]] = []

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from evo.objectives import RowLosses, parse_objectives
@@ -47,9 +46,7 @@ class BestOfK(ScoringMix):
 
     def _selected(self, batch: Batch) -> Mixed:
         images, labels = batch
-        if images.is_cuda:  # the probe would wait for queued training steps, which are not the selection's time
-            torch.cuda.synchronize(images.device)
-        with self._clock():
+        with self._clock(images.device):
             classes = labels.cpu().numpy()
             drawn = [self._draw(labels, classes) for _ in range(self.draws)]
             masks, pairings = (np.stack(parts) for parts in zip(*drawn, strict=True))

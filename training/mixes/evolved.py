@@ -214,9 +214,7 @@ class Evolved(ScoringMix):
         if self.evaluation == "full":
             told["evaluation"] = "full"
         while True:
-            if images.is_cuda:  # the probe would wait for queued training steps, which are not the search's time
-                torch.cuda.synchronize(images.device)
-            with self._clock():
+            with self._clock(images.device):
                 proposal = search.ask()
                 if proposal is None:
                     return

@@ -82,7 +82,12 @@ class ScoringMix:
         return packed.cells[0], pairings[0]
 
     @contextmanager
-    def _clock(self) -> Iterator[None]:
+    def _clock(self, asks: torch.device | None = None) -> Iterator[None]:
+        """Count the time within as the search's. asks: the device whose model is asked there, whose queued training
+        steps, which the probe would wait for, are done first: they are not the search's time.
+        """
+        if asks is not None and asks.type == "cuda":
+            torch.cuda.synchronize(asks)
         began = time.perf_counter()
         yield
         self.seconds += time.perf_counter() - began
