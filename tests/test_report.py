@@ -430,18 +430,6 @@ def test_tables_and_durations():
 # In a browser
 
 
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if path is None:
-        pytest.skip("there is no Chromium")
-    with playwright.sync_playwright() as started:
-        found = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield found
-        found.close()
-
-
 def test_the_page_works_in_a_browser(written, browser):
     context = browser.new_context(viewport={"width": 380, "height": 800}, color_scheme="dark")
     view, troubles = context.new_page(), []

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -313,12 +314,9 @@ def test_signatures_see_size_time_and_files(tmp_path):
 # The server
 
 
-@pytest.fixture
-def server(out, calls):
-    """Of a page of the run `a`, at work; requests by `ask`."""
-    write_run(out / "a", mix="evolved")
-    makers = dict.fromkeys(SECTIONS, lambda runs: "") | {"head": counting(calls, "head")}
-    live = LivePage(["a"], makers)
+@contextmanager
+def serving(live):
+    """The server of a page, both at work."""
     with Server(live, 0) as made:
         thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -327,6 +325,15 @@ def server(out, calls):
         made.shutdown()
         thread.join()
         live.close()
+
+
+@pytest.fixture
+def server(out, calls):
+    """Of a page of the run `a`, at work; requests by `ask`."""
+    write_run(out / "a", mix="evolved")
+    makers = dict.fromkeys(SECTIONS, lambda runs: "") | {"head": counting(calls, "head")}
+    with serving(LivePage(["a"], makers)) as made:
+        yield made
 
 
 def ask(server, path="/", method="GET", **headers):
@@ -536,18 +543,6 @@ def test_the_page_needs_no_torch():
 # A browser
 
 
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: the extra `dev` has it")
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if found is None:
-        pytest.skip("no Chromium on this machine")
-    with sync_api.sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
-        yield launched
-        launched.close()
-
-
 @pytest.fixture
 def opened(browser):
     """Opens a page; whatever goes wrong in it is in the list that comes with it."""
@@ -596,15 +591,8 @@ def growing(out):
 
 @pytest.fixture
 def served(growing):
-    live = LivePage(["grown"])
-    with Server(live, 0) as made:
-        thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        live.start()
+    with serving(LivePage(["grown"])) as made:
         yield made
-        made.shutdown()
-        thread.join()
-        live.close()
 
 
 # Of the longest line in a figure; closed shapes are no lines, and those of the grid are short.
