@@ -6,7 +6,7 @@ import csv
 import io
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -47,9 +47,7 @@ def per_seed(trials: Sequence[tuple[str, int, RunFolder]]) -> pd.DataFrame:
 
     Raises RunFolderError for a run without tests, such as a search.
     """
-    import pandas as pd
-
-    rows = []
+    results = []
     for variant, seed, run in trials:
         if run.result is None:
             continue
@@ -57,7 +55,18 @@ def per_seed(trials: Sequence[tuple[str, int, RunFolder]]) -> pd.DataFrame:
             raise RunFolderError(
                 f"run {run.name} has no {missing[0]}: expected a run of ./run train or ./run ablate, not a search"
             )
-        rows.append({"variant": variant, "seed": seed, **{measure: run.result[measure] for measure in MEASURES}})
+        results.append((variant, seed, run.result))
+    return per_seed_of(results)
+
+
+def per_seed_of(results: Sequence[tuple[str, int, Mapping[str, Any]]]) -> pd.DataFrame:
+    """The same of (variant, seed, the `end` event of its log)."""
+    import pandas as pd
+
+    rows = [
+        {"variant": variant, "seed": seed, **{measure: result[measure] for measure in MEASURES}}
+        for variant, seed, result in results
+    ]
     return pd.DataFrame(rows, columns=list(PER_SEED))
 
 

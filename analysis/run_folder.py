@@ -21,7 +21,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SCHEMA = 2  # version 1 is read as well
-ADDED = {"model.head": "own", "mix.draws": 4, "mix.keep": "rows"}  # options since version 1, with what runs did before
+ADDED: dict[str, Any] = {  # options since version 1, with what runs did before
+    "model.head": "own",
+    "mix.draws": 4,
+    "mix.keep": "rows",
+    "data.validation": None,
+    "data.exclude_near_duplicates": False,
+}
 LOCK = ".lock"  # held by the process that writes a run, see training/locks.py
 
 

@@ -101,7 +101,9 @@ def ablate(
     file: Annotated[
         str, typer.Argument(metavar="FILE", help="Variants and seeds: a name in runs/ablations, or a path.")
     ],
-    publish: Annotated[bool, typer.Option("--publish", help="Write the tables into runs/results/ as well.")] = False,
+    publish: Annotated[
+        bool, typer.Option("--publish", help="Keep results in runs/results/ too; those there count as done.")
+    ] = False,
     workers: Annotated[int, typer.Option(min=1, max=256, help="Trials at once on this machine; not with Ray.")] = 1,
     engine: Annotated[
         str, typer.Option(metavar="local|ray", help="Where trials run; ray: on a cluster (extra `ray`).")

@@ -3,6 +3,7 @@
     recipe: cifar10-small
     seeds: [0, 1, 2]                    # or 3
     common: {train.epochs: 30}          # optional, for all
+    by_seed: {data.subset_start: [0, 50]}  # optional, for all: seed S has value number S, from the first again behind the last
     variants:
       plain: {mix.name: plain}
       evolved: {mix.name: evolved}
@@ -33,7 +34,7 @@ from runs.trials import Trial
 from training.config import Config, UserError, make_config, read_yaml, recipe_path
 
 REQUIRED = ("recipe", "seeds")
-OPTIONAL = ("common", "variants", "grid", "resources")
+OPTIONAL = ("common", "by_seed", "variants", "grid", "resources")
 MOST = 10_000  # trials of a file: more is a slip
 LONGEST = 200  # characters of a variant's name, which becomes a folder's
 SET_BY_TRIAL = {
@@ -52,6 +53,7 @@ class Plan:
     file: Path
     sections: Mapping[str, Any]  # of the recipe
     seeds: list[int]
+    by_seed: Mapping[str, list[Any]]
     variants: Mapping[str, dict[str, Any]]
     resources: Mapping[str, float]
 
@@ -102,7 +104,7 @@ def _read_plan(file: Path) -> Plan:
     data = read_yaml(file)
     if set(data) - {*REQUIRED, *OPTIONAL} or not set(REQUIRED) <= set(data) or not {"variants", "grid"} & set(data):
         raise UserError(
-            f"{file}: expected the keys recipe, seeds, variants or grid, and perhaps common and resources, got "
+            f"{file}: expected the keys recipe, seeds, variants or grid, and perhaps common, by_seed and resources, got "
             f"{', '.join(map(str, data))}"
         )
     seeds, common = _seeds(file, data["seeds"]), _settings(file, "common", data.get("common"))
@@ -124,8 +126,9 @@ def _read_plan(file: Path) -> Plan:
         raise UserError(
             f"{file}: expected up to {MOST:,} trials, got {len(variants):,} variants x {len(seeds):,} seeds"
         )
+    by_seed = _by_seed(file, data.get("by_seed"), variants)
     sections = read_yaml(recipe_path(str(data["recipe"])))
-    return Plan(file, sections, seeds, variants, _resources(file, data.get("resources")))
+    return Plan(file, sections, seeds, by_seed, variants, _resources(file, data.get("resources")))
 
 
 def _seeds(file: Path, given: Any) -> list[int]:
@@ -147,6 +150,19 @@ def _settings(file: Path, name: str, settings: Any) -> dict[str, Any]:
         raise UserError(f"{file}: {name}: expected settings such as {{mix.name: plain}}, got {settings!r:.60}")
     _check_keys(file, name, settings)
     return {str(key): value for key, value in settings.items()}
+
+
+def _by_seed(file: Path, given: Any, variants: Mapping[str, dict[str, Any]]) -> dict[str, list[Any]]:
+    found = _settings(file, "by_seed", given)
+    for key, values in found.items():
+        if not isinstance(values, list) or not values:
+            raise UserError(
+                f"{file}: by_seed: expected a list of values for each key, such as {{data.subset_start: [0, 50]}}, got "
+                f"{key}: {values!r:.60}"
+            )
+        if name := next((name for name, settings in variants.items() if key in settings), None):
+            raise UserError(f"{file}: {key} is set by seed and for {name}; leave out one of them")
+    return found
 
 
 def _check_keys(file: Path, name: str, given: Mapping[Any, Any]) -> None:
@@ -222,7 +238,8 @@ def _folder(plan: Plan, variant: str, seed: int) -> Path:
 
 def _config(plan: Plan, variant: str, seed: int, settings: dict[str, Any]) -> Config:
     """The checked config, in which results of other trials are yet named by `trial:`, and only where they count."""
-    settings = {**settings, "run.seed": seed, "run.name": f"{plan.file.stem}/{variant}-s{seed}"}
+    by_seed = {key: values[seed % len(values)] for key, values in plan.by_seed.items()}
+    settings = {**settings, **by_seed, "run.seed": seed, "run.name": f"{plan.file.stem}/{variant}-s{seed}"}
     overrides = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
     config = make_config(plan.sections, overrides, f"{plan.file.name}: {variant}")
     counts = {

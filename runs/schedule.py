@@ -129,12 +129,17 @@ class Schedule:
                 self._set(trial, "blocked", f"waits for {self.trials[needed].title}, which is not done")
 
 
-def run_schedule(schedule: Schedule, engine: Engine, report: Report) -> None:
-    """Run all that can be run. On Ctrl-C or SIGTERM trials write their checkpoints before KeyboardInterrupt is raised."""
+def run_schedule(
+    schedule: Schedule, engine: Engine, report: Report, on_done: Callable[[Trial], None] = lambda trial: None
+) -> None:
+    """Run all that can be run. On Ctrl-C or SIGTERM trials write their checkpoints before KeyboardInterrupt is raised.
+
+    on_done: called with each trial as soon as it is done.
+    """
     try:
         with Interruption() as interruption:
             try:
-                _run(schedule, engine, report, interruption)
+                _run(schedule, engine, report, interruption, on_done)
             except Exception:
                 report.stopping()
                 _stop(engine)
@@ -146,7 +151,9 @@ def run_schedule(schedule: Schedule, engine: Engine, report: Report) -> None:
         raise KeyboardInterrupt
 
 
-def _run(schedule: Schedule, engine: Engine, report: Report, interruption: Interruption) -> None:
+def _run(
+    schedule: Schedule, engine: Engine, report: Report, interruption: Interruption, on_done: Callable[[Trial], None]
+) -> None:
     deadline = float("inf")
     while not schedule.over() and time.monotonic() < deadline:
         if interruption.asked and deadline == float("inf"):
@@ -159,6 +166,8 @@ def _run(schedule: Schedule, engine: Engine, report: Report, interruption: Inter
         for name, outcome in engine.ended():
             schedule.ended(name, outcome)
             report.ended(schedule.trials[name], outcome)
+            if outcome.kind == "done":
+                on_done(schedule.trials[name])
         if interruption.asked and not schedule.named("running"):
             break
         schedule.look_at_busy()

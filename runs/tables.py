@@ -7,12 +7,14 @@ import shlex
 import shutil
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from analysis.run_folder import RunFolder, RunFolderError, out_root
+from analysis.run_folder import RunFolderError, out_root
 from runs.ablate import chosen, read_ablation
 from runs.engines import Engine
 from runs.folders import shown
+from runs.published import publish_trial, published_lines, results_folder, with_needed, with_published
 from runs.schedule import Estimate, Report, Schedule, accuracy, overview, run_schedule
 from runs.trials import Trial
 from training.config import PROJECT, UserError, read_yaml, recipe_path
@@ -35,7 +37,8 @@ def run_ablation(
 
     workers: processes of this machine at once; with Ray the cluster's resources say how many. retry: run again what
     failed before. only: variants, with what they need; tables are of all. dry_run: tell what would be run. publish:
-    only once all the file's trials are done. Raises UserError where trials are not done in the end.
+    keep results in runs/results too, each as soon as it is there; what is kept there counts as done. Raises UserError
+    where trials are not done in the end.
     """
     if engine not in ENGINES:
         raise UserError(f"--engine: expected one of {', '.join(ENGINES)}, got {engine!r:.60}")
@@ -43,24 +46,21 @@ def run_ablation(
         raise UserError(f"--workers: expected 1 or more, got {workers}")
     file = ablation_path(name)
     trials = read_ablation(file)
+    if publish:
+        trials = with_published(file, trials)
     for trial in trials:  # all folders are checked before the first minute is spent
         trial.state()
-    schedule = Schedule(chosen(trials, list(only)), retry)
-    left_out = [trial for trial in trials if trial.name not in schedule.trials and trial.state() != "done"]
-    if publish and left_out:
-        raise UserError(
-            f"--publish: expected all of the file's trials, and --only leaves out {len(left_out)} that are not done, such "
-            f"as {left_out[0].title}; leave out --only, or --publish"
-        )
+    schedule = Schedule(with_needed(chosen(trials, list(only))), retry)
     if dry_run:
         print("\n".join(planned(schedule, Estimate(trial for trial in trials if trial.state() == "done"), workers)))
         return
     make_place(trials[0].notes.parent)
-    again = shlex.join(["./run", "ablate", name])
+    again = shlex.join(["./run", "ablate", name, *(["--publish"] if publish else [])])
     if schedule.named("waiting"):
         try:
             started = start_engine(engine, workers, schedule.named("waiting"))
-            run_schedule(schedule, started, Report(schedule, started.slots))
+            kept = partial(publish_trial, file) if publish else lambda trial: None
+            run_schedule(schedule, started, Report(schedule, started.slots), kept)
         except KeyboardInterrupt:
             print(f"\nrun: stopped; the same command goes on where it was: {again}", file=sys.stderr)
             raise SystemExit(130) from None
@@ -68,11 +68,10 @@ def run_ablation(
         print(overview(schedule, Estimate(()), 1), file=sys.stderr)
     done = [trial for trial in trials if is_done(trial)]
     names = {trial.name for trial in done}
-    unfinished = [trial for trial in (trials if publish else schedule.trials.values()) if trial.name not in names]
-    write(file, trials, done, publish and not unfinished)
+    unfinished = [trial for trial in schedule.trials.values() if trial.name not in names]
+    write(file, trials, done, publish)
     if unfinished:
-        lines = unfinished_lines(schedule, unfinished, again)
-        raise UserError("\n".join([*lines, "nothing is published before all are done"] if publish else lines))
+        raise UserError("\n".join(unfinished_lines(schedule, unfinished, again)))
 
 
 def make_place(folder: Path) -> None:
@@ -136,13 +135,14 @@ def write(file: Path, trials: Sequence[Trial], done: Sequence[Trial], publish: b
     """Print and write the tables of what is done, if anything is; variants without it have a row of their own."""
     if not done:
         return
-    from analysis.ablation import as_text, per_seed, write_tables
+    from analysis.ablation import as_text, per_seed_of, write_tables
 
     folder, variants = out_root() / file.stem, list(dict.fromkeys(trial.variant for trial in trials))
-    print(as_text(write_tables(per_seed([(trial.variant, trial.seed, trial.run) for trial in done]), folder, variants)))
+    results = [(trial.variant, trial.seed, result) for trial in done if (result := trial.result) is not None]
+    print(as_text(write_tables(per_seed_of(results), folder, variants)))
     print(f"tables in {shown(folder)}: {', '.join(name for name in FORMS if (folder / name).is_file())}")
     if publish:
-        print(f"and in {shown(publish_tables(file, done[0].run, folder))}")
+        print(f"and in {shown(publish_tables(file, done, folder))}")
 
 
 def ablation_path(name: str) -> Path:
@@ -157,16 +157,20 @@ def ablation_path(name: str) -> Path:
     )
 
 
-def publish_tables(file: Path, made: RunFolder, folder: Path) -> Path:
+def publish_tables(file: Path, done: Sequence[Trial], folder: Path) -> Path:
     """Copy the tables, the ablation's file, its recipe and the environment into runs/results/NAME."""
-    results = PROJECT / "runs" / "results" / file.stem
-    results.mkdir(parents=True, exist_ok=True)
+    results = results_folder(file)
+    lines = {(line["variant"], line["seed"]) for line in published_lines(file)}
+    for trial in done:
+        if (trial.variant, trial.seed) not in lines:  # done before anyone asked for it to be published
+            publish_trial(file, trial)
     for name in FORMS:
         if (folder / name).is_file():
             shutil.copy(folder / name, results / name)
     shutil.copy(file, results / "ablation.yaml")
     shutil.copy(recipe_path(str(read_yaml(file)["recipe"])), results / "recipe.yaml")
-    environment = made.environment
-    environment["command"] = f"./run ablate {file.stem} --publish"
-    (results / "environment.json").write_text(json.dumps(environment, indent=1) + "\n", encoding="utf-8")
+    made = next((trial.run.environment for trial in done if trial.published is None), None)
+    if made is not None:
+        text = json.dumps({**made, "command": f"./run ablate {file.stem} --publish"}, indent=1)
+        (results / "environment.json").write_text(text + "\n", encoding="utf-8")
     return results

@@ -47,7 +47,8 @@ class Outcome:
 @dataclass(frozen=True)
 class Trial:
     """folder: its run folder. needs: names of the trials whose results it uses. cpus, gpus: what Ray reserves for it;
-    None where the file says nothing.
+    None where the file says nothing. published: the result that is kept of it with the code, which stands for its run
+    folder where that is gone.
     """
 
     variant: str
@@ -58,6 +59,7 @@ class Trial:
     cpus: float | None = None
     gpus: float | None = None
     command: tuple[str, ...] = ()  # what environment.json tells
+    published: dict[str, Any] | None = field(default=None, compare=False)
     _ended: dict[object, dict[str, Any]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
@@ -74,8 +76,10 @@ class Trial:
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """The `end` event of a trial that is done. Raises as `state` does."""
-        return next(iter(self._ended.values())) if self.state() == "done" else None
+        """The `end` event of a trial that is done, or what is published of it. Raises as `state` does."""
+        if self.state() != "done":
+            return None
+        return next(iter(self._ended.values())) if self._ended else self.published
 
     @property
     def notes(self) -> Path:
@@ -118,12 +122,16 @@ class Trial:
                 raise UserError(
                     f"{self.folder} is in the way and is not a run's; move it, or rename the ablation's file"
                 )
+            if self.published is not None:
+                return "done"
             return "new" if self.failure() is None else "failed"
         self._check_settings()
         events = self.run.events if (self.folder / "log.jsonl").is_file() else []
         if end := next((event for event in reversed(events) if event["event"] == "end"), None):
             self._ended.clear()
             self._ended[version] = end
+            return "done"
+        if self.published is not None:
             return "done"
         if self.failure() is not None or (events and events[-1]["event"] == "failed"):
             return "failed"
@@ -145,7 +153,7 @@ class Trial:
         """Why the last attempt failed, where that is recorded and was with these settings."""
         try:
             record = json.loads((self.notes / "failed.json").read_text(encoding="utf-8"))
-            return str(record["reason"]) if record["config"] == _told_apart_by(self.config) else None
+            return str(record["reason"]) if record["config"] == told_apart_by(self.config) else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -160,7 +168,7 @@ class Trial:
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "reason": outcome.reason,
             "output": outcome.output.splitlines(),
-            "config": _told_apart_by(self.config),
+            "config": told_apart_by(self.config),
         }
         with replacing(self.notes / "failed.json") as file:
             file.write(json.dumps(record, indent=1).encode() + b"\n")
@@ -194,7 +202,7 @@ class Trial:
         return option == "data.root" or bool(made == wanted)
 
 
-def _told_apart_by(config: Config) -> dict[str, Any]:
+def told_apart_by(config: Config) -> dict[str, Any]:
     """A config as JSON gives it back, without what may differ between attempts."""
     sections: dict[str, Any] = json.loads(config.model_dump_json())
     sections.pop("run")

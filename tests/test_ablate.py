@@ -4,6 +4,7 @@ import fcntl
 import io
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,10 +20,12 @@ from hypothesis import strategies as st
 import analysis.run_folder as run_folder
 import runs.engines.local as local
 import runs.engines.ray as on_ray
+import runs.published as kept
 import runs.tables as tables
 from analysis.run_folder import SCHEMA, RunFolder
 from runs.ablate import _word, chosen, read_ablation
 from runs.engines.archive import ArchiveError, pack, unpack
+from runs.published import published_lines
 from runs.schedule import LOST, Estimate, Report, Schedule, duration, run_schedule
 from runs.tables import run_ablation
 from runs.trials import Outcome, run_trial
@@ -578,12 +581,12 @@ def test_published_tables_carry_what_made_them(tmp_path, engine, monkeypatch):
     (trial,) = read_ablation(file)
     finish(trial)
     (trial.folder / "environment.json").write_text(json.dumps({"schema": SCHEMA, "commit": "abc"}))
-    monkeypatch.setattr(tables, "PROJECT", tmp_path)
+    monkeypatch.setattr(kept, "PROJECT", tmp_path)
     run_ablation(str(file), publish=True)
     published = tmp_path / "runs" / "results" / "abl"
     assert {path.name for path in published.iterdir()} == {
         "per_seed.csv", "table.csv", "table.md", "table.tex", "figure.png", "figure.svg", "ablation.yaml", "recipe.yaml",
-        "environment.json",
+        "environment.json", "trials.jsonl",
     }  # fmt: skip
     environment = json.loads((published / "environment.json").read_text())
     assert environment["command"] == "./run ablate abl --publish" and environment["commit"] == "abc"
@@ -594,7 +597,7 @@ def test_what_another_process_runs_is_not_done(tmp_path, engine, monkeypatch):
     trials = read_ablation(file)
     finish(trials[1])
     trials[0].notes.mkdir(parents=True)
-    monkeypatch.setattr(tables, "PROJECT", tmp_path)
+    monkeypatch.setattr(kept, "PROJECT", tmp_path)
     with open(trials[0].notes / ".lock", "a") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         with pytest.raises(UserError) as told:
@@ -602,14 +605,71 @@ def test_what_another_process_runs_is_not_done(tmp_path, engine, monkeypatch):
         assert str(told.value).splitlines() == [
             "1 of 2 trials are not done",
             "a, seed 0: is being run by another process",
-            "nothing is published before all are done",
         ]
-    assert engine.started == [] and not (tmp_path / "runs").exists()
-    with pytest.raises(UserError, match="--only leaves out 1 that are not done, such as a, seed 0; leave out --only"):
-        run_ablation(str(file), publish=True, only=["b"])
-    assert engine.started == [] and not (tmp_path / "runs").exists()
+    assert engine.started == [] and kept_trials(file) == ["b-s0"]
     run_ablation(str(file), publish=True)
-    assert (tmp_path / "runs" / "results" / "abl" / "table.md").is_file()
+    assert kept_trials(file) == ["b-s0", "a-s0"]
+
+
+def kept_trials(file):
+    return [f"{line['variant']}-s{line['seed']}" for line in published_lines(file)]
+
+
+def test_what_is_published_counts_as_done_where_run_folders_are_lost(tmp_path, engine, monkeypatch, capsys):
+    monkeypatch.setattr(kept, "PROJECT", tmp_path)
+    variants = {"a": {"mix.name": "evolved"}, "replay": {"mix.name": "bank", "mix.bank": "trial:a"}, "b": PLAIN}
+    file = written(tmp_path / "abl.yaml", variants=variants, seeds=2)
+    run_ablation(str(file), publish=True, only=["b"])
+    assert kept_trials(file) == ["b-s0", "b-s1"]
+    run_ablation(str(file), publish=True, only=["a"])
+    shutil.rmtree(tmp_path / "out")
+    with open(kept.results_folder(file) / "trials.jsonl", "ab") as lines:
+        lines.write(b'{"schema": 1, "variant": "re')  # killed while it wrote
+    engine.started.clear()
+    run_ablation(str(file), publish=True, only=["b"])
+    assert engine.started == []
+    table = (kept.results_folder(file) / "per_seed.csv").read_text().splitlines()
+    assert len(table) == 1 + 4 and table[1].startswith("a,0,50.0,")
+    run_ablation(str(file), publish=True)  # a replay needs the patterns, which are gone
+    assert engine.started == ["a-s0", "replay-s0", "a-s1", "replay-s1"]
+    assert sorted(set(kept_trials(file))) == [f"{name}-s{seed}" for name in ("a", "b", "replay") for seed in (0, 1)]
+    shutil.rmtree(tmp_path / "out")
+    engine.started.clear()
+    run_ablation(str(file))  # who does not publish repeats the experiment
+    assert len(engine.started) == 6
+
+
+def test_published_results_of_other_settings_are_refused(tmp_path, engine, monkeypatch):
+    monkeypatch.setattr(kept, "PROJECT", tmp_path)
+    file = written(tmp_path / "abl.yaml", variants={"a": PLAIN})
+    run_ablation(str(file), publish=True)
+    shutil.rmtree(tmp_path / "out")
+    written(file, variants={"a": {**PLAIN, "search.population": 7}})  # which does not count where nothing is searched
+    run_ablation(str(file), publish=True)
+    assert len(engine.started) == 1
+    written(file, variants={"a": {**PLAIN, "train.lr": 0.7}})
+    with pytest.raises(UserError, match=r"a, seed 0 was made with train.lr=.*, the file now says 0.7; remove its line"):
+        run_ablation(str(file), publish=True)
+
+
+def test_settings_go_by_the_seed(tmp_path):
+    trials = an_ablation(tmp_path, "a", "b", seeds=3, by_seed={"data.subset_start": [0, 5]}, common=COMMON)
+    assert [(trial.name, trial.config.data.subset_start) for trial in trials] == [
+        ("a-s0", 0), ("b-s0", 0), ("a-s1", 5), ("b-s1", 5), ("a-s2", 0), ("b-s2", 0),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("by_seed", "words"),
+    [
+        ({"data.subset_start": 5}, "by_seed: expected a list of values for each key"),
+        ({"mix.name": ["plain"]}, "mix.name is set by seed and for a; leave out one of them"),
+        ({"run.seed": [1]}, "by_seed: run.seed is set for each trial"),
+    ],
+)
+def test_what_cannot_go_by_the_seed_is_refused(tmp_path, by_seed, words):
+    with pytest.raises(UserError, match=words):
+        an_ablation(tmp_path, "a", by_seed=by_seed)
 
 
 @pytest.mark.parametrize("place", ["file", "/proc/evomix"])

@@ -17,7 +17,7 @@ from training.data import DATASETS, folder, image_set
 from training.data.augment import GREY, augment
 from training.data.decode import Decoder
 from training.data.image_set import CPU, FileSet, ImageSet, ShardSet, UnreadableImage, subset_indices
-from training.data.load import load_data, place
+from training.data.load import load_data, without_near_duplicates, place
 from training.data.prefetch import AHEAD, prefetched
 from training.shelf import open_entry
 
@@ -50,6 +50,24 @@ def test_subsets_are_in_order_or_drawn():
     )
     with pytest.raises(UserError, match="class 'b' has 4 training images, images 2..4 of it were asked for"):
         subset_indices(labels, DataOptions(subset=3, subset_start=2), names)
+
+
+def test_validation_images_follow_the_subset_in_the_tests_place():
+    whole, _ = load_data(DataOptions())
+    for order in ({}, {"subset_seed": 3}):
+        training, validation = load_data(DataOptions(subset=5, subset_start=2, validation=3, **order))
+        after, _ = load_data(DataOptions(subset=3, subset_start=7, **order))
+        assert torch.equal(validation.images, after.images) and torch.bincount(validation.labels).tolist() == [3] * 10
+        assert not any((training.images == image).flatten(1).all(1).any() for image in validation.images)
+    most = int(torch.bincount(whole.labels).min())
+    with pytest.raises(UserError, match=rf"training images, images {most}\.\.{most} of it were asked for"):
+        load_data(DataOptions(subset=most, validation=1))
+
+
+def test_near_duplicates_are_those_that_were_published():
+    kept = without_near_duplicates("cifar10", 10_000)
+    assert len(kept) == 10_000 - 286 and len(without_near_duplicates("cifar100", 10_000)) == 10_000 - 891
+    assert {30, 32, 9999} <= set(kept.tolist()) and not {31, 40, 9951} & set(kept.tolist())
 
 
 def test_statistics_are_the_channels():
@@ -427,6 +445,8 @@ def test_augmentation_options_replace_the_sets_own(tree):
     [
         ({"subset_start": 3}, "data.subset_start has no effect without data.subset"),
         ({"subset_seed": 0}, "data.subset_seed has no effect without data.subset"),
+        ({"validation": 2}, "data.validation has no effect without data.subset"),
+        ({"exclude_near_duplicates": True}, "the near-duplicates of digits are not known; .* one of cifar10, cifar100"),
         ({"image_size": 16}, "images of digits have one size; leave it out, or take one of tiny-imagenet, folder"),
         ({"crop": 8}, "data.crop=8 is larger than images of 8 pixels allow; set 7 or less"),
         ({"cutout": 9}, "data.cutout=9 is larger than images of 8 pixels allow; set 8 or less"),
@@ -466,6 +486,8 @@ def test_real_cifar10(data_root):
     assert training.shape == (3, 32, 32) and len(test) == 10_000
     assert torch.bincount(training.labels).tolist() == [3] * 10
     assert training.class_names[:2] == ["airplane", "automobile"]
+    options = DataOptions(name="cifar10", root=str(data_root), download=False, exclude_near_duplicates=True)
+    assert len(load_data(options)[1]) == 10_000 - 286
     assert training.labels[0] == 6 and training.images[0, :, 0, 0].tolist() == [59, 62, 63]  # the first image: a frog
 
 

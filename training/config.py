@@ -112,6 +112,14 @@ class DataOptions(_Section):
     subset_seed: Annotated[int, Field(ge=0, lt=2**63)] | None = Field(
         None, description="draw the subset with this seed instead of taking it in order"
     )
+    validation: Annotated[int, Field(ge=1)] | None = Field(
+        None,
+        description="training images per class, those after the subset's, that are tested on in the test set's place: to "
+        "choose options by",
+    )
+    exclude_near_duplicates: bool = Field(
+        False, description="test without the images of CIFAR that have a near-duplicate among the training images"
+    )
     crop: Annotated[int, Field(ge=0, le=512)] | None = Field(
         None, description="pixels a training crop may move; else the data set's custom (4 for CIFAR)"
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
@@ -11,17 +13,26 @@ from training.data import ANY_SIZE, DATASETS
 from training.data.image_set import AnyImageSet, subset_indices
 from training.shelf import open_entry
 
+PURGED = ("cifar10", "cifar100")
+NEAR_DUPLICATES = Path(__file__).with_name("near_duplicates.json")  # its `source` says whose
+
 
 def load_data(options: DataOptions) -> tuple[AnyImageSet, AnyImageSet]:
     """Training (its subset, if one is asked for) and test images, in the host's memory.
 
+    With data.validation the test images are training images that follow the subset.
     Raises UserError where files are missing, and for options that would have no effect.
     """
     _check(options)
     training, test = open_entry(DATASETS, options.name, "data set")(options, data_root(options))
     _check_sizes(options, training)
+    if options.exclude_near_duplicates:
+        test = test.select(without_near_duplicates(options.name, len(test)))
+    whole = training
     if options.subset is not None:
-        training = training.select(subset_indices(training.labels, options, training.class_names))
+        training = whole.select(subset_indices(whole.labels, options, whole.class_names))
+        if options.validation is not None:
+            test = whole.select(subset_indices(whole.labels, _validation(options, options.subset), whole.class_names))
     own = replace(training, cutout=options.cutout)
     if options.crop is not None:
         own = replace(own, crop=options.crop)
@@ -30,15 +41,46 @@ def load_data(options: DataOptions) -> tuple[AnyImageSet, AnyImageSet]:
     return own, test
 
 
+def without_near_duplicates(name: str, count: int) -> torch.Tensor:
+    """Indices of the `count` test images but those that have a near-duplicate among the training images.
+
+    Barz and Denzler, Do We Train on Test Data?, Journal of Imaging 2020: 286 of CIFAR-10, 891 of CIFAR-100. ciFAIR has
+    other images in their place, which are not at hand here.
+    """
+    kept = torch.ones(count, dtype=torch.bool)
+    kept[json.loads(NEAR_DUPLICATES.read_text(encoding="utf-8"))[name]] = False
+    return kept.nonzero().flatten()
+
+
+def _validation(options: DataOptions, subset: int) -> DataOptions:
+    """What selects the images that follow the subset, in file order or in the order drawn."""
+    changes = {"subset": options.validation, "subset_start": options.subset_start + subset}
+    return options.model_copy(update=changes)
+
+
 def place(images: AnyImageSet, device: torch.device, options: DataOptions) -> AnyImageSet:
     """The set with its batches on `device`; data.resident says where images in memory wait."""
     return images.to(device, options.resident)
 
 
 def _check(options: DataOptions) -> None:
-    if options.subset is None and (options.subset_start or options.subset_seed is not None):
-        key = "subset_start" if options.subset_start else "subset_seed"
-        raise UserError(f"data.{key} has no effect without data.subset, the number of training images per class")
+    given = {
+        "subset_start": options.subset_start or None,
+        "subset_seed": options.subset_seed,
+        "validation": options.validation,
+    }
+    idle = [key for key, value in given.items() if value is not None]
+    if options.subset is None and idle:
+        raise UserError(f"data.{idle[0]} has no effect without data.subset, the number of training images per class")
+    if options.exclude_near_duplicates and options.name not in PURGED:
+        raise UserError(
+            f"data.exclude_near_duplicates=true: the near-duplicates of {options.name} are not known; leave it out, or "
+            f"take one of {', '.join(PURGED)}"
+        )
+    if options.exclude_near_duplicates and options.validation is not None:
+        raise UserError(
+            "data.validation tests on training images, from which data.exclude_near_duplicates leaves none out"
+        )
     if options.image_size is not None and options.name not in ANY_SIZE:
         raise UserError(
             f"data.image_size={options.image_size}: images of {options.name} have one size; "

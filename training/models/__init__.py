@@ -6,6 +6,7 @@ PatchModel puts the two heads on it. Beside these, timm:NAME is any model of tim
 """
 
 MODELS = {
+    "resnet-mini": "training.models.resnet:resnet_mini",
     "resnet-small": "training.models.resnet:resnet_small",
     "resnet18": "training.models.resnet:resnet18",
     "preactresnet18": "training.models.resnet:preact_resnet18",

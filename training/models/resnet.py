@@ -152,6 +152,20 @@ def wide_resnet_28_10(channels: int, size: tuple[int, int], width: int | None) -
     return ResNet(channels, 16, PreActBlock, _stages(width or 160, (4, 4, 4)))
 
 
+def resnet_mini(channels: int, size: tuple[int, int], width: int | None) -> nn.Module:
+    """Three blocks behind a 4x4 convolution of stride 2, 0.7 M parameters at width 32; a map of 4x4 at 32 px.
+
+    On a CPU a step takes about a third of resnet-small's. Raises UserError for images below 8 pixels a side.
+    """
+    if min(size) < 8:
+        raise UserError(f"resnet-mini needs images of at least 8x8 pixels, got {size[0]}x{size[1]}; take resnet-small")
+    first = width or 32
+    network = ResNet(channels, first, BasicBlock, _stages(first, (1, 1, 1)))
+    network[0] = stem = nn.Conv2d(channels, first, 4, 2, 1, bias=False)
+    nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
+    return network
+
+
 def resnet_small(channels: int, size: tuple[int, int], width: int | None) -> nn.Module:
     """Three blocks for CPU work, 0.3 M parameters at width 32.
 

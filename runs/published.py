@@ -1,0 +1,111 @@
+"""The results of an ablation that are kept with the code: runs/results/NAME/trials.jsonl, one line per finished trial.
+
+A line is written as soon as its trial is done, so that what stops costs one trial at most, also on a machine whose run
+folders are lost. `./run ablate NAME --publish` counts a trial as done whose line was made with the same settings.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from analysis.run_folder import ADDED, read_lines
+from runs.trials import Trial, told_apart_by
+from training.config import PROJECT, UserError
+
+SCHEMA = 1
+RESULT = ("last_accuracy", "median10_accuracy", "image_forwards", "search_forwards", "seconds", "search_seconds")
+ENVIRONMENT = ("date", "commit", "device", "device_name", "threads")
+
+
+def results_folder(file: Path) -> Path:
+    """Where an ablation's results are kept."""
+    return PROJECT / "runs" / "results" / file.stem
+
+
+def publish_trial(file: Path, trial: Trial) -> None:
+    """Add the line of a trial that is done."""
+    result, environment = trial.run.result, trial.run.environment
+    assert result is not None
+    line = {
+        "schema": SCHEMA,
+        "variant": trial.variant,
+        "seed": trial.seed,
+        **{key: environment.get(key) for key in ENVIRONMENT},
+        "packages": {name: environment.get("packages", {}).get(name) for name in ("torch", "numpy", "deap")},
+        "result": {key: result[key] for key in RESULT if key in result},
+        "config": settings(trial),
+    }
+    path = results_folder(file) / "trials.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab+") as lines:  # one write, so that two ablations of one file do not mix their lines
+        lines.seek(0)
+        whole = lines.read()
+        lines.truncate(whole.rfind(b"\n") + 1)  # what a killed process left of a line
+        lines.write(json.dumps(line).encode() + b"\n")
+        lines.flush()
+        os.fsync(lines.fileno())
+
+
+def with_published(file: Path, trials: Sequence[Trial]) -> list[Trial]:
+    """The trials, those with a line as done. Raises UserError where a line was made with other settings."""
+    lines = {(line["variant"], line["seed"]): line for line in published_lines(file)}
+    found = []
+    for trial in trials:
+        line = lines.get((trial.variant, trial.seed))
+        if line is not None:
+            _check(file, trial, line)
+        found.append(replace(trial, published=None if line is None else line["result"]))
+    return found
+
+
+def with_needed(trials: Sequence[Trial]) -> list[Trial]:
+    """The trials, of which those count by their run folders alone whose patterns or model a trial needs that is not
+    done: a line is not enough for it.
+    """
+    needed = {name for trial in trials if trial.state() != "done" for name in trial.needs}
+    return [replace(trial, published=None) if trial.name in needed else trial for trial in trials]
+
+
+def published_lines(file: Path) -> list[dict[str, Any]]:
+    """The lines of an ablation's trials, oldest first; none where nothing is published."""
+    path = results_folder(file) / "trials.jsonl"
+    if not path.is_file():
+        return []
+    lines = read_lines(path)
+    for line in lines:
+        if line.get("schema") != SCHEMA:
+            raise UserError(f"{path}: expected lines of schema {SCHEMA}, got {line.get('schema')!r:.60}; update Evomix")
+    return lines
+
+
+def settings(trial: Trial) -> dict[str, Any]:
+    """What a trial's result depends on: its config without the run's section, and the search's only where one is.
+
+    Paths into the ablation's own folder are given from there, so that they are alike on every machine.
+    """
+    sections = told_apart_by(trial.config)
+    if not trial.config.searches:
+        sections.pop("search")
+    sections["data"].pop("root")
+    place = str(trial.folder.parent) + os.sep
+    return {
+        section: {key: value.removeprefix(place) if isinstance(value, str) else value for key, value in options.items()}
+        for section, options in sections.items()
+    }
+
+
+def _check(file: Path, trial: Trial, line: dict[str, Any]) -> None:
+    made = line["config"]
+    for section, options in settings(trial).items():
+        for key, value in options.items():
+            before = made.get(section, {}).get(key, ADDED.get(f"{section}.{key}"))
+            if before != value:
+                raise UserError(
+                    f"{results_folder(file) / 'trials.jsonl'}: {trial.title} was made with {section}.{key}={before}, the "
+                    f"file now says {value}; remove its line, or rename the ablation's file"
+                )
