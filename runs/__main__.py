@@ -99,7 +99,10 @@ def search(
 @app.command()
 def ablate(
     file: Annotated[
-        str, typer.Argument(metavar="FILE", help="Variants and seeds: a name in runs/ablations, or a path.")
+        str,
+        typer.Argument(
+            metavar="FILE", help="Variants and seeds: a name in runs/ablations or runs/evidence, or a path."
+        ),
     ],
     publish: Annotated[
         bool, typer.Option("--publish", help="Keep results in runs/results/ too; those there count as done.")

@@ -21,6 +21,7 @@ from training.config import PROJECT, UserError, read_yaml, recipe_path
 
 FORMS = ("per_seed.csv", "table.csv", "table.md", "table.tex", "figure.png", "figure.svg")
 ENGINES = ("local", "ray")
+SHELVES = ("ablations", "evidence")  # folders of runs/: questions anyone may ask, and what our results are of
 
 
 def run_ablation(
@@ -147,14 +148,12 @@ def write(file: Path, trials: Sequence[Trial], done: Sequence[Trial], publish: b
 
 def ablation_path(name: str) -> Path:
     """The file an ablation's name or path stands for."""
-    shelf = PROJECT / "runs" / "ablations"
-    for path in (shelf / f"{name}.yaml", Path(name)):
-        if path.is_file():
-            return path
-    raise UserError(
-        f"no ablation {name!r}; expected a YAML file, or one of "
-        f"{', '.join(sorted(p.stem for p in shelf.glob('*.yaml')))}"
-    )
+    found = {path.stem: path for shelf in SHELVES for path in sorted((PROJECT / "runs" / shelf).glob("*.yaml"))}
+    if name in found:
+        return found[name]
+    if Path(name).is_file():
+        return Path(name)
+    raise UserError(f"no ablation {name!r}; expected a YAML file, or one of {', '.join(sorted(found))}")
 
 
 def publish_tables(file: Path, done: Sequence[Trial], folder: Path) -> Path:

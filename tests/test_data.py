@@ -17,7 +17,7 @@ from training.data import DATASETS, folder, image_set
 from training.data.augment import GREY, augment
 from training.data.decode import Decoder
 from training.data.image_set import CPU, FileSet, ImageSet, ShardSet, UnreadableImage, subset_indices
-from training.data.load import load_data, without_near_duplicates, place
+from training.data.load import load_data, place, without_near_duplicates
 from training.data.prefetch import AHEAD, prefetched
 from training.shelf import open_entry
 
