@@ -2,13 +2,17 @@
 # What is measured on a GPU, in calls of under ten minutes each; each can be repeated, and goes on where it was cut off.
 #
 #   sh runs/benchmarks/gpu.sh speed            images a second, and the share of the chip's matrix rate
-#   sh runs/benchmarks/gpu.sh train VARIANT    plain, patchmix or evolved: CIFAR-100, ResNet-18, 200 epochs;
-#                                              call it again until it says that the run has ended
-#   sh runs/benchmarks/gpu.sh table            what there is of the runs so far
+#   sh runs/benchmarks/gpu.sh train VARIANT [SEED]   plain, mixup, cutmix, patchmix or evolved: CIFAR-100, ResNet-18,
+#                                                    200 epochs; call it again until it says that the run has ended
+#   sh runs/benchmarks/gpu.sh table                  what there is of the runs so far
+#
+# CIFAR-10:                      GPU_RECIPE=cifar10 sh runs/benchmarks/gpu.sh train VARIANT [SEED]
+# 50 images per class, split 1:  GPU_RECIPE=cifar10-50 GPU_NAME=wrn-split1 GPU_SET="model.name=wrn-16-8 model.width=128
+#                                train.epochs=500 data.subset_start=50" sh runs/benchmarks/gpu.sh train VARIANT [SEED]
 #
 # It needs no ./run and no .venv: PYTHON names an interpreter with torch, torchvision, numpy, deap, pydantic, pyyaml,
 # typer and safetensors (else .venv's, else python3). GPU_RECIPE, GPU_SET (words KEY=VALUE) and GPU_SECONDS change
-# the recipe, any options and the length of a call: a rehearsal on a CPU is
+# the recipe, any options and the length of a call; GPU_NAME, where options differ, the runs' names. A rehearsal on a CPU:
 #   GPU_RECIPE=digits GPU_SET="train.epochs=2 data.subset=16 train.batch=16 model.width=8" sh runs/benchmarks/gpu.sh train plain
 set -eu
 
@@ -19,7 +23,8 @@ PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 export PYTHONPATH
 out=${EVOMIX_OUT:-$root/runs/out}
 recipe=${GPU_RECIPE:-cifar100}
-variants="plain patchmix evolved"
+group=gpu-${GPU_NAME:-$recipe}
+variants="plain mixup cutmix patchmix evolved"
 
 evomix() {
     "$python" -P -m runs "$@"
@@ -30,7 +35,8 @@ ended() {
 }
 
 train() {
-    name="gpu-$recipe-$1"
+    variant=$1 seed=${2:-0}
+    name="$group-$variant-s$seed"
     folder="$out/$name"
     if ended "$folder"; then
         printf 'gpu: %s has ended\n' "$name"
@@ -40,8 +46,7 @@ train() {
         set -- --resume "$name"
     else
         rm -rf "$folder" # it was cut off before its first checkpoint
-        variant=$1
-        set -- "$recipe" -s "mix.name=$variant" -s "run.name=$name"
+        set -- "$recipe" -s "mix.name=$variant" -s "run.seed=$seed" -s "run.name=$name"
         for option in ${GPU_SET:-}; do
             set -- "$@" -s "$option"
         done
@@ -59,18 +64,21 @@ train() {
 }
 
 table() {
-    "$python" - "$out" $(for variant in $variants; do printf 'gpu-%s-%s ' "$recipe" "$variant"; done) <<'PYTHON'
+    "$python" - "$out" "$group" $variants <<'PYTHON'
 import json
 import sys
 from pathlib import Path
 
 print(f"{'run':<28} {'epochs':>9} {'last':>7} {'median10':>9} {'train s':>9} {'search s':>9} {'images/s':>9}  device")
-for name in sys.argv[2:]:
-    folder = Path(sys.argv[1]) / name
+out, group, *variants = sys.argv[1:]
+begun = [folder for variant in variants for folder in sorted(Path(out).glob(f"{group}-{variant}-s*"))]
+for folder in begun:
+    name = folder.name
     if not (folder / "log.jsonl").is_file():
         print(f"{name:<28} not begun")
         continue
-    events = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines() if line.endswith("}")]
+    lines = (folder / "log.jsonl").read_text().splitlines()
+    events = [event for line in lines if line.endswith("}") and "event" in (event := json.loads(line))]
     epochs = {event["epoch"]: event for event in events if event["event"] == "epoch"}
     start = next(event for event in events if event["event"] == "start")
     if not epochs:
@@ -94,10 +102,10 @@ case "${1:-}" in
 speed) evomix bench speed ${2:+"$2"} ;;
 train)
     case " $variants " in
-    *" ${2:-none} "*) train "$2" ;;
+    *" ${2:-none} "*) train "$2" "${3:-0}" ;;
     *) printf 'gpu: train takes one of: %s\n' "$variants" >&2 && exit 2 ;;
     esac
     ;;
 table) table ;;
-*) sed -n '2,14s/^# \{0,1\}//p' "$0" >&2 && exit 2 ;;
+*) sed -n '2,18s/^# \{0,1\}//p' "$0" >&2 && exit 2 ;;
 esac
