@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from analysis.cost import write_cost
 from analysis.files import replace_text
 from analysis.run_folder import RunFolder, RunFolderError
 from analysis.statistics import BOOTSTRAP_FROM, LEVEL, LOWER_IS_BETTER, compare, smallest_p
@@ -402,8 +403,8 @@ def write_tables(
     measure: str = "last_accuracy",
     baseline: str | None = None,
 ) -> pd.DataFrame:
-    """Write per_seed.csv, table.csv, table.md, table.tex, figure.png and figure.svg into `folder`; return
-    `compare`'s table. Raises its ValueError before anything is written.
+    """Write per_seed.csv, table.csv, table.md, table.tex, figure.png and figure.svg into `folder`, of 3 variants and
+    more cost.png and cost.svg too; return `compare`'s table. Raises its ValueError before anything is written.
     """
     table = compare(trials, measure, baseline, order)
     folder.mkdir(parents=True, exist_ok=True)
@@ -413,6 +414,7 @@ def write_tables(
     replace_text(folder / "table.tex", as_latex(table))
     draw_comparison(trials, table, folder / "figure.png")
     draw_comparison(trials, table, folder / "figure.svg")
+    write_cost(trials, folder, list(table["variant"]))
     return table
 
 

@@ -28,6 +28,7 @@ def run_compare(names: list[str], measure: str, baseline: str | None, out: Path 
     """
     from analysis.ablation import MEASURES, as_text, write_tables
     from analysis.statistics import compare
+    from runs.tables import FORMS
 
     if measure not in MEASURES:
         raise UserError(
@@ -49,7 +50,7 @@ def run_compare(names: list[str], measure: str, baseline: str | None, out: Path 
         print(as_text(compare(trials, measure, baseline)))
         return
     print(as_text(write_tables(trials, out, measure=measure, baseline=baseline)))
-    print(f"tables in {shown(out)}: table.md, table.tex, table.csv, per_seed.csv, figure.png, figure.svg")
+    print(f"tables in {shown(out)}: {', '.join(name for name in FORMS if (out / name).is_file())}")
 
 
 def check_place(out: Path, tables: list[Path], alone: bool) -> None:

@@ -19,7 +19,7 @@ from runs.schedule import Estimate, Report, Schedule, accuracy, overview, run_sc
 from runs.trials import Trial
 from training.config import PROJECT, UserError, read_yaml, recipe_path
 
-FORMS = ("per_seed.csv", "table.csv", "table.md", "table.tex", "figure.png", "figure.svg")
+FORMS = ("per_seed.csv", "table.csv", "table.md", "table.tex", "figure.png", "figure.svg", "cost.png", "cost.svg")
 ENGINES = ("local", "ray")
 SHELVES = ("ablations", "evidence")  # folders of runs/: questions anyone may ask, and what our results are of
 

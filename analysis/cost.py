@@ -1,0 +1,179 @@
+"""A figure of accuracy against cost: what a variant's longer training buys."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from analysis.labels import ends_of_leaders, place_labels
+from analysis.statistics import t_interval
+from analysis.style import colour, ink, new_figure, save, soft, tidy
+from analysis.words import plain, shortened
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DRAWN_FROM = 3  # variants; fewer are told faster by the table
+REFERENCE = "patchmix"
+BOUND = 1.35  # times random PatchMix: what a search may cost
+SEARCHED_FROM = 1.1  # times the reference; below that no variant searched, and the bound means nothing
+LABEL_SIZE = 9
+NAMED_UP_TO, LONGEST_NAME = 14, 30  # variants and characters; beyond, points have numbers and the names are a key
+MARKER = 7  # points across
+LEADER_FROM = 9.0  # points; a name that is nearer needs no line to its point
+LEADER: dict[str, Any] = {"arrowstyle": "-", "linewidth": 0.7, "shrinkA": 0, "shrinkB": MARKER / 2}
+
+
+class Spent(NamedTuple):
+    """One variant: seconds over the reference's, accuracy in percent, half its 95 % interval (NaN of one seed)."""
+
+    variant: str
+    seeds: int
+    cost: float
+    accuracy: float
+    half: float
+
+
+def spent_by(trials: pd.DataFrame, order: Sequence[str] | None = None) -> list[Spent]:
+    """The variants that have trials, in `order` (else as they come), the reference among them.
+
+    trials: with the columns of analysis.ablation.PER_SEED. Empty where no ratio is: the reference took no time.
+    """
+    groups = {name: trials[trials["variant"] == name] for name in dict.fromkeys(order or trials["variant"])}
+    groups = {name: rows for name, rows in groups.items() if len(rows)}
+    reference = groups[reference_of(list(groups))]["seconds"].mean()
+    if not reference > 0:
+        return []
+    return [_spent(name, rows, reference) for name, rows in groups.items()]
+
+
+def _spent(name: str, rows: pd.DataFrame, reference: float) -> Spent:
+    accuracies = rows["last_accuracy"]
+    low, high = t_interval(accuracies)
+    return Spent(name, len(rows), rows["seconds"].mean() / reference, accuracies.mean(), (high - low) / 2)
+
+
+def reference_of(variants: Sequence[str]) -> str:
+    """Whose seconds the others' are divided by."""
+    return REFERENCE if REFERENCE in variants else variants[0]
+
+
+def write_cost(trials: pd.DataFrame, folder: Path, order: Sequence[str] | None = None) -> list[Path]:
+    """Write cost.png and cost.svg where there are enough variants; return their paths."""
+    found = spent_by(trials, order)
+    if len(found) < DRAWN_FROM:
+        return []
+    figure = draw_cost(found)
+    return [save(figure, folder / f"cost{ending}") for ending in (".png", ".svg")]
+
+
+def draw_cost(found: Sequence[Spent]) -> Figure:
+    """One named point per variant: cost along x, accuracy with its interval along y."""
+    reference = reference_of([one.variant for one in found])
+    names = [plain(shortened(one.variant, 40)) for one in found]
+    if len(names) > NAMED_UP_TO or max(map(len, names)) > LONGEST_NAME:
+        figure = new_figure(9, max(4.6, 1 + 0.17 * len(names)))
+        _draw_key(figure, names)
+        names = [str(number) for number, _ in enumerate(names, 1)]
+    else:
+        figure = new_figure(9, 4.6)
+    axes = figure.subplots()
+    for one in found:
+        own = one.variant == reference
+        shade, marker = (colour(1), "D") if own else (colour(0), "o")
+        half = None if math.isnan(one.half) else one.half
+        axes.errorbar(
+            one.cost, one.accuracy, yerr=half, fmt=marker, color=shade, ecolor=shade, elinewidth=1, capsize=3, capthick=1,
+            markersize=MARKER, alpha=0.9, zorder=3,
+        )  # fmt: skip
+    tidy(axes, xlabel=_xlabel(reference), ylabel="accuracy at the last epoch, %", title=_title(found))
+    axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 2.5, 5, 10]))
+    axes.margins(x=0.15, y=0.08)
+    axes.axvline(1, color=soft(), linewidth=1, linestyle="--", zorder=1)
+    lines = [1.0]
+    if reference == REFERENCE and any(one.cost > SEARCHED_FROM for one in found):
+        _draw_bound(axes)
+        lines.append(BOUND)
+    _name_points(figure, axes, found, names, lines)
+    return figure
+
+
+def _xlabel(reference: str) -> str:
+    return f"seconds of training, search included; {plain(shortened(reference, LONGEST_NAME))} = 1"
+
+
+def _title(found: Sequence[Spent]) -> str:
+    seeds = sorted({one.seeds for one in found})
+    if seeds == [1]:
+        return "Accuracy against cost (one seed each)"
+    count = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    return f"Accuracy against cost: means of {count} seeds with 95 % intervals"
+
+
+def _draw_key(figure: Figure, names: Sequence[str]) -> None:
+    lines = [Line2D([], [], linestyle="", label=f"{number}  {name}") for number, name in enumerate(names, 1)]
+    figure.legend(
+        handles=lines, loc="outside right upper", frameon=False, fontsize=LABEL_SIZE, handlelength=0, handletextpad=0,
+        labelspacing=0.2,
+    )  # fmt: skip
+
+
+def _draw_bound(axes: Axes) -> None:
+    """The line is named above the frame, where no point is, and the title above that."""
+    axes.axvline(BOUND, color=soft(), linewidth=1, linestyle=":", zorder=1)
+    low, high = axes.get_xlim()
+    axes.annotate(
+        f"{BOUND} times random PatchMix", (BOUND, 1), (0, 3), xycoords=axes.get_xaxis_transform(),
+        textcoords="offset points", ha="right" if (low + high) / 2 < BOUND else "center", va="bottom", color=soft(),
+        fontsize=LABEL_SIZE,
+    )  # fmt: skip
+    axes.set_title(axes.get_title(), fontsize=axes.title.get_fontsize(), pad=20)
+
+
+def _name_points(
+    figure: Figure, axes: Axes, found: Sequence[Spent], names: Sequence[str], lines: Sequence[float]
+) -> None:
+    """The names are placed once the layout is known, which then stays."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    unit = 72 / figure.dpi
+    places = axes.transData.transform([(one.cost, one.accuracy) for one in found]) * unit
+    sizes = np.array([_size(axes, name) for name in names]) * unit + 2  # a little air around
+    frame = np.array(axes.get_window_extent().extents) * unit
+    bars = [
+        _bar(axes, one.cost, one.accuracy - one.half, one.accuracy + one.half) * unit
+        for one in found
+        if not math.isnan(one.half)
+    ]
+    bars += [_bar(axes, x, *axes.get_ylim()) * unit for x in lines]
+    centres = place_labels(places, sizes, frame, bars, MARKER / 2 + 1)
+    ends = ends_of_leaders(places, centres, sizes)
+    for one, name, place, centre, end in zip(found, names, places, centres, ends, strict=True):
+        at = (one.cost, one.accuracy)
+        offset: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "va": "center", "fontsize": LABEL_SIZE}
+        axes.annotate(name, at, centre - place, color=ink(), zorder=5, **offset)
+        if np.linalg.norm(end - place) > LEADER_FROM:
+            axes.annotate("", at, end - place, arrowprops=LEADER | {"color": soft()}, **offset)
+
+
+def _size(axes: Axes, name: str) -> tuple[float, float]:
+    """Width and height of a name in pixels."""
+    text = axes.text(0, 0, name, fontsize=LABEL_SIZE)
+    extent = text.get_window_extent()
+    text.remove()
+    return extent.width, extent.height
+
+
+def _bar(axes: Axes, x: float, low: float, high: float) -> NDArray[np.float64]:
+    """The box of an upright line in pixels."""
+    (left, bottom), (right, top) = axes.transData.transform([(x, low), (x, high)])
+    return np.array([left - 1, bottom, right + 1, top])
