@@ -145,6 +145,18 @@ def compare(
     run_compare(names, measure, baseline, out)
 
 
+@app.command()
+def results(
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; exit with 1 where a page is not current.")
+    ] = False,
+) -> None:
+    """Write the tables in README.md and RESULTS.md anew, from runs/results/."""
+    from runs.results_page import run_results
+
+    raise typer.Exit(run_results(check))
+
+
 @app.command(name="list")
 def list_runs(
     states: Annotated[

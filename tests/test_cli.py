@@ -34,6 +34,7 @@ def test_help_lists_commands_in_a_persons_order(cli):
         "search",
         "ablate",
         "compare",
+        "results",
         "list",
         "show",
         "curves",

@@ -4,11 +4,13 @@ import json
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
 from evo.objectives import OBJECTIVES
 from runs.__main__ import app
+from runs.results_page import run_results
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -43,6 +45,20 @@ def test_nothing_is_left_to_fill_in():
 def test_files_exist():
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", TEXT):
         assert (ROOT / target).exists(), target
+
+
+def test_tables_are_those_of_the_results(capsys):
+    status = run_results(check=True)
+    assert status == 0, capsys.readouterr().out
+    assert "<!-- table: cifar10-small -->\n| variant | seeds |" in TEXT
+
+
+def test_figures_about_the_results_are_those_of_the_seeds():
+    trials = pd.read_csv(ROOT / "runs" / "results" / "cifar10-small" / "per_seed.csv")
+    means = trials.groupby("variant")[["last_accuracy", "seconds"]].mean()
+    evolved, random, prose = means.loc["evolved-hard"], means.loc["patchmix"], " ".join(TEXT.split())
+    assert f"({evolved.last_accuracy - random.last_accuracy:+.2f} points on average)" in prose
+    assert f"Its search made a run {evolved.seconds / random.seconds:.2f} times as long" in prose
 
 
 def test_figures_are_those_of_the_benchmarks():

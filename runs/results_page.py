@@ -1,0 +1,139 @@
+"""`./run results`: the tables in README.md and RESULTS.md, made from runs/results/.
+
+A page keeps a table between two lines, and this writes what lies between them:
+
+    <!-- table: NAME -->
+    <!-- end -->
+
+NAME is a folder of runs/results with a per_seed.csv. Variants after it choose and order the rows, baseline=VARIANT says
+what they are compared with; names with spaces are quoted.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import shlex
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from analysis.files import replace_text
+from training.config import PROJECT, UserError
+
+PAGES = ("README.md", "RESULTS.md")
+BASELINE = "patchmix"  # what a mix that searches has to beat
+TABLE = "per_seed.csv"
+BEGIN, END = re.compile(r"<!-- table: (\S.*) -->"), "<!-- end -->"
+ALMOST = re.compile(r"\s*<!--\s*(table\s*:|end\s*-->)", re.I)  # a mark that would be passed over for a slip of the hand
+
+
+class Mark(NamedTuple):
+    """What a line `<!-- table: ... -->` asks for; where: its file and line."""
+
+    name: str
+    variants: list[str]
+    baseline: str | None
+    where: str
+
+
+def run_results(check: bool = False) -> int:
+    """Write the tables of the pages anew and name the pages changed; return the exit status.
+
+    check: write nothing, and return 1 where a page is not current. Raises UserError before anything is written for a
+    mark that asks for what is not there.
+    """
+    pages = {name: (PROJECT / name).read_text(encoding="utf-8") for name in PAGES if (PROJECT / name).is_file()}
+    made = {name: with_tables(text, name) for name, text in pages.items()}
+    changed = [name for name, text in made.items() if text != pages[name]]
+    for name in changed:
+        if not check:
+            replace_text(PROJECT / name, made[name])
+        print(f"{name} is not current; ./run results makes it so" if check else f"{name} changed")
+    if not changed:
+        print(f"current: {', '.join(pages) or 'no page'}")
+    return 1 if check and changed else 0
+
+
+def with_tables(text: str, page: str) -> str:
+    """A page's text with what lies between its marks made anew. page: its name, for messages."""
+    lines: list[str] = []
+    mark: Mark | None = None
+    for number, line in enumerate(text.splitlines(keepends=True), 1):
+        where, bare = f"{page} line {number}", line.rstrip("\r\n")
+        if (begins := BEGIN.fullmatch(bare)) and mark is None:
+            mark = read_mark(begins[1], where)
+            lines += [line if line.endswith("\n") else f"{line}\n", block(mark)]
+        elif bare == END and mark is not None:
+            mark = None
+            lines.append(line)
+        elif ALMOST.match(bare):
+            within = f" within that of {mark.where}" if mark else ""
+            raise UserError(
+                f"{where}: {bare.strip()!r:.60}{within}; expected a line <!-- table: NAME -->, then a line {END}"
+            )
+        elif mark is None:
+            lines.append(line)
+    if mark is not None:
+        raise UserError(f"{mark.where}: the table of {mark.name} has no end; expected a line {END} below it")
+    return "".join(lines)
+
+
+def read_mark(text: str, where: str) -> Mark:
+    """NAME [VARIANT...] [baseline=VARIANT]."""
+    try:
+        name, *words = shlex.split(text)
+    except ValueError as error:
+        raise UserError(f"{where}: {text!r:.60}: {error}; expected NAME [VARIANT...] [baseline=VARIANT]") from None
+    baselines = [word.removeprefix("baseline=") for word in words if word.startswith("baseline=")]
+    variants = [word for word in words if not word.startswith("baseline=")]
+    return Mark(name, variants, baselines[-1] if baselines else None, where)
+
+
+def block(mark: Mark) -> str:
+    """The table that a mark asks for, and what made it."""
+    from analysis.ablation import as_markdown, read_per_seed
+    from analysis.statistics import compare
+
+    root = PROJECT / "runs" / "results"
+    known_or_refused([mark.name], sorted(path.parent.name for path in root.glob(f"*/{TABLE}")), "results", mark.where)
+    trials = read_per_seed(root / mark.name / TABLE)
+    found = list(dict.fromkeys(trials["variant"]))
+    known_or_refused(mark.variants, found, f"variant of {mark.name}", mark.where)
+    shown = mark.variants or found
+    baseline = mark.baseline or (BASELINE if BASELINE in shown else shown[0])
+    known_or_refused([baseline], shown, f"variant in the table of {mark.name}", mark.where)
+    table = compare(trials[trials["variant"].isin(shown)], baseline=baseline, order=shown)
+    return f"{as_markdown(table)}\n{origin(root / mark.name)}\n"
+
+
+def origin(folder: Path) -> str:
+    """The command and the date of results, and a link to all their seeds."""
+    made = environment(folder / "environment.json")
+    command, date = made.get("command"), str(made.get("date") or "")[:10]
+    parts = [*([f"`{command}`"] if command else []), *([date] if date else [])]
+    link = f"[all seeds](runs/results/{folder.name}/{TABLE})"
+    return f"{', '.join(parts)}: {link}" if parts else link
+
+
+def environment(path: Path) -> dict[str, Any]:
+    """What is known of a result's making; nothing where the file is not there."""
+    if not path.is_file():
+        return {}
+    try:
+        made = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is no JSON: {error}") from None
+    if not isinstance(made, dict):
+        raise UserError(f"{path}: expected a JSON object, got {made!r:.60}")
+    return made
+
+
+def known_or_refused(names: Iterable[str], known: Sequence[str], kind: str, where: str) -> None:
+    """Raises UserError for a name that is none of those known."""
+    for name in names:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, 1)
+            hint = f", did you mean {close[0]!r}?" if close else ""
+            raise UserError(f"{where}: there is no {kind} {name!r:.60}{hint} (choose from {', '.join(known)})")
