@@ -27,6 +27,9 @@ ADDED: dict[str, Any] = {  # options since version 1, with what runs did before
     "mix.keep": "rows",
     "data.validation": None,
     "data.exclude_near_duplicates": False,
+    "search.stop_epoch": None,
+    "search.rows": 1.0,
+    "search.weights": "live",
 }
 LOCK = ".lock"  # held by the process that writes a run, see training/locks.py
 

@@ -1,6 +1,8 @@
 """The live search inside training: when it searches, what it draws between, turns with steps, exact resumption."""
 
+import copy
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -136,6 +138,54 @@ def test_before_the_start_epoch_compositions_are_those_of_random_patchmix():
     assert mix.searches == 0 and mix.forwards == 0
     list(mix(batches(3), 3))
     assert mix.searches == 1
+
+
+def test_after_the_stop_epoch_compositions_are_random_again():
+    mix = build("search.start_epoch=2", "search.stop_epoch=2")
+    for epoch, searches in ((1, 0), (2, 1), (3, 1)):
+        assert len(list(mix(batches(3), epoch))) == 3 and mix.searches == searches
+    with pytest.raises(UserError, match="search.stop_epoch must be at least search.start_epoch, got 1 and 2"):
+        context("search.start_epoch=2", "search.stop_epoch=1")
+
+
+@pytest.mark.parametrize("overrides", [[], ["search.self_pairing=false", "search.same_class=false"]])
+def test_a_search_over_a_share_of_the_rows_leaves_the_others_to_chance(overrides):
+    found = []
+    mix = build("search.rows=0.5", "mix.sampler=bernoulli", *overrides, on_search=found.append)
+    labels = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1])
+    given = [(images, labels) for images, _ in batches(3)]
+    mixed = list(mix(given, 1))
+    (record,) = found
+    assert torch.equal(record.images, torch.cat([images[: B // 2] for images, _ in given]))
+    assert mix.forwards <= 3 * B // 2 * 4 * 3  # P = 4 genomes of half the rows, at most all of them new, T = 3
+    for step, (item, batch) in enumerate(zip(mixed, given, strict=True)):
+        masks, partner = composition(item, batch)
+        elites = record.elites[step]
+        assert np.array_equal(masks[: B // 2] | (partner[: B // 2] < 0)[:, None, None], np.where(
+            (partner[: B // 2] < 0)[:, None, None], True, elites.masks[0][step * B // 2 : (step + 1) * B // 2]
+        ))  # fmt: skip
+        others = partner[B // 2 :]
+        shown = others[others >= 0]
+        assert set(shown) <= set(range(step * B + B // 2, (step + 1) * B)) and len(set(shown)) == len(shown)
+        searched = partner[: B // 2][partner[: B // 2] >= 0]
+        assert (searched % B < B // 2).all()
+        if overrides:
+            assert (labels[partner[partner >= 0] % B] != labels[partner >= 0]).all()
+        expected = np.where(masks, labels.numpy()[:, None, None], labels.numpy()[partner % B][:, None, None])
+        assert np.array_equal(item.cell_targets.numpy()[partner >= 0], expected[partner >= 0])
+
+
+def test_losses_may_be_those_of_the_weight_average():
+    given = context("search.weights=average")
+    noisy = copy.deepcopy(given.model)
+    noise(noisy)
+    mix = open_entry(MIXES, "evolved", "mix")(replace(given, average=noisy))
+    asked, live = [], forwards_of(mix)
+    noisy.register_forward_hook(lambda *_: asked.append(1))
+    list(mix(batches(3), 1))
+    assert asked and not live
+    with pytest.raises(UserError, match="would compare the weight average with itself; set search.weights=live"):
+        context("search.weights=average", "search.objective=reducible")
 
 
 RULES = ("search.self_pairing=false", "search.same_class=false", "search.min_cells=1")

@@ -182,6 +182,18 @@ class SearchOptions(_Section):
     start_epoch: int = Field(
         1, ge=1, description="epoch of the first search or selection; before it compositions are random"
     )
+    stop_epoch: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="epoch of the last search or selection; after it compositions are random"
+    )
+    rows: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="share of a searched batch's images that a search is over; the others are mixed at random",
+    )
+    weights: Literal["live", "average"] = Field(
+        "live", description="whose losses are read: the live model's, or those of the average of its weights"
+    )
     bank_decay: float = Field(
         0.9, ge=0, le=1, description="share of the live bank's weights kept at each search that adds to it"
     )
@@ -360,6 +372,12 @@ def make_config(
             f"{source}: search.migrants must be below search.population, got {config.search.migrants} of "
             f"{config.search.population}"
         )
+    compares = any(part.needs_reference for part in parse_objectives(config.search.objective))
+    if config.searches and compares and config.search.weights == config.search.reference == "average":
+        raise UserError(
+            f"{source}: search.weights=average and search.objective={config.search.objective} would compare the weight "
+            "average with itself; set search.weights=live, or search.reference to a run"
+        )
     if trains:
         _check_training(config, source)
     return config
@@ -510,6 +528,11 @@ def _check_training(config: Config, source: str) -> None:
             f"{source}: search.start_epoch must be at most train.epochs, got {search.start_epoch} of {train.epochs}: no "
             "search would run"
         )
+    if config.searches and search.stop_epoch is not None and search.stop_epoch < search.start_epoch:
+        raise UserError(
+            f"{source}: search.stop_epoch must be at least search.start_epoch, got {search.stop_epoch} and "
+            f"{search.start_epoch}"
+        )
     if mix.name == "best-of-k":
         _check_best_of(config, source)
     if mix.name == "bank" and not mix.bank:
@@ -530,6 +553,10 @@ def _check_best_of(config: Config, source: str) -> None:
         raise UserError(
             f"{source}: mix.name=best-of-k selects by one objective, got search.objective={search.objective}; take "
             "one, or a sum such as hard+0.5*contrast"
+        )
+    if search.rows < 1:
+        raise UserError(
+            f"{source}: mix.name=best-of-k selects for all rows, got search.rows={search.rows:g}; leave it out"
         )
     if mix.keep == "shuffled" and not (search.self_pairing and search.same_class):
         raise UserError(

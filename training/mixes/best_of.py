@@ -26,7 +26,7 @@ from training.mixes.scoring import ScoringMix
 class BestOfK(ScoringMix):
     """Random compositions, selected by search.objective. With k = 1 it is random PatchMix and forwards nothing.
 
-    batches counts mixed batches since search.start_epoch.
+    batches counts mixed batches from search.start_epoch to stop_epoch.
     """
 
     span = 1
@@ -39,7 +39,7 @@ class BestOfK(ScoringMix):
 
     def __call__(self, batches: list[Batch], epoch: int) -> Iterator[Mixed]:
         for batch in batches:
-            begun = epoch >= self.options.start_epoch
+            begun = self._selects(epoch)
             selects = begun and self.draws > 1 and self.batches % self.options.every == 0
             self.batches += begun
             yield self._selected(batch) if selects else self._by_chance(batch)

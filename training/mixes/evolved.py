@@ -46,7 +46,7 @@ class Evolved(ScoringMix):
     """The live search as a mix.
 
     bank: the patterns trained on so far, for export. live: those of recent searches' last elites, decaying.
-    searches counts them, groups the groups of batches since search.start_epoch.
+    searches counts them, groups the groups of batches from search.start_epoch to stop_epoch.
     """
 
     def __init__(self, context: MixContext) -> None:
@@ -62,7 +62,7 @@ class Evolved(ScoringMix):
     def __call__(self, batches: list[Batch], epoch: int) -> Iterator[Mixed]:
         if not batches:
             return
-        if epoch < self.options.start_epoch:
+        if not self._selects(epoch):
             yield from (self._by_chance(batch) for batch in batches)
             return
         searches = self.groups % self.options.every == 0
@@ -70,11 +70,14 @@ class Evolved(ScoringMix):
         yield from self._searched(batches) if searches else self._drawn(batches)
 
     def _searched(self, batches: list[Batch]) -> Iterator[Mixed]:
-        """Search over all the batches' images; train on each generation's elites, the fittest last."""
-        images = torch.cat([images for images, _ in batches])
-        labels = torch.cat([labels for _, labels in batches])
+        """Search over the batches' images, or the first of each; train on each generation's elites, the fittest last."""
+        steps, part = len(batches), self._part(len(batches[0][1]))
+        images = torch.cat([images[:part] for images, _ in batches])
+        labels = torch.cat([labels[:part] for _, labels in batches])
         classes = labels.cpu().numpy()  # once: on a GPU it waits for the device, before the clock starts
-        steps, size, done = len(batches), len(batches[0][1]), 0
+        whole, done = (images, labels), 0
+        if self.options.rows < 1:
+            whole = torch.cat([images for images, _ in batches]), torch.cat([labels for _, labels in batches])
         with self._clock():
             search, elites = self.make_search(images, labels, classes), list[Elites]()
         turns, generations = self.options.rescore != "hold", self.options.generations
@@ -86,27 +89,38 @@ class Evolved(ScoringMix):
         for number, kept in enumerate(found, 1):
             due = steps * number // generations
             for step in range(done, due):
-                yield self._of_elite(images, labels, classes, kept, (step - done + 1) / (due - done), step, size)
+                yield self._of_elite(whole, classes, kept, (step - done + 1) / (due - done), step, steps)
             if turns and due > done:
                 search.forget()
             done = due
         for step in range(done, steps):  # it ended before its time
-            yield self._of_elite(images, labels, classes, elites[-1], (step - done + 1) / (steps - done), step, size)
+            yield self._of_elite(whole, classes, elites[-1], (step - done + 1) / (steps - done), step, steps)
         if turns:
             self._finish(search, elites, images, labels)
             self._remember(elites[-1], classes)
 
-    def _of_elite(
-        self, images: Tensor, labels: Tensor, classes: Array, elites: Elites, progress: float, step: int, size: int
-    ) -> Mixed:
-        """Batch number `step` of `size` images under one of a generation's elites: the fittest at progress 1."""
-        count = len(elites.fitness)
+    def _part(self, size: int) -> int:
+        """How many images of a training batch of `size`, which are in random order, a search is over."""
+        return min(size, max(2, round(self.options.rows * size)))
+
+    def _of_elite(self, whole: Batch, classes: Array, elites: Elites, progress: float, step: int, steps: int) -> Mixed:
+        """Batch number `step` of `steps` under one of a generation's elites: the fittest at progress 1.
+
+        whole: the images and labels of all of them. classes: the labels that the search was over.
+        """
+        count, size, part = len(elites.fitness), len(whole[1]) // steps, len(classes) // steps
         rank = count - math.ceil(progress * count - 1e-9)
-        rows = slice(step * size, (step + 1) * size)
+        rows = slice(step * part, (step + 1) * part)
         masks, pairing = elites.masks[rank][rows], elites.pairings[rank][rows]
         self.bank.collect(masks, classes[rows], classes[pairing])
-        own = torch.arange(rows.start, rows.stop, device=images.device)
-        return self._composed((images, labels), masks, pairing, own)
+        first = step * size
+        if part < size:  # the others, among themselves
+            labels = whole[1][first + part : first + size]
+            others, partners = self._draw(labels, self._classes(labels))
+            masks = np.concatenate([masks, others])
+            pairing = np.concatenate([pairing // part * size + pairing % part, first + part + partners])
+        own = torch.arange(first, first + size, device=whole[0].device)
+        return self._composed(whole, masks, pairing, own)
 
     def _remember(self, elites: Elites, classes: Array) -> None:
         """Take a search's last elites into the live bank, if anything is drawn from it."""

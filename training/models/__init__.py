@@ -6,8 +6,8 @@ PatchModel puts the two heads on it. Beside these, timm:NAME is any model of tim
 """
 
 MODELS = {
-    "resnet-mini": "training.models.resnet:resnet_mini",
     "resnet-small": "training.models.resnet:resnet_small",
+    "resnet-mini": "training.models.resnet:resnet_mini",
     "resnet18": "training.models.resnet:resnet18",
     "preactresnet18": "training.models.resnet:preact_resnet18",
     "wrn-16-8": "training.models.resnet:wide_resnet_16_8",

@@ -120,9 +120,10 @@ def trains_cells(config: Config) -> bool:
 
 
 def needs_average(config: Config) -> bool:
-    """Whether the search's objective compares the live model with its weight average."""
+    """Whether a search reads losses of the live model's weight average, or compares with it."""
     objectives = parse_objectives(config.search.objective)
-    return config.search.reference == "average" and any(objective.needs_reference for objective in objectives)
+    compares = any(objective.needs_reference for objective in objectives)
+    return config.search.weights == "average" or (config.search.reference == "average" and compares)
 
 
 def load_reference(config: Config, live: TrainedModel, average: nn.Module | None) -> nn.Module | None:
