@@ -51,6 +51,14 @@ def publish_trial(file: Path, trial: Trial) -> None:
         os.fsync(lines.fileno())
 
 
+def publish_done(file: Path, trials: Sequence[Trial]) -> None:
+    """Add the lines of those trials that are done and have none."""
+    lines = {(line["variant"], line["seed"]) for line in published_lines(file)}
+    for trial in trials:
+        if (trial.variant, trial.seed) not in lines and trial.state() == "done":
+            publish_trial(file, trial)
+
+
 def with_published(file: Path, trials: Sequence[Trial]) -> list[Trial]:
     """The trials, those with a line as done. Raises UserError where a line was made with other settings."""
     lines = {(line["variant"], line["seed"]): line for line in published_lines(file)}
