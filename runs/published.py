@@ -51,6 +51,14 @@ def publish_trial(file: Path, trial: Trial) -> None:
         os.fsync(lines.fileno())
 
 
+def publish_done(file: Path, trials: Sequence[Trial]) -> None:
+    """Add the lines of those trials that are done and have none."""
+    lines = {(line["variant"], line["seed"]) for line in published_lines(file)}
+    for trial in trials:
+        if (trial.variant, trial.seed) not in lines and trial.state() == "done":
+            publish_trial(file, trial)
+
+
 def with_published(file: Path, trials: Sequence[Trial]) -> list[Trial]:
     """The trials, those with a line as done. Raises UserError where a line was made with other settings."""
     lines = {(line["variant"], line["seed"]): line for line in published_lines(file)}
@@ -86,17 +94,19 @@ def published_lines(file: Path) -> list[dict[str, Any]]:
 def settings(trial: Trial) -> dict[str, Any]:
     """What a trial's result depends on: its config without the run's section, and the search's only where one is.
 
-    Paths into the ablation's own folder are given from there, so that they are alike on every machine.
+    Paths into the ablation's own folder, or the project's, are given from there, so that they are alike on every machine.
     """
     sections = told_apart_by(trial.config)
     if not trial.config.searches:
         sections.pop("search")
     sections["data"].pop("root")
-    place = str(trial.folder.parent) + os.sep
-    return {
-        section: {key: value.removeprefix(place) if isinstance(value, str) else value for key, value in options.items()}
-        for section, options in sections.items()
-    }
+    places = [str(place) + os.sep for place in (trial.folder.parent, PROJECT)]
+
+    def within(value: Any) -> Any:
+        place = next((place for place in places if isinstance(value, str) and value.startswith(place)), "")
+        return value.removeprefix(place) if place else value
+
+    return {section: {key: within(value) for key, value in options.items()} for section, options in sections.items()}
 
 
 def _check(file: Path, trial: Trial, line: dict[str, Any]) -> None:

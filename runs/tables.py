@@ -14,7 +14,7 @@ from analysis.run_folder import RunFolderError, out_root
 from runs.ablate import chosen, read_ablation
 from runs.engines import Engine
 from runs.folders import shown
-from runs.published import publish_trial, published_lines, results_folder, with_needed, with_published
+from runs.published import publish_done, publish_trial, results_folder, with_needed, with_published
 from runs.schedule import Estimate, Report, Schedule, accuracy, overview, run_schedule
 from runs.trials import Trial
 from training.config import PROJECT, UserError, read_yaml, recipe_path
@@ -56,6 +56,8 @@ def run_ablation(
         print("\n".join(planned(schedule, Estimate(trial for trial in trials if trial.state() == "done"), workers)))
         return
     make_place(trials[0].notes.parent)
+    if publish:  # what was done before anyone asked for it to be published
+        publish_done(file, trials)
     again = shlex.join(["./run", "ablate", name, *(["--publish"] if publish else [])])
     if schedule.named("waiting"):
         try:
@@ -68,6 +70,8 @@ def run_ablation(
     else:
         print(overview(schedule, Estimate(()), 1), file=sys.stderr)
     done = [trial for trial in trials if is_done(trial)]
+    if publish:  # by other processes
+        publish_done(file, done)
     names = {trial.name for trial in done}
     unfinished = [trial for trial in schedule.trials.values() if trial.name not in names]
     write(file, trials, done, publish)
@@ -159,10 +163,6 @@ def ablation_path(name: str) -> Path:
 def publish_tables(file: Path, done: Sequence[Trial], folder: Path) -> Path:
     """Copy the tables, the ablation's file, its recipe and the environment into runs/results/NAME."""
     results = results_folder(file)
-    lines = {(line["variant"], line["seed"]) for line in published_lines(file)}
-    for trial in done:
-        if (trial.variant, trial.seed) not in lines:  # done before anyone asked for it to be published
-            publish_trial(file, trial)
     for name in FORMS:
         if (folder / name).is_file():
             shutil.copy(folder / name, results / name)

@@ -9,7 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
+# The same examples in every run, and no limit of time for one, which a busy machine would not keep.
+settings.register_profile("seeded", derandomize=True, deadline=None)
+settings.load_profile("seeded")
 # One thread: results are the same bit for bit, and the suite leaves the machine usable.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

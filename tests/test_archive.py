@@ -17,7 +17,7 @@ def drawn(size, rows, grid, rng):
     return made
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 2**32),
     sizes=st.lists(st.integers(1, 6), min_size=1, max_size=4),
@@ -60,7 +60,7 @@ def test_it_recalls_exactly_what_a_dict_would(seed, sizes, rows, grid, capacity)
                     assert (image, partner, masks[image, partner].cells.tobytes()) in known
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 2**32), count=st.integers(0, 40), grid=st.sampled_from([1, 2, 9]))
 def test_first_of_each_kind(seed, count, grid):
     rng = np.random.default_rng(seed)

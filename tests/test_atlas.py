@@ -20,7 +20,7 @@ from training.config import UserError
 COUNTS = {"min_cells": 0, "hold": False, "same_class": True, "self_pairing": True}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 10), st.integers(0, 2**31))
 def test_all_that_are_alike_have_one_form(grid, seed):
     mask = np.random.default_rng(seed).random((1, grid, grid)) < 0.4
@@ -56,7 +56,7 @@ def slow_pieces(mask):
     return found
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 9), st.integers(0, 12), st.integers(0, 2**31))
 def test_pieces_and_boundary_are_counted(grid, count, seed):
     rng = np.random.default_rng(seed)

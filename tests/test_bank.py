@@ -22,7 +22,7 @@ def filled(grid=3, classes=4, rows=50, seed=0):
     return bank
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.integers(1, 6), st.integers(1, 7), st.integers(0, 60), st.integers(0, 2**31), st.sampled_from(["json", "npz"])
 )
@@ -98,7 +98,7 @@ def test_decay_keeps_a_share_and_drops_what_has_faded():
         bank.decay(1.5)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 2**31), st.integers(1, 30), st.sampled_from(["json", "npz"]))
 def test_which_patterns_are_dropped_does_not_depend_on_who_looks_when(tmp_path_factory, seed, most, ending):
     path = tmp_path_factory.mktemp("bank") / f"bank.{ending}"
@@ -125,7 +125,7 @@ def test_which_patterns_are_dropped_does_not_depend_on_who_looks_when(tmp_path_f
     assert most < 16 or alone.weights.sum() == alone.pairs.sum()  # all there are have room
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 300), st.integers(1, 6), st.integers(0, 2**31), st.sampled_from(get_args(Pairing)))
 def test_drawn_pairings_are_permutations(count, classes, seed, how):
     bank = filled(classes=classes, seed=seed)
@@ -175,7 +175,7 @@ def test_random_pairing_needs_no_labels_and_others_need_known_ones():
         PatternBank(2, 2).draw_masks(3, rng)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 100), st.integers(0, 60), st.integers(0, 2**31))
 def test_kinds_of_rows_are_those_of_numpy(cells, count, seed):
     rows = np.random.default_rng(seed).random((count, cells)) < 0.1
@@ -313,7 +313,7 @@ def soundness(path):
     return bank
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.binary(max_size=300), st.sampled_from(["json", "npz"]))
 def test_any_bytes_are_a_bank_or_one_line(tmp_path_factory, content, ending):
     path = tmp_path_factory.mktemp("fuzz") / f"bank.{ending}"
@@ -321,7 +321,7 @@ def test_any_bytes_are_a_bank_or_one_line(tmp_path_factory, content, ending):
     soundness(path)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data(), st.sampled_from(["json", "npz"]))
 def test_damaged_files_are_a_bank_or_one_line(tmp_path_factory, data, ending):
     path = tmp_path_factory.mktemp("fuzz") / f"bank.{ending}"
@@ -344,7 +344,7 @@ ARRAYS = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.dictionaries(st.sampled_from(["schema", "masks", "weights", "pairs", "class_names"]), ARRAYS))
 def test_other_arrays_are_a_bank_or_one_line(tmp_path_factory, changed):
     path = tmp_path_factory.mktemp("fuzz") / "bank.npz"

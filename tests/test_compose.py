@@ -63,7 +63,7 @@ LAYOUTS = {
 }
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     compositions(),
     st.sampled_from(list(LAYOUTS)),
@@ -89,7 +89,7 @@ def test_threads_together_and_one_in_parts_do_the_same(threads, at_once, monkeyp
     monkeypatch.setattr("training.compose.INDICES_AT_ONCE", at_once)
     monkeypatch.setattr("torch.get_num_threads", lambda: threads)
 
-    @settings(max_examples=30, deadline=None)
+    @settings(max_examples=30)
     @given(compositions(), st.sampled_from(["contiguous", "channels_last"]))
     def check(composition, layout):
         images, masks, pairing, rows = composition
@@ -99,7 +99,7 @@ def test_threads_together_and_one_in_parts_do_the_same(threads, at_once, monkeyp
     check()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(compositions(), st.sampled_from(list(LAYOUTS)), st.booleans())
 def test_gradients_reach_the_images_that_pixels_came_from(composition, layout, into_out):
     images, masks, pairing, rows = composition
@@ -175,7 +175,7 @@ def test_no_images_give_none(size):
     assert cell_targets(torch.arange(0), masks, pairing).shape == (0, 4, 4)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(compositions(), st.integers(1, 9), st.sampled_from(INTEGERS))
 def test_targets_follow_the_cells(composition, num_classes, integer):
     images, masks, pairing, rows = composition

@@ -118,7 +118,7 @@ def test_nothing_is_divided_by_no_time(tmp_path):
 # Where names go
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 12), spread=st.sampled_from([0.0, 20.0, 150.0]))
 def test_names_are_free_within_the_frame_and_the_same_each_time(seed, n, spread):
     rng = np.random.default_rng(seed)

@@ -77,7 +77,7 @@ def test_statistics_are_the_channels():
     torch.testing.assert_close(std, (images.float() / 255).std((0, 2, 3), correction=0))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 5), st.integers(3, 9), st.integers(3, 9), st.integers(0, 2), st.booleans(), st.integers(0, 999))
 def test_augmented_pixels_are_shifted_and_mirrored_ones(count, height, width, crop, flip, seed):
     images = torch.arange(count * 2 * height * width).view(count, 2, height, width)
@@ -98,7 +98,7 @@ def test_augmentation_uses_every_shift_and_both_sides():
     assert len(kinds) == 18 and counts.min() > 4000 / 18 * 0.7
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 9), st.integers(1, 12), st.integers(1, 12), st.integers(1, 12), st.integers(0, 999))
 def test_cutout_erases_one_square_that_may_hang_over_the_border(count, height, width, side, seed):
     images = torch.full((count, 2, height, width), 7, dtype=torch.uint8)
@@ -355,7 +355,7 @@ def write_set(kind, count, tmp_path):
     return ShardSet(shards, torch.arange(count), labels, names, scaling, crop=1)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(1, 17), st.lists(st.integers(1, 6), min_size=1, max_size=5), st.integers(0, 99))
 def test_all_sets_give_the_same_batches(tmp_path_factory, count, sizes, seed):
     generator = torch.Generator().manual_seed(seed)

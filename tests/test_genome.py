@@ -227,7 +227,7 @@ def test_saved_without_pickle(population, tmp_path):
         Population.load(tmp_path / "p.npz")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**32), size=st.integers(1, 8), rows=st.integers(1, 6), grid=st.integers(1, 4))
 def test_inherited_losses_are_those_of_equal_rows(seed, size, rows, grid):
     rng = np.random.default_rng(seed)

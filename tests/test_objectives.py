@@ -99,7 +99,7 @@ SLOW = {
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     count=st.integers(1, 6),
     batch=st.integers(1, 9),

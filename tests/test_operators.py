@@ -111,7 +111,7 @@ def test_every_operator_names_its_source(operator):
 
 
 @pytest.mark.parametrize("name", MASK_SAMPLERS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(size=sizes)
 def test_mask_samplers(name, size):
     count, _, grid, seed = size
@@ -169,7 +169,7 @@ def test_connected_grows_by_any_cell_on_the_border():
 
 
 @pytest.mark.parametrize("name", MASK_CROSSOVERS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(size=sizes)
 def test_mask_crossovers(name, size):
     genomes, rows, grid, seed = size
@@ -212,7 +212,7 @@ def test_kpoint_needs_a_point():
 
 
 @pytest.mark.parametrize("name", MASK_MUTATIONS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(size=sizes, row_rate=st.sampled_from([0, 0.05, 0.4, 1]))
 def test_mask_mutations(name, size, row_rate):
     genomes, rows, grid, seed = size
@@ -318,7 +318,7 @@ def test_a_rate_is_a_share(rate):
 
 
 @pytest.mark.parametrize("name", PAIRING_CROSSOVERS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(size=sizes)
 def test_pairing_crossovers(name, size):
     genomes, rows, grid, seed = size
@@ -353,7 +353,7 @@ def slow_ox(first, second, low, high):
 
 
 @pytest.mark.parametrize("fast, slow", [(pmx, slow_pmx), (ox, slow_ox)])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(size=sizes)
 def test_pmx_and_ox_are_the_textbooks(fast, slow, size):
     """Against a slow crossover of one pair at a time that has the same cuts."""
@@ -380,7 +380,7 @@ def test_pmx_by_hand():
     assert (pmx(a, b, Cuts()) + 1).tolist() == [[8, 10, 1, 5, 6, 7, 9, 2, 4, 3]]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(size=sizes)
 def test_cx_is_the_textbooks(size):
     """Against one cycle at a time, followed from the same row."""
@@ -400,7 +400,7 @@ def test_cx_is_the_textbooks(size):
 
 
 @pytest.mark.parametrize("name", PAIRING_MUTATIONS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(size=sizes, rate=st.floats(0, 1))
 def test_pairing_mutations(name, size, rate):
     genomes, rows, grid, seed = size
@@ -451,7 +451,7 @@ def test_segment_mutations_touch_the_stated_share_of_genomes(name):
 
 
 @pytest.mark.parametrize("name", CROSSOVERS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(size=sizes, scored=st.booleans())
 def test_crossovers(name, size, scored):
     genomes, rows, grid, seed = size
@@ -461,7 +461,7 @@ def test_crossovers(name, size, scored):
     assert is_packed(masks, (genomes, rows), grid) and pairings.shape == (genomes, rows) and is_permutation(pairings)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(size=sizes)
 def test_row_crossover_takes_the_better_row_whole(size):
     genomes, rows, grid, seed = size
@@ -481,7 +481,7 @@ def test_row_crossover_takes_the_better_row_whole(size):
             assert pairings[genome, alone[0]] == better.pairings[genome, alone[0]]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(size=sizes, levels=st.sampled_from([2, 1000]))
 def test_repair_changes_as_few_as_possible(size, levels):
     genomes, rows, _, seed = size
@@ -505,7 +505,7 @@ def test_repair_gives_the_rest_out_at_random():
     assert np.abs(np.unique(child[:, 1:], axis=0, return_counts=True)[1] / 6000 - 1 / 6).max() < 0.02
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(size=sizes)
 def test_local_search_changes_the_worst_rows_only(size):
     genomes, rows, grid, seed = size
@@ -528,7 +528,7 @@ def test_local_search_prefers_no_row_where_none_is_scored():
 
 
 @pytest.mark.parametrize("name", ARCHIVE_CROSSOVERS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(size=sizes, known=st.sampled_from([0, 0.3, 1]))
 def test_archive_crossovers(name, size, known):
     genomes, rows, grid, seed = size
@@ -540,7 +540,7 @@ def test_archive_crossovers(name, size, known):
     assert is_packed(masks, (genomes, rows), grid) and pairings.shape == (genomes, rows) and is_permutation(pairings)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32), rows=st.integers(1, 5))
 def test_assignment_is_the_best_there_is(seed, rows):
     """Against all permutations; each row has the mask known for its pair, or the parent's where none is."""
@@ -591,7 +591,7 @@ def test_large_batches_are_assigned_among_pairs_that_were_scored_and_the_parents
     assert np.array_equal(again[1], same[1]) and again[0].same(same[0]).all()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32), rows=st.integers(1, 30), scale=st.sampled_from([0.0, 1e-6, 1.0, 1e30]))
 def test_large_batches_of_which_all_pairs_are_known_get_the_best_there_is(seed, rows, scale):
     rng = np.random.default_rng(seed)

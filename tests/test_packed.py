@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from evo.packed import Masks, full_words, word_format
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(grid=st.integers(1, 20), rows=st.integers(0, 7), seed=st.integers(0, 2**32))
 def test_packing_is_exact(grid, rows, seed):
     rng = np.random.default_rng(seed)

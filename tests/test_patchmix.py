@@ -94,7 +94,7 @@ def test_a_bank_is_drawn_from(tmp_path):
     assert torch.equal(masks, torch.eye(3, dtype=torch.bool).expand(5, 3, 3))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     st.integers(0, 7),
     st.integers(1, 4),

@@ -9,7 +9,7 @@ from evo.packed import Masks
 from evo.rules import Rules, limit_kept, repair_pairings
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     seed=st.integers(0, 2**32),
     size=st.integers(1, 5),
@@ -34,7 +34,7 @@ def test_pairings_obey_as_far_as_a_permutation_can(seed, size, rows, classes, se
     assert np.array_equal(child[sound], pairings[sound])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 2**32), grid=st.integers(1, 9), data=st.data())
 def test_shares_are_mended_with_the_fewest_cells(seed, grid, data):
     rng = np.random.default_rng(seed)

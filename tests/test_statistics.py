@@ -22,7 +22,7 @@ from analysis.statistics import (
 )
 
 tenths = st.integers(-30, 30).map(lambda tenth: tenth / 10)  # ties, and sums that binary fractions do not hold
-few = settings(max_examples=40, deadline=None)
+few = settings(max_examples=40)
 
 
 def trials(**variants):

@@ -180,7 +180,7 @@ def test_signs_in_latex_are_minus_signs():
     assert r"$-$1.75 $\pm$ 3.18" in latex and "& -- &" in latex
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     data=st.lists(
         st.tuples(

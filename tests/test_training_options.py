@@ -91,6 +91,27 @@ def test_compiled_training_is_training(tmp_path, monkeypatch):
         torch.testing.assert_close(weights(tmp_path / "compiled")[name], tensor, rtol=1e-3, atol=1e-4)
 
 
+def test_tests_go_through_the_compiled_model_in_whole_batches_and_see_the_same(tmp_path, monkeypatch):
+    shapes = []
+
+    def compiled(call, **options):
+        def forward(images):
+            if not call.training:
+                shapes.append(len(images))
+            return call(images)
+
+        return forward if isinstance(call, torch.nn.Module) else call
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    for choice in ("no", "yes"):
+        train(tiny("mix.name=plain", f"train.compile={choice}", "train.eval_batch=100"), tmp_path / choice)
+    assert shapes and set(shapes) == {100}  # of 360 images the last 60 are left to the model itself
+    whole, found = (RunFolder(tmp_path / choice).result for choice in ("no", "yes"))
+    assert [whole[key] for key in ("last_accuracy", "best_accuracy")] == [
+        found[key] for key in ("last_accuracy", "best_accuracy")
+    ]
+
+
 def test_auto_compiles_on_cuda_where_its_compiler_is(tmp_path, monkeypatch):
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     monkeypatch.setattr(devices, "find_spec", lambda name: object())

@@ -139,7 +139,7 @@ def test_the_last_fit_is_on_all_training_images(monkeypatch, solver):
 # Nearest neighbours
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.integers(5, 40),
     st.integers(1, 12),

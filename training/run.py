@@ -95,6 +95,7 @@ class Run:
         self.has_checkpoint = False
         self.saved = time.monotonic()
         self.saving_took = 0.0  # seconds, the last time
+        self._tested: dict[int, Forward] = {}  # compiled, by the model's id
         self._ticked = time.perf_counter()
         self._started_at = 0  # the step this process began with
         self._started_seconds = 0.0
@@ -196,7 +197,8 @@ class Run:
         batch = self.config.train.eval_batch
 
         def tested(model: nn.Module) -> tuple[float, float]:
-            return evaluate(model, self.test_set, self.prepare, self.autocast, batch, self.world)
+            forward = self._compiled(model)
+            return evaluate(model, self.test_set, self.prepare, self.autocast, batch, self.world, forward)
 
         accuracy, loss = tested(self.model)
         live = {}
@@ -207,6 +209,14 @@ class Run:
             raise self._diverged(f"the test loss became {loss} after step {self.step}")
         self.accuracies.append(accuracy)
         return {"accuracy": accuracy, "test_loss": loss, **live}
+
+    def _compiled(self, model: nn.Module) -> Forward | None:
+        """A model's forward through torch.compile, where that is asked for; else None."""
+        if not compiles(self.config.train, self.device):
+            return None
+        if id(model) not in self._tested:
+            self._tested[id(model)] = torch.compile(model, dynamic=False)
+        return self._tested[id(model)]
 
     @property
     def images_per_second(self) -> float:

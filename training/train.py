@@ -69,7 +69,7 @@ def train_on(run: Run, resume: bool, progress: Progress, interruption: Interrupt
     for epoch in range(run.epoch + 1, options.epochs + 1):
         record = {"epoch": epoch, **train_epoch(run, epoch, progress, interruption)}
         if run.tests_after(epoch):
-            with memory_explained(f"lower train.eval_batch={options.eval_batch}"):
+            with memory_explained(f"lower train.eval_batch={options.eval_batch}"), compile_explained():
                 record |= run.test()
         record |= {"step": run.step, **run.cost()}
         run.log.event("epoch", **record)
