@@ -9,6 +9,7 @@ import pytest
 from evo.objectives import OBJECTIVES, parse_objectives
 from evo.operators import MASK_SAMPLERS
 from runs.ablate import read_ablation
+from runs.published import with_published
 from training.config import RECIPES, make_config, read_yaml, recipe_path
 from training.models.patch_model import build_model
 
@@ -114,3 +115,27 @@ def test_the_drawn_and_the_searched_forward_about_as_many_images():
     for config in chosen:
         assert 0.9 < config.mix.draws / config.search.every / measured < 1.1
         assert config.search.objective == found["evolved-hard"].search.objective
+
+
+EVIDENCE = {path.stem: path for path in sorted((RECIPES.parent / "evidence").glob("*.yaml"))}
+
+
+@pytest.mark.parametrize("name", EVIDENCE)
+def test_what_our_results_are_of_can_be_run(name, monkeypatch):
+    monkeypatch.chdir(RECIPES.parent.parent)
+    trials = read_ablation(EVIDENCE[name])
+    head = EVIDENCE[name].read_text(encoding="utf-8").split("\nrecipe:")[0]
+    variants, seeds = ({getattr(trial, key) for trial in trials} for key in ("variant", "seed"))
+    assert f"# Command:  ./run ablate {name} " in head and "--publish\n" in head
+    several = "" if len(seeds) == 1 else "s"
+    assert f"# Trials:   {len(variants)} variants x {len(seeds)} seed{several} = {len(trials)}\n" in head
+    for trial in trials:  # of the first seed: models and images of every variant
+        if trial.seed == min(seeds):
+            shape = {"digits": (1, 8, 8)}.get(trial.config.data.name, (3, 32, 32))
+            build_model(trial.config.model, shape, 10)
+
+
+def test_what_is_published_was_made_with_the_files_that_are_there(monkeypatch):
+    monkeypatch.chdir(RECIPES.parent.parent)
+    for file in EVIDENCE.values():
+        with_published(file, read_ablation(file))  # raises where a setting has changed since
