@@ -609,6 +609,7 @@ def test_what_another_process_runs_is_not_done(tmp_path, engine, monkeypatch):
     assert engine.started == [] and kept_trials(file) == ["b-s0"]
     run_ablation(str(file), publish=True)
     assert kept_trials(file) == ["b-s0", "a-s0"]
+    assert (tmp_path / "runs" / "results" / "abl" / "table.md").is_file()
 
 
 def kept_trials(file):

@@ -153,7 +153,7 @@ def wide_resnet_28_10(channels: int, size: tuple[int, int], width: int | None) -
 
 
 def resnet_mini(channels: int, size: tuple[int, int], width: int | None) -> nn.Module:
-    """Three blocks behind a 4x4 convolution of stride 2, 0.7 M parameters at width 32; a map of 4x4 at 32 px.
+    """Three blocks behind a 4x4 convolution of stride 2, 0.3 M parameters at width 32; a map of 4x4 at 32 px.
 
     On a CPU a step takes about a third of resnet-small's. Raises UserError for images below 8 pixels a side.
     """
