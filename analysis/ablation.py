@@ -28,11 +28,14 @@ MEASURES = {  # measure: heading, and how its numbers are written
     "median10_accuracy": ("median accuracy of the last ten tests, %", ".2f"),
     "image_forwards": ("image forwards", ",.0f"),
     "seconds": ("seconds", ",.0f"),
+    "last_test_loss": ("test loss, nats", ".3f"),
 }
+MISSING = frozenset({"last_test_loss"})  # what older results lack: NaN, an empty cell
 PER_SEED = ("variant", "seed", *MEASURES)
 MEANINGS = {
     "last_accuracy": "Accuracy is of the test images at the last epoch. ",
     "seconds": "Seconds are training with search, without tests. ",
+    "last_test_loss": "The test loss is the mean cross-entropy at the last epoch. ",
 }
 LARGEST_FILE = 10_000_000  # bytes of a per_seed.csv
 LONGEST_NAME = 200  # characters of a variant
@@ -52,7 +55,7 @@ def per_seed(trials: Sequence[tuple[str, int, RunFolder]]) -> pd.DataFrame:
     for variant, seed, run in trials:
         if run.result is None:
             continue
-        if missing := [measure for measure in MEASURES if measure not in run.result]:
+        if missing := [measure for measure in MEASURES if measure not in run.result and measure not in MISSING]:
             raise RunFolderError(
                 f"run {run.name} has no {missing[0]}: expected a run of ./run train or ./run ablate, not a search"
             )
@@ -65,7 +68,7 @@ def per_seed_of(results: Sequence[tuple[str, int, Mapping[str, Any]]]) -> pd.Dat
     import pandas as pd
 
     rows = [
-        {"variant": variant, "seed": seed, **{measure: result[measure] for measure in MEASURES}}
+        {"variant": variant, "seed": seed, **{measure: result.get(measure, math.nan) for measure in MEASURES}}
         for variant, seed, result in results
     ]
     return pd.DataFrame(rows, columns=list(PER_SEED))
@@ -88,12 +91,12 @@ def read_per_seed(path: Path) -> pd.DataFrame:
                 f"{path}: rows {seen[variant, seed]} and {number} are both variant {variant}, seed {seed}; expected one"
             )
         seen[variant, seed] = number
-        rows.append((variant, seed, *(_number(path, number, measure, cells[measure]) for measure in MEASURES)))
+        rows.append((variant, seed, *(_measured_in(path, number, cells, measure) for measure in MEASURES)))
     return pd.DataFrame(rows, columns=list(PER_SEED))
 
 
 def _lines(path: Path) -> list[dict[str, str | None]]:
-    """A CSV file's rows by column, which are those of PER_SEED at least."""
+    """A CSV file's rows by column, which are those of PER_SEED at least, but for MISSING."""
     try:
         if path.stat().st_size > LARGEST_FILE:
             raise RunFolderError(f"{path} has more than {LARGEST_FILE:,} bytes; expected a row per variant and seed")
@@ -103,8 +106,9 @@ def _lines(path: Path) -> list[dict[str, str | None]]:
         raise RunFolderError(f"{path} cannot be read: {error.strerror}") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise RunFolderError(f"{path} is not a table of comma-separated values: {error}") from None
-    if missing := [column for column in PER_SEED if column not in (reader.fieldnames or ())]:
-        raise RunFolderError(f"{path} has no column {missing[0]}; expected {', '.join(PER_SEED)}")
+    wanted = [column for column in PER_SEED if column not in MISSING]
+    if missing := [column for column in wanted if column not in (reader.fieldnames or ())]:
+        raise RunFolderError(f"{path} has no column {missing[0]}; expected {', '.join(wanted)}")
     if not lines:
         raise RunFolderError(f"{path} has no rows; expected one per variant and seed")
     return lines
@@ -116,6 +120,12 @@ def _name(path: Path, row: int, text: str | None) -> str:
             f"{path}: row {row}: variant: expected 1 to {LONGEST_NAME} printable characters, got {text!r:.60}"
         )
     return text
+
+
+def _measured_in(path: Path, row: int, cells: Mapping[str, str | None], measure: str) -> float:
+    """A row's number of a measure; NaN where it may be missing and is."""
+    text = cells.get(measure)
+    return math.nan if measure in MISSING and not text else _number(path, row, measure, text)
 
 
 def _number(path: Path, row: int, column: str, text: str | None) -> float:
@@ -161,6 +171,9 @@ def _columns(table: pd.DataFrame) -> list[Column]:
             columns.append(Column("p (Holm)", lambda row: _p(row.p_holm)))
             columns.append(Column("effect size", lambda row: _shown(row.d, "+.2f")))
         columns.append(Column("pairs won", _pairs_won))
+    if measure != "last_test_loss" and "last_test_loss" in table:
+        head, digits = MEASURES["last_test_loss"]
+        columns.append(Column(head, lambda row: _plus_minus(row.last_test_loss, row.last_test_loss_high, digits)))
     if measure != "image_forwards" and "image_forwards" in table:
         columns.append(Column("image forwards", lambda row: _shown(row.image_forwards, ",.0f")))
     if measure != "seconds" and "seconds" in table:
@@ -218,7 +231,7 @@ def _measured(table: pd.DataFrame, heads: list[str]) -> str:
     if "interquartile mean" in heads:
         text += f"Interquartile means have bootstrap intervals from {BOOTSTRAP_FROM} seeds on. "
     measure = table["measure"].iloc[0]
-    shown = [name for name in MEANINGS if name == measure or name in heads]
+    shown = [name for name in MEANINGS if name == measure or MEASURES[name][0] in heads]
     return (text + "".join(MEANINGS[name] for name in shown)).strip()
 
 

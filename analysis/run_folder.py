@@ -113,8 +113,10 @@ class RunFolder:
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """The `end` event; None where the run has not ended."""
-        return self._event("end")
+        """The `end` event, with the test loss of the last epoch that was tested; None where the run has not ended."""
+        end = self._event("end")
+        tested = [event["test_loss"] for event in self.events if event["event"] == "epoch" and "test_loss" in event]
+        return {**end, "last_test_loss": tested[-1]} if end and tested else end
 
     @property
     def state(self) -> str:

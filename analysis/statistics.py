@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LEVEL = 0.05  # what p is held against; intervals are of 1 - LEVEL
-LOWER_IS_BETTER = frozenset({"image_forwards", "seconds"})
+LOWER_IS_BETTER = frozenset({"image_forwards", "seconds", "last_test_loss"})
 BOOTSTRAP_FROM = 8  # values; of fewer a bootstrap interval of the interquartile mean covers 95 % too seldom
 RESAMPLES = 9999
 FLIPS = 2**14  # ways to set the signs of 14 differences: up to there the permutation test tries every way
@@ -161,8 +161,8 @@ def compare(
 ) -> pd.DataFrame:
     """One row per variant, in `order` (else as they come), against the baseline (else the first of them).
 
-    trials: one row per variant and seed, with columns variant, seed, the measure, and perhaps image_forwards and
-    seconds. A variant of `order` without trials has a row of NaN. The columns, in the measure's unit:
+    trials: one row per variant and seed, with columns variant, seed, the measure, and perhaps image_forwards, seconds
+    and last_test_loss. A variant of `order` without trials has a row of NaN. The columns, in the measure's unit:
 
     measure, baseline, variant, seeds
     mean, low, high                                   with Student's 95 % interval
@@ -177,9 +177,10 @@ def compare(
     apart                                             whether it can be told from the best: p_best < 0.05, or the two
                                                       intervals do not touch
     image_forwards, seconds                           means
+    last_test_loss, last_test_loss_high               mean with the upper end of Student's interval, if any is known
 
-    Raises ValueError where there are no trials, a column is missing, a variant has a seed twice, or the baseline or
-    `order` does not fit the trials.
+    Raises ValueError where there are no trials, a column is missing or has no value at all, a variant has a seed twice,
+    or the baseline or `order` does not fit the trials.
     """
     import pandas as pd
 
@@ -206,6 +207,10 @@ def compare(
     for cost in ("image_forwards", "seconds"):
         if cost in trials:
             table[cost] = [trials[trials["variant"] == name][cost].mean() for name in names]
+    if "last_test_loss" in trials and trials["last_test_loss"].notna().any():
+        losses = [trials[trials["variant"] == name]["last_test_loss"].dropna() for name in names]
+        table["last_test_loss"] = [found.mean() for found in losses]
+        table["last_test_loss_high"] = [t_interval(found)[1] for found in losses]
     return table
 
 
@@ -216,6 +221,8 @@ def _by_seed(trials: pd.DataFrame, measure: str, order: Sequence[str] | None) ->
             raise ValueError(f"the trials have no column {column!r}; expected variant, seed and the measure")
     if trials.empty:
         raise ValueError("there are no finished trials to compare")
+    if trials[measure].isna().all():
+        raise ValueError(f"no trial tells its {measure}")
     twice = trials[trials.duplicated(["variant", "seed"])]
     if len(twice):
         raise ValueError(f"variant {twice['variant'].iloc[0]!r} has seed {twice['seed'].iloc[0]} twice")

@@ -132,7 +132,9 @@ def compare(
     ],
     measure: Annotated[
         str,
-        typer.Option(metavar="MEASURE", help="last_accuracy, median10_accuracy, image_forwards or seconds."),
+        typer.Option(
+            metavar="MEASURE", help="last_accuracy, median10_accuracy, last_test_loss, image_forwards or seconds."
+        ),
     ] = "last_accuracy",
     baseline: Annotated[
         str | None, typer.Option(metavar="VARIANT", help="Compared with all others; else the first.")

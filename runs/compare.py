@@ -44,6 +44,8 @@ def run_compare(names: list[str], measure: str, baseline: str | None, out: Path 
         raise UserError(
             f"--baseline: there is no variant {baseline!r}{_close(baseline, variants)} (choose from {', '.join(variants)})"
         )
+    if trials[measure].isna().all():
+        raise UserError(f"--measure {measure}: these results are of before it was kept; choose another measure")
     for table in tables:
         print(f"from {shown(table)}")
     if out is None:

@@ -18,7 +18,10 @@ from runs.trials import Trial, told_apart_by
 from training.config import PROJECT, UserError
 
 SCHEMA = 1
-RESULT = ("last_accuracy", "median10_accuracy", "image_forwards", "search_forwards", "seconds", "search_seconds")
+RESULT = (
+    "last_accuracy", "median10_accuracy", "last_test_loss",
+    "image_forwards", "search_forwards", "seconds", "search_seconds",
+)  # fmt: skip
 ENVIRONMENT = ("date", "commit", "device", "device_name", "threads")
 
 

@@ -6,7 +6,7 @@ A page keeps a table between two lines, and this writes what lies between them:
     <!-- end -->
 
 NAME is a folder of runs/results with a per_seed.csv. Variants after it choose and order the rows, baseline=VARIANT says
-what they are compared with; names with spaces are quoted.
+what they are compared with, measure=MEASURE by what (else by last_accuracy); names with spaces are quoted.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ class Mark(NamedTuple):
     name: str
     variants: list[str]
     baseline: str | None
+    measure: str
     where: str
 
 
@@ -81,19 +82,21 @@ def with_tables(text: str, page: str) -> str:
 
 
 def read_mark(text: str, where: str) -> Mark:
-    """NAME [VARIANT...] [baseline=VARIANT]."""
+    """NAME [VARIANT...] [baseline=VARIANT] [measure=MEASURE]."""
     try:
         name, *words = shlex.split(text)
     except ValueError as error:
-        raise UserError(f"{where}: {text!r:.60}: {error}; expected NAME [VARIANT...] [baseline=VARIANT]") from None
-    baselines = [word.removeprefix("baseline=") for word in words if word.startswith("baseline=")]
-    variants = [word for word in words if not word.startswith("baseline=")]
-    return Mark(name, variants, baselines[-1] if baselines else None, where)
+        form = "NAME [VARIANT...] [baseline=VARIANT] [measure=MEASURE]"
+        raise UserError(f"{where}: {text!r:.60}: {error}; expected {form}") from None
+    keys = [word for word in words if word.startswith(("baseline=", "measure="))]
+    options = dict(word.split("=", 1) for word in keys)
+    variants = [word for word in words if word not in keys]
+    return Mark(name, variants, options.get("baseline"), options.get("measure", "last_accuracy"), where)
 
 
 def block(mark: Mark) -> str:
     """The table that a mark asks for, and what made it."""
-    from analysis.ablation import as_markdown, read_per_seed
+    from analysis.ablation import MEASURES, as_markdown, read_per_seed
     from analysis.statistics import compare
 
     root = PROJECT / "runs" / "results"
@@ -104,7 +107,11 @@ def block(mark: Mark) -> str:
     shown = mark.variants or found
     baseline = mark.baseline or (BASELINE if BASELINE in shown else shown[0])
     known_or_refused([baseline], shown, f"variant in the table of {mark.name}", mark.where)
-    table = compare(trials[trials["variant"].isin(shown)], baseline=baseline, order=shown)
+    known_or_refused([mark.measure], list(MEASURES), "measure", mark.where)
+    chosen = trials[trials["variant"].isin(shown)]
+    if chosen[mark.measure].isna().all():
+        raise UserError(f"{mark.where}: the results of {mark.name} are of before {mark.measure} was kept")
+    table = compare(chosen, mark.measure, baseline=baseline, order=shown)
     return f"{as_markdown(table)}\n{origin(root / mark.name)}\n"
 
 

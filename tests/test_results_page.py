@@ -18,7 +18,7 @@ from training.config import UserError
 ACCURACIES = {"plain": [60, 62, 63], "cutmix": [61, 62.5, 65], "patchmix": [62, 63, 64.5], "two words": [61, 61, 66]}
 TRIALS = pd.DataFrame(
     [
-        (name, s, value, value, 115_200, 100 + s)
+        (name, s, value, value, 115_200, 100 + s, 2 - value / 100)
         for name, values in ACCURACIES.items()
         for s, value in enumerate(values)
     ],
@@ -131,6 +131,12 @@ def test_check_writes_nothing_and_names_what_is_not_current(project, cli):
     assert cli("results", "--check")[0] == 1
 
 
+def test_the_measure_can_be_chosen(project):
+    found = written(project, "few measure=last_test_loss plain patchmix")
+    few = TRIALS[TRIALS["variant"].isin(["plain", "patchmix"])]
+    assert found == as_markdown(compare(few, "last_test_loss", "patchmix", ["plain", "patchmix"])) + ORIGIN
+
+
 @pytest.mark.parametrize(
     ("page", "words"),
     [
@@ -140,6 +146,7 @@ def test_check_writes_nothing_and_names_what_is_not_current(project, cli):
         (marked("few plain Cutmix"), "no variant of few 'Cutmix', did you mean 'cutmix'? (choose from plain, cutmix, "),
         (marked("few baseline=other"), "there is no variant in the table of few 'other'"),
         (marked("few plain baseline=cutmix"), "no variant in the table of few 'cutmix' (choose from plain)"),
+        (marked("few measure=acc"), "there is no measure 'acc' (choose from last_accuracy, "),
         (marked('few "plain'), "line 4: 'few \"plain': No closing quotation; expected NAME [VARIANT...]"),
         (marked("few").replace("<!-- end -->", ""), "line 4: the table of few has no end; expected a line <!-- end -->"),
         (marked("few").replace("<!-- table: few -->", ""), "line 5: '<!-- end -->'; expected a line <!-- table: NAME"),
@@ -162,6 +169,14 @@ def test_torch_is_not_loaded():
     root = Path(__file__).parent.parent
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
     assert done.stdout.splitlines()[-1] == "False" and "README.md" in done.stdout, done.stderr
+
+
+def test_a_measure_that_was_not_kept_is_told_in_a_line(project, cli):
+    (project / "README.md").write_text(marked("few measure=last_test_loss"))
+    TRIALS.drop(columns="last_test_loss").to_csv(project / "runs" / "results" / "few" / "per_seed.csv", index=False)
+    status, _, error = cli("results")
+    assert status == 2 and "the results of few are of before last_test_loss was kept" in error
+    assert error.count("\n") == 1
 
 
 def test_an_unsound_file_of_seeds_is_told_in_a_line(project, cli):

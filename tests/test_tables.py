@@ -37,7 +37,7 @@ COMMAND = ("last_accuracy", None, None)
 def trials(**variants):
     """variant -> accuracies of seeds 0, 1, ..."""
     rows = [
-        (name, seed, value, value - 0.1, 115_200, 100.0 + seed)
+        (name, seed, value, value - 0.1, 115_200, 100.0 + seed, 2 - value / 100)
         for name, values in variants.items()
         for seed, value in enumerate(values)
     ]
@@ -148,7 +148,7 @@ def test_one_seed_has_no_interval_and_says_so():
     text = as_text(table)
     assert "±" not in text and not any(bold_rows(table))
     assert "One seed each: no interval, and no variant can be called better. No finished trial: c." in text
-    assert text.splitlines()[3].split() == ["c", "0", "-", "-", "-", "-", "-"]
+    assert text.splitlines()[3].split() == ["c", "0", "-", "-", "-", "-", "-", "-"]
     assert "One seed only, so no interval: b." in as_text(compare(trials(a=[60, 61], b=[70])))
     assert "is the highest mean" not in as_text(compare(trials(a=[60, 61])))
 
@@ -166,9 +166,9 @@ def test_names_are_escaped(tmp_path):
     bare = re.sub(r"\\textbackslash\{\}|\\[&%$#_{}]", "", latex)
     assert bare.count("{") == bare.count("}") and bare.count("$") % 2 == 0 and "±" not in latex
     rows = latex.split(r"\midrule")[1].split(r"\bottomrule")[0].strip().splitlines()
-    assert [len(re.findall(r"(?<!\\)&", row)) for row in rows] == [6, 6] and all(row.endswith(r" \\") for row in rows)
+    assert [len(re.findall(r"(?<!\\)&", row)) for row in rows] == [7, 7] and all(row.endswith(r" \\") for row in rows)
     cells = [len(re.findall(r"(?<!\\)\|", line)) for line in as_markdown(table).splitlines()[:4]]
-    assert cells == [8] * 4 and "<b>" not in as_markdown(table).replace(r"\<b\>", "")
+    assert cells == [9] * 4 and "<b>" not in as_markdown(table).replace(r"\<b\>", "")
     page = ET.fromstring(f"<div>{as_html(table)}</div>")
     assert page.find(".//tbody/tr/th").text == NASTY and page.find(".//tbody/tr/th").get("scope") == "row"
     assert {th.get("scope") for th in page.iterfind(".//thead/tr/th")} == {"col"}
@@ -194,13 +194,37 @@ def test_signs_in_latex_are_minus_signs():
     )
 )
 def test_what_is_written_is_read_back(data, tmp_path_factory):
-    table = pd.DataFrame([(*row, row[2], 10, 1.5) for row in data], columns=list(PER_SEED))
+    table = pd.DataFrame([(*row, row[2], 10, 1.5, row[2]) for row in data], columns=list(PER_SEED))
     path = tmp_path_factory.mktemp("read") / "per_seed.csv"
     table.assign(more="x").to_csv(path, index=False)
     pd.testing.assert_frame_equal(read_per_seed(path), table)
 
 
 HEAD = ",".join(PER_SEED)
+
+
+def test_the_test_loss_stands_beside_the_accuracy_and_may_be_compared_by():
+    data = trials(plain=[60, 62, 64], mixed=[62, 63.5, 66.5])
+    text = as_text(compare(data))
+    assert "test loss, nats" in text and "1.380 ± 0.050" in text and "1.360 ± 0.057" in text
+    assert "The test loss is the mean cross-entropy at the last epoch." in text
+    by_loss = compare(data, "last_test_loss")
+    assert by_loss["best"].tolist() == [False, True] and by_loss["wins"][1] == 1  # lower is better
+    assert "mixed 1.360 is the lowest mean" in as_text(by_loss) and as_text(by_loss).count("test loss, nats") == 1
+
+
+def test_older_tables_have_no_test_loss(tmp_path):
+    path = tmp_path / "per_seed.csv"
+    trials(a=[60, 61], b=[62, 63]).drop(columns="last_test_loss").to_csv(path, index=False)
+    read = read_per_seed(path)
+    assert tuple(read.columns) == PER_SEED and read["last_test_loss"].isna().all()
+    assert "test loss" not in as_text(compare(read))
+    with pytest.raises(ValueError, match="no trial tells its last_test_loss"):
+        compare(read, "last_test_loss")
+    with pytest.raises(UserError, match="--measure last_test_loss: these results are of before it was kept"):
+        run_compare([str(path)], "last_test_loss", None, None)
+    half = read.assign(last_test_loss=[1.0, 2.0, math.nan, math.nan])  # one of two tables together
+    assert "1.500" in as_text(compare(half)) and as_text(compare(half)).splitlines()[2].split()[-3] == "-"
 
 
 @pytest.mark.parametrize(
@@ -350,3 +374,10 @@ def test_trials_that_have_not_ended_are_left_out(runs, out):
     table = per_seed([("plain", seed, RunFolder(out / "few" / f"plain-s{seed}")) for seed in (0, 1)])
     assert table[["variant", "seed", "last_accuracy"]].to_numpy().tolist() == [["plain", 0, 50.0]]
     assert tuple(table.columns) == PER_SEED and not math.isnan(table["seconds"][0])
+
+
+def test_the_test_loss_is_that_of_the_last_test(runs, out):
+    run = RunFolder(out / "few" / "plain-s0")
+    assert run.result["last_test_loss"] == list(run.epochs["test_loss"].dropna())[-1]
+    table = per_seed([("plain", 0, run)])
+    assert table["last_test_loss"].tolist() == [run.result["last_test_loss"]]
