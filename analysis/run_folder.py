@@ -30,6 +30,7 @@ ADDED: dict[str, Any] = {  # options since version 1, with what runs did before
     "search.stop_epoch": None,
     "search.rows": 1.0,
     "search.weights": "live",
+    "search.consume": "each",
 }
 LOCK = ".lock"  # held by the process that writes a run, see training/locks.py
 

@@ -240,6 +240,26 @@ def test_a_search_starts_from_the_live_bank_where_it_is_carried(monkeypatch):
         starts.clear()
 
 
+@pytest.mark.parametrize("batch", [None, 3 * B])
+def test_the_last_elites_alone_can_be_trained_on(batch):
+    searches = []
+    options = ["search.consume=last", "search.elites=2", f"search.batch={'null' if batch is None else batch}"]
+    mix = build(*options, on_search=searches.append)
+    steps = mix.span
+    assert steps == (2 if batch is None else 3)  # one batch for each of the two elites
+    given = batches(steps)
+    items = list(mix(given, 1))
+    assert len(searches[0].elites) == 3  # each generation is told of all the same
+    last = searches[0].elites[-1]
+    for step, item in enumerate(items):
+        rank = 0 if step else 1  # the fittest comes last, and again where there are more steps than elites
+        masks, partner = composition(item, given[step])
+        rows, shown = slice(B * step, B * step + B), partner >= 0
+        assert np.array_equal(masks[shown], last.masks[rank][rows][shown])
+        assert np.array_equal(partner[shown], last.pairings[rank][rows][shown])
+    assert mix.bank.weights.sum() == steps * B
+
+
 class TestTurns:
     """search.rescore other than hold."""
 
@@ -299,6 +319,8 @@ class TestTurns:
     def test_there_must_be_steps_to_take_turns_with(self):
         with pytest.raises(UserError, match=r"has 1 steps of train.batch=8 and 3 generations; set search.batch"):
             build("search.rescore=none", f"search.batch={B}")
+        with pytest.raises(UserError, match=r"search.rescore=all trains on every .*; set search.consume=each"):
+            build("search.rescore=all", "search.consume=last")
         with pytest.raises(UserError, match=r"search.rescore=all .* 1 generations"):
             build("search.rescore=all", "search.generations=1", "search.elites=2")
 

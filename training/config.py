@@ -170,8 +170,12 @@ class SearchOptions(_Section):
     population: int = Field(3, ge=1, le=100_000, description="genomes, P (of each island)")
     generations: int = Field(4, ge=1, le=100_000, description="generations per search batch, T")
     elites: int = Field(1, ge=1, description="genomes of each generation that are trained on, E")
+    consume: Literal["each", "last"] = Field(
+        "each", description="trained on are the elites of each generation in turn, or of a search's last one alone"
+    )
     batch: Annotated[int, Field(ge=2)] | None = Field(
-        None, description="images per search batch; else train.batch x generations x elites"
+        None,
+        description="images per search batch; else train.batch x generations x elites, or with consume=last x elites",
     )
     every: int = Field(
         2,

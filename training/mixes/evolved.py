@@ -3,8 +3,9 @@
 For every R-th group of training batches (R is search.every) a population evolves over all their images at
 once. Training steps follow, one per elite, generation by generation: step j trains on its own batch's rows of
 the j-th elite. So each generation's elites are consumed, every image is trained on once an epoch, and the
-number of steps is that of any other mix. With search.rescore=hold the weights hold still during a search,
-and losses carried with rows are exact; else every generation's steps are taken before the next generation.
+number of steps is that of any other mix. With search.consume=last only the last generation's are: the fittest.
+With search.rescore=hold the weights hold still during a search, and losses carried with rows are exact; else
+every generation's steps are taken before the next generation.
 
 The groups between searches draw from the live bank: masks of recent searches, and partners by chance or by
 the classes that those searches paired. That costs no forward.
@@ -70,7 +71,7 @@ class Evolved(ScoringMix):
         yield from self._searched(batches) if searches else self._drawn(batches)
 
     def _searched(self, batches: list[Batch]) -> Iterator[Mixed]:
-        """Search over the batches' images, or the first of each; train on each generation's elites, the fittest last."""
+        """Search over the batches' images, or the first of each; train on the elites, those found last at the end."""
         steps, part = len(batches), self._part(len(batches[0][1]))
         images = torch.cat([images[:part] for images, _ in batches])
         labels = torch.cat([labels[:part] for _, labels in batches])
@@ -81,11 +82,13 @@ class Evolved(ScoringMix):
         with self._clock():
             search, elites = self.make_search(images, labels, classes), list[Elites]()
         turns, generations = self.options.rescore != "hold", self.options.generations
-        if not turns:
+        if turns:
+            found = self._generations(search, elites, images, labels)
+        else:
             self.go_on(search, elites, images, labels)
             self._remember(elites[-1], classes)
-            generations = len(elites)
-        found = self._generations(search, elites, images, labels) if turns else iter(elites)
+            consumed = elites[-1:] if self.options.consume == "last" else elites
+            found, generations = iter(consumed), len(consumed)
         for number, kept in enumerate(found, 1):
             due = steps * number // generations
             for step in range(done, due):
@@ -265,13 +268,19 @@ class Evolved(ScoringMix):
 
 
 def span(options: SearchOptions, batch: int) -> int:
-    """Training batches of a search batch: one for each elite of each generation where search.batch is not given."""
-    return max(1, (options.batch or batch * options.generations * options.elites) // batch)
+    """Training batches of a search batch: one for each elite that is trained on where search.batch is not given."""
+    generations = 1 if options.consume == "last" else options.generations
+    return max(1, (options.batch or batch * generations * options.elites) // batch)
 
 
 def build(context: MixContext) -> Mix:
     """The live search. Raises UserError where a search could not take turns with training steps."""
     options, batch = context.config.search, context.config.train.batch
+    if options.rescore != "hold" and options.consume == "last":
+        raise UserError(
+            f"search.rescore={options.rescore} trains on every generation's elites before the next generation; set "
+            "search.consume=each, or search.rescore=hold"
+        )
     if options.rescore != "hold" and min(options.generations, span(options, batch)) < 2:
         raise UserError(
             f"search.rescore={options.rescore} takes turns between generations and training steps, but a search batch has "
