@@ -126,8 +126,9 @@ class Trial:
                 return "done"
             return "new" if self.failure() is None else "failed"
         self._check_settings()
-        events = self.run.events if (self.folder / "log.jsonl").is_file() else []
-        if end := next((event for event in reversed(events) if event["event"] == "end"), None):
+        run = self.run
+        events = run.events if (self.folder / "log.jsonl").is_file() else []
+        if events and (end := run.result) is not None:
             self._ended.clear()
             self._ended[version] = end
             return "done"

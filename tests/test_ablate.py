@@ -51,7 +51,8 @@ def finish(trial, accuracy=50.0, seconds=10.0):
     trial.folder.mkdir(parents=True, exist_ok=True)
     (trial.folder / "config.json").write_text(json.dumps({"schema": SCHEMA, **trial.config.model_dump()}))
     end = {"last_accuracy": accuracy, "median10_accuracy": accuracy, "image_forwards": 1, "seconds": seconds}
-    lines = [{"event": "start"}, {"event": "end", **end}]
+    tested = {"event": "epoch", "accuracy": accuracy, "test_loss": 1.25}
+    lines = [{"event": "start"}, tested, {"event": "end", **end}]
     (trial.folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (trial.folder / "environment.json").write_text(json.dumps({"schema": SCHEMA}))
 
@@ -590,6 +591,8 @@ def test_published_tables_carry_what_made_them(tmp_path, engine, monkeypatch):
     }  # fmt: skip
     environment = json.loads((published / "environment.json").read_text())
     assert environment["command"] == "./run ablate abl --publish" and environment["commit"] == "abc"
+    assert "test loss, nats" in (published / "table.md").read_text()
+    assert published_lines(file)[0]["result"]["last_test_loss"] == 1.25
 
 
 def test_what_another_process_runs_is_not_done(tmp_path, engine, monkeypatch):
