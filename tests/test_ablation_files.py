@@ -111,7 +111,7 @@ def test_the_drawn_and_the_searched_forward_about_as_many_images():
     found = configs("search-or-draw")
     chosen = [config for config in found.values() if config.mix.name == "best-of-k"]
     assert {config.mix.keep for config in chosen} == {"rows", "batch", "shuffled"}
-    measured = 1.88  # forwards for each mixed image of this recipe's search
+    measured = 2.09  # forwards for each mixed image of evolved-hard-every2 in runs/results/cifar10-1000-search
     for config in chosen:
         assert 0.9 < config.mix.draws / config.search.every / measured < 1.1
         assert config.search.objective == found["evolved-hard"].search.objective
