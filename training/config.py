@@ -154,7 +154,7 @@ class MixOptions(_Section):
     probability: float = Field(0.5, ge=0, le=1, description="share of training steps that are mixed")
     patch_weight: float = Field(1.0, ge=0, le=100, description="weight of the mean cell loss")
     sampler: Annotated[str, *_one_of(MASK_SAMPLERS)] = Field(
-        "bernoulli", description="what random PatchMix and the search's first generation draw from"
+        "box", description="what random PatchMix and the search's first generation draw from"
     )
     bank: str | None = Field(None, description="pattern file for the mix `bank`")
     draws: int = Field(4, ge=1, le=1000, description="compositions that best-of-k draws for a batch it selects for, k")
