@@ -180,7 +180,7 @@ def _columns(table: pd.DataFrame) -> list[Column]:
     if measure != "seconds" and "seconds" in table:
         columns.append(Column("seconds", lambda row: _shown(row.seconds, ",.0f")))
     if "search_adds" in table:
-        columns.append(Column("search adds", lambda row: _shown(100 * row.search_adds, "+.0f") + " %"))
+        columns.append(Column("search adds", lambda row: _shown(row.search_adds, "+.0%").replace("%", " %")))
     return columns
 
 

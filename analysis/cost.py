@@ -99,7 +99,7 @@ def draw_cost(found: Sequence[Spent], *, steps_alike: bool = False) -> Figure:
         half = None if math.isnan(one.half) else one.half
         axes.errorbar(
             one.cost, one.accuracy, yerr=half, fmt=marker, color=shade, ecolor=shade, elinewidth=1, capsize=3, capthick=1,
-            markersize=MARKER, alpha=0.9, zorder=3,
+            markersize=MARKER, alpha=0.9, zorder=4 if own else 3,
         )  # fmt: skip
     tidy(axes, xlabel=_xlabel(reference, steps_alike), ylabel="accuracy at the last epoch, %", title=_title(found))
     axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 2.5, 5, 10]))

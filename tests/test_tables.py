@@ -211,6 +211,7 @@ def test_what_search_adds_is_of_the_same_run_and_shown_where_anything_searched()
     head, _, plain, mixed = as_markdown(compare(data)).splitlines()[:4]
     assert head.endswith("| search adds |") and plain.endswith("| +0 % |") and mixed.endswith("| +88 % |")
     assert "What search adds is its time over the rest of the same run's" in as_text(compare(data))
+    assert as_markdown(compare(data, order=["plain", "mixed", "none"])).splitlines()[4].endswith("| - | - |")
     unknown = compare(data.assign(search_seconds=[0, 0, math.nan, math.nan]))
     assert "search_adds" not in unknown
 
