@@ -29,8 +29,9 @@ MEASURES = {  # measure: heading, and how its numbers are written
     "image_forwards": ("image forwards", ",.0f"),
     "seconds": ("seconds", ",.0f"),
     "last_test_loss": ("test loss, nats", ".3f"),
+    "search_seconds": ("seconds of search", ",.0f"),
 }
-MISSING = frozenset({"last_test_loss"})  # what older results lack: NaN, an empty cell
+MISSING = frozenset({"last_test_loss", "search_seconds"})  # what older results lack: NaN, an empty cell
 PER_SEED = ("variant", "seed", *MEASURES)
 MEANINGS = {
     "last_accuracy": "Accuracy is of the test images at the last epoch. ",
@@ -178,6 +179,8 @@ def _columns(table: pd.DataFrame) -> list[Column]:
         columns.append(Column("image forwards", lambda row: _shown(row.image_forwards, ",.0f")))
     if measure != "seconds" and "seconds" in table:
         columns.append(Column("seconds", lambda row: _shown(row.seconds, ",.0f")))
+    if "search_adds" in table:
+        columns.append(Column("search adds", lambda row: _shown(row.search_adds, "+.0%").replace("%", " %")))
     return columns
 
 
@@ -232,7 +235,10 @@ def _measured(table: pd.DataFrame, heads: list[str]) -> str:
         text += f"Interquartile means have bootstrap intervals from {BOOTSTRAP_FROM} seeds on. "
     measure = table["measure"].iloc[0]
     shown = [name for name in MEANINGS if name == measure or MEASURES[name][0] in heads]
-    return (text + "".join(MEANINGS[name] for name in shown)).strip()
+    text += "".join(MEANINGS[name] for name in shown)
+    if "search_adds" in table:
+        text += "What search adds is its time over the rest of the same run's, which other work on a machine hardly changes."
+    return text.strip()
 
 
 def _seed_note(table: pd.DataFrame) -> str:
@@ -415,9 +421,12 @@ def write_tables(
     *,
     measure: str = "last_accuracy",
     baseline: str | None = None,
+    steps_alike: bool = False,
 ) -> pd.DataFrame:
     """Write per_seed.csv, table.csv, table.md, table.tex, figure.png and figure.svg into `folder`, of 3 variants and
     more cost.png and cost.svg too; return `compare`'s table. Raises its ValueError before anything is written.
+
+    steps_alike: the variants differ in nothing that costs time but their mixes, see `analysis.cost.spent_by`.
     """
     table = compare(trials, measure, baseline, order)
     folder.mkdir(parents=True, exist_ok=True)
@@ -427,7 +436,7 @@ def write_tables(
     replace_text(folder / "table.tex", as_latex(table))
     draw_comparison(trials, table, folder / "figure.png")
     draw_comparison(trials, table, folder / "figure.svg")
-    write_cost(trials, folder, list(table["variant"]))
+    write_cost(trials, folder, list(table["variant"]), steps_alike=steps_alike)
     return table
 
 

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from analysis.labels import ends_of_leaders, place_labels
-from analysis.statistics import t_interval
+from analysis.statistics import search_adds, t_interval
 from analysis.style import colour, ink, new_figure, save, soft, tidy
 from analysis.words import plain, shortened
 
@@ -34,7 +34,7 @@ LEADER: dict[str, Any] = {"arrowstyle": "-", "linewidth": 0.7, "shrinkA": 0, "sh
 
 
 class Spent(NamedTuple):
-    """One variant: seconds over the reference's, accuracy in percent, half its 95 % interval (NaN of one seed)."""
+    """One variant: time over the reference's, accuracy in percent, half its 95 % interval (NaN of one seed)."""
 
     variant: str
     seeds: int
@@ -43,41 +43,47 @@ class Spent(NamedTuple):
     half: float
 
 
-def spent_by(trials: pd.DataFrame, order: Sequence[str] | None = None) -> list[Spent]:
+def spent_by(trials: pd.DataFrame, order: Sequence[str] | None = None, *, steps_alike: bool = False) -> list[Spent]:
     """The variants that have trials, in `order` (else as they come), the reference among them.
 
-    trials: with the columns of analysis.ablation.PER_SEED. Empty where no ratio is: the reference took no time.
+    trials: with the columns of analysis.ablation.PER_SEED. steps_alike: but for its search every variant takes the same
+    time; then cost is what the search adds within each run, else it is seconds, which a machine's changing speed blurs.
+    Empty where no ratio is: the reference took no time.
     """
-    groups = {name: trials[trials["variant"] == name] for name in dict.fromkeys(order or trials["variant"])}
-    groups = {name: rows for name, rows in groups.items() if len(rows)}
-    reference = groups[reference_of(list(groups))]["seconds"].mean()
+    times = (1 + search_adds(trials)) if steps_alike else trials["seconds"]
+    groups = {name: trials["variant"] == name for name in dict.fromkeys(order or trials["variant"])}
+    groups = {name: rows for name, rows in groups.items() if rows.any()}
+    reference = times[groups[reference_of(list(groups))]].mean()
     if not reference > 0:
         return []
-    return [_spent(name, rows, reference) for name, rows in groups.items()]
+    return [_spent(name, trials[rows], times[rows].mean() / reference) for name, rows in groups.items()]
 
 
-def _spent(name: str, rows: pd.DataFrame, reference: float) -> Spent:
+def _spent(name: str, rows: pd.DataFrame, cost: float) -> Spent:
     accuracies = rows["last_accuracy"]
     low, high = t_interval(accuracies)
-    return Spent(name, len(rows), rows["seconds"].mean() / reference, accuracies.mean(), (high - low) / 2)
+    return Spent(name, len(rows), cost, accuracies.mean(), (high - low) / 2)
 
 
 def reference_of(variants: Sequence[str]) -> str:
-    """Whose seconds the others' are divided by."""
+    """Whose time the others' are divided by."""
     return REFERENCE if REFERENCE in variants else variants[0]
 
 
-def write_cost(trials: pd.DataFrame, folder: Path, order: Sequence[str] | None = None) -> list[Path]:
-    """Write cost.png and cost.svg where there are enough variants; return their paths."""
-    found = spent_by(trials, order)
+def write_cost(
+    trials: pd.DataFrame, folder: Path, order: Sequence[str] | None = None, *, steps_alike: bool = False
+) -> list[Path]:
+    """Write cost.png and cost.svg where there are enough variants; return their paths. steps_alike: as for spent_by."""
+    steps_alike = steps_alike and bool(trials["search_seconds"].notna().all())
+    found = spent_by(trials, order, steps_alike=steps_alike)
     if len(found) < DRAWN_FROM:
         return []
-    figure = draw_cost(found)
+    figure = draw_cost(found, steps_alike=steps_alike)
     return [save(figure, folder / f"cost{ending}") for ending in (".png", ".svg")]
 
 
-def draw_cost(found: Sequence[Spent]) -> Figure:
-    """One named point per variant: cost along x, accuracy with its interval along y."""
+def draw_cost(found: Sequence[Spent], *, steps_alike: bool = False) -> Figure:
+    """One named point per variant: cost along x, accuracy with its interval along y. steps_alike: as for spent_by."""
     reference = reference_of([one.variant for one in found])
     names = [plain(shortened(one.variant, 40)) for one in found]
     if len(names) > NAMED_UP_TO or max(map(len, names)) > LONGEST_NAME:
@@ -93,9 +99,9 @@ def draw_cost(found: Sequence[Spent]) -> Figure:
         half = None if math.isnan(one.half) else one.half
         axes.errorbar(
             one.cost, one.accuracy, yerr=half, fmt=marker, color=shade, ecolor=shade, elinewidth=1, capsize=3, capthick=1,
-            markersize=MARKER, alpha=0.9, zorder=3,
+            markersize=MARKER, alpha=0.9, zorder=4 if own else 3,
         )  # fmt: skip
-    tidy(axes, xlabel=_xlabel(reference), ylabel="accuracy at the last epoch, %", title=_title(found))
+    tidy(axes, xlabel=_xlabel(reference, steps_alike), ylabel="accuracy at the last epoch, %", title=_title(found))
     axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 2.5, 5, 10]))
     axes.margins(x=0.15, y=0.08)
     axes.axvline(1, color=soft(), linewidth=1, linestyle="--", zorder=1)
@@ -107,8 +113,13 @@ def draw_cost(found: Sequence[Spent]) -> Figure:
     return figure
 
 
-def _xlabel(reference: str) -> str:
-    return f"seconds of training, search included; {plain(shortened(reference, LONGEST_NAME))} = 1"
+def _xlabel(reference: str, steps_alike: bool) -> str:
+    what = (
+        "time of training with search over that without, in the same run"
+        if steps_alike
+        else "seconds of training, search included"
+    )
+    return f"{what}; {plain(shortened(reference, LONGEST_NAME))} = 1"
 
 
 def _title(found: Sequence[Spent]) -> str:

@@ -161,8 +161,8 @@ def compare(
 ) -> pd.DataFrame:
     """One row per variant, in `order` (else as they come), against the baseline (else the first of them).
 
-    trials: one row per variant and seed, with columns variant, seed, the measure, and perhaps image_forwards, seconds
-    and last_test_loss. A variant of `order` without trials has a row of NaN. The columns, in the measure's unit:
+    trials: one row per variant and seed, with columns variant, seed, the measure, and perhaps image_forwards, seconds,
+    search_seconds and last_test_loss. A variant of `order` without trials has a row of NaN. The columns, in the measure's unit:
 
     measure, baseline, variant, seeds
     mean, low, high                                   with Student's 95 % interval
@@ -177,6 +177,7 @@ def compare(
     apart                                             whether it can be told from the best: p_best < 0.05, or the two
                                                       intervals do not touch
     image_forwards, seconds                           means
+    search_adds                                       mean of search_seconds over the other seconds, if any is above 0
     last_test_loss, last_test_loss_high               mean with the upper end of Student's interval, if any is known
 
     Raises ValueError where there are no trials, a column is missing or has no value at all, a variant has a seed twice,
@@ -207,11 +208,24 @@ def compare(
     for cost in ("image_forwards", "seconds"):
         if cost in trials:
             table[cost] = [trials[trials["variant"] == name][cost].mean() for name in names]
+    if {"seconds", "search_seconds"} <= set(trials) and (trials["search_seconds"] > 0).any():
+        adds = search_adds(trials)
+        table["search_adds"] = [adds[trials["variant"] == name].mean() for name in names]
     if "last_test_loss" in trials and trials["last_test_loss"].notna().any():
         losses = [trials[trials["variant"] == name]["last_test_loss"].dropna() for name in names]
         table["last_test_loss"] = [found.mean() for found in losses]
         table["last_test_loss_high"] = [t_interval(found)[1] for found in losses]
     return table
+
+
+def search_adds(trials: pd.DataFrame) -> pd.Series:
+    """Of each trial the time of its search (or selection) over that of the rest of its training, both of the same run.
+
+    A machine that is faster or slower for a while changes both, so that it can be compared between runs that are hours
+    apart, unlike seconds. NaN where no time is known.
+    """
+    rest = trials["seconds"] - trials["search_seconds"]
+    return trials["search_seconds"] / rest.where(rest > 0)
 
 
 def _by_seed(trials: pd.DataFrame, measure: str, order: Sequence[str] | None) -> pd.DataFrame:

@@ -144,10 +144,23 @@ def write(file: Path, trials: Sequence[Trial], done: Sequence[Trial], publish: b
 
     folder, variants = out_root() / file.stem, list(dict.fromkeys(trial.variant for trial in trials))
     results = [(trial.variant, trial.seed, result) for trial in done if (result := trial.result) is not None]
-    print(as_text(write_tables(per_seed_of(results), folder, variants)))
+    print(as_text(write_tables(per_seed_of(results), folder, variants, steps_alike=steps_alike(done))))
     print(f"tables in {shown(folder)}: {', '.join(name for name in FORMS if (folder / name).is_file())}")
     if publish:
         print(f"and in {shown(publish_tables(file, done, folder))}")
+
+
+def steps_alike(trials: Sequence[Trial]) -> bool:
+    """Whether the trials differ in nothing that costs time but their mix and its search."""
+    found = set()
+    for trial in trials:
+        config = trial.config.model_dump(
+            include={"data": True, "model": True, "train": True, "run": {"threads", "device"}}
+        )
+        for which in ("subset_start", "subset_seed"):  # other images, as many of them
+            del config["data"][which]
+        found.add(json.dumps(config, sort_keys=True))
+    return len(found) == 1
 
 
 def ablation_path(name: str) -> Path:

@@ -61,7 +61,7 @@ def test_overrides_arrive_with_their_types(tmp_path):
         ("mix.patch_weight=0", "mix.name=evolved needs mix.patch_weight above 0"),
         ("data.subset_seed=1180591620717411303424", "data.subset_seed: expected less than"),
         ("mix.name=bank", "mix.name=bank needs mix.bank, a pattern file"),
-        ("search.elites=99", "search.elites must be at most search.population, got 99 of 3"),
+        ("search.elites=99", "search.elites must be at most search.population, got 99 of 4"),
         ("search.batch=65", "search.batch must be a multiple of train.batch, got 65 and 64"),
         ("search.budget=0.5", "search.budget: expected greater than or equal to 1, got 0.5"),
         ("run.name=../away", "run.name: expected a name of letters"),

@@ -19,11 +19,11 @@ WORDS = "1.35 times random PatchMix"
 
 
 def trials(**variants):
-    """variant -> (mean accuracy, seconds), five seeds each."""
+    """variant -> (mean accuracy, seconds[, seconds of search]), five seeds each."""
     rng = np.random.default_rng(0)
     rows = [
-        (name, seed, accuracy + rng.normal(0, 0.4), accuracy, 115_200, seconds + seed, 1.2)
-        for name, (accuracy, seconds) in variants.items()
+        (name, seed, accuracy + rng.normal(0, 0.4), accuracy, 115_200, seconds + seed, 1.2, float(sum(search)))
+        for name, (accuracy, seconds, *search) in variants.items()
         for seed in range(5)
     ]
     return pd.DataFrame(rows, columns=list(PER_SEED))
@@ -45,6 +45,22 @@ def test_cost_is_over_patchmix_or_else_the_first():
     one, values = spent_by(table)[2], table.query("variant == 'evolved'")["last_accuracy"]
     low, high = t_interval(values)
     assert (one.accuracy, one.half) == pytest.approx((values.mean(), (high - low) / 2)) and one.seeds == 5
+
+
+def test_where_steps_are_alike_cost_is_what_search_adds_within_each_run(tmp_path):
+    table = trials(patchmix=(61, 100), best=(62, 300), evolved=(62, 120))
+    rows = table["variant"] == "best"  # on a machine that was half as fast
+    table.loc[rows, "search_seconds"] = table["seconds"][rows] / 3
+    table.loc[table["variant"] == "evolved", "search_seconds"] = 20 + table["seed"] / 6
+    assert [one.cost for one in spent_by(table, steps_alike=True)] == pytest.approx([1, 1.5, 1.2])
+    assert [one.cost for one in spent_by(table)][1] > 2.9
+    label = draw_cost(spent_by(table, steps_alike=True), steps_alike=True).axes[0].get_xlabel()
+    assert label == "time of training with search over that without, in the same run; patchmix = 1"
+    write_cost(table, tmp_path, steps_alike=True)
+    assert label.replace("; patchmix = 1", "") in (tmp_path / "cost.svg").read_text()
+    older = table.assign(search_seconds=math.nan)  # its share is not known
+    write_cost(older, tmp_path, steps_alike=True)
+    assert "seconds of training, search included" in (tmp_path / "cost.svg").read_text()
 
 
 def texts(figure):

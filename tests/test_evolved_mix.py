@@ -23,7 +23,7 @@ B = 8
 
 def context(*overrides, name="evolved", **events):
     options = [f"mix.name={name}", "model.grid=2", "model.width=8", f"train.batch={B}", "search.population=4",
-               "search.generations=3", "search.every=1"]  # fmt: skip
+               "search.generations=3", "search.every=1", "search.consume=each", "search.start_epoch=1"]  # fmt: skip
     config = make_config({}, [*options, *overrides])
     torch.manual_seed(0)
     model = build_model(config.model, (1, 8, 8), 3)
@@ -258,6 +258,23 @@ def test_the_last_elites_alone_can_be_trained_on(batch):
         assert np.array_equal(masks[shown], last.masks[rank][rows][shown])
         assert np.array_equal(partner[shown], last.pairings[rank][rows][shown])
     assert mix.bank.weights.sum() == steps * B
+
+
+@pytest.mark.parametrize(("rescore", "steps"), [("hold", 2), ("survivors", 6)])
+def test_by_default_the_last_elites_are_trained_on_unless_generations_take_turns(rescore, steps):
+    mix = build("search.consume=auto", "search.elites=2", f"search.rescore={rescore}")
+    assert mix.span == steps  # a batch for each elite, or for each of every generation
+
+
+@pytest.mark.parametrize(("epochs", "start"), [(1, 1), (9, 1), (10, 2), (240, 25)])
+def test_by_default_searches_begin_after_a_tenth_of_the_training(epochs, start):
+    searches = []
+    options = ["search.start_epoch=null", f"train.epochs={epochs}"]
+    mix = build(*options, on_search=searches.append)
+    for epoch in (start - 1, start):
+        assert not searches
+        list(mix(batches(1), epoch))
+    assert len(searches) == 1
 
 
 class TestTurns:

@@ -37,7 +37,7 @@ COMMAND = ("last_accuracy", None, None)
 def trials(**variants):
     """variant -> accuracies of seeds 0, 1, ..."""
     rows = [
-        (name, seed, value, value - 0.1, 115_200, 100.0 + seed, 2 - value / 100)
+        (name, seed, value, value - 0.1, 115_200, 100.0 + seed, 2 - value / 100, 0.0)
         for name, values in variants.items()
         for seed, value in enumerate(values)
     ]
@@ -194,13 +194,26 @@ def test_signs_in_latex_are_minus_signs():
     )
 )
 def test_what_is_written_is_read_back(data, tmp_path_factory):
-    table = pd.DataFrame([(*row, row[2], 10, 1.5, row[2]) for row in data], columns=list(PER_SEED))
+    table = pd.DataFrame([(*row, row[2], 10, 1.5, row[2], 0.5) for row in data], columns=list(PER_SEED))
     path = tmp_path_factory.mktemp("read") / "per_seed.csv"
     table.assign(more="x").to_csv(path, index=False)
     pd.testing.assert_frame_equal(read_per_seed(path), table)
 
 
 HEAD = ",".join(PER_SEED)
+
+
+def test_what_search_adds_is_of_the_same_run_and_shown_where_anything_searched():
+    data = trials(plain=[60, 62], mixed=[62, 63.5])
+    assert "search adds" not in as_text(compare(data)) and "search_adds" not in compare(data)
+    data["search_seconds"] = [0, 0, 20, 60.6]  # of 100 and 101
+    assert compare(data)["search_adds"].tolist() == pytest.approx([0, (0.25 + 1.5) / 2])
+    head, _, plain, mixed = as_markdown(compare(data)).splitlines()[:4]
+    assert head.endswith("| search adds |") and plain.endswith("| +0 % |") and mixed.endswith("| +88 % |")
+    assert "What search adds is its time over the rest of the same run's" in as_text(compare(data))
+    assert as_markdown(compare(data, order=["plain", "mixed", "none"])).splitlines()[4].endswith("| - | - |")
+    unknown = compare(data.assign(search_seconds=[0, 0, math.nan, math.nan]))
+    assert "search_adds" not in unknown
 
 
 def test_the_test_loss_stands_beside_the_accuracy_and_may_be_compared_by():

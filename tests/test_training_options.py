@@ -203,7 +203,10 @@ def test_tensorboard_has_the_epochs_also_after_a_resume(tmp_path):
     accumulator = pytest.importorskip(
         "tensorboard.backend.event_processing.event_accumulator", reason="the extra tensorboard is not installed"
     )
-    config = tiny("mix.name=evolved", "run.tensorboard=true", "train.save_minutes=1e-9", "search.every=3")
+    config = tiny(
+        "mix.name=evolved", "run.tensorboard=true", "train.save_minutes=1e-9",
+        "search.every=3", "search.consume=each", "search.start_epoch=1",
+    )  # fmt: skip
 
     def points(name):
         board = accumulator.EventAccumulator(str(tmp_path / name / "tensorboard"))

@@ -151,10 +151,12 @@ class ModelOptions(_Section):
 
 class MixOptions(_Section):
     name: Annotated[str, *_one_of(MIXES)] = Field("evolved", description="how batches are mixed")
+    # The three below: runs/results/cifar10-1000-settings, where no other weight or sampler has a higher mean (three
+    # seeds, intervals of a point). To mix every batch may gain 0.4 points with boxes, and doubles a search's cost.
     probability: float = Field(0.5, ge=0, le=1, description="share of training steps that are mixed")
     patch_weight: float = Field(1.0, ge=0, le=100, description="weight of the mean cell loss")
     sampler: Annotated[str, *_one_of(MASK_SAMPLERS)] = Field(
-        "bernoulli", description="what random PatchMix and the search's first generation draw from"
+        "box", description="what random PatchMix and the search's first generation draw from"
     )
     bank: str | None = Field(None, description="pattern file for the mix `bank`")
     draws: int = Field(4, ge=1, le=1000, description="compositions that best-of-k draws for a batch it selects for, k")
@@ -166,16 +168,19 @@ class MixOptions(_Section):
 
 
 class SearchOptions(_Section):
-    # With `every`: 1.9 forwards per mixed image, which keeps within 1.35 times random PatchMix (`./run bench overhead`).
-    population: int = Field(3, ge=1, le=100_000, description="genomes, P (of each island)")
-    generations: int = Field(4, ge=1, le=100_000, description="generations per search batch, T")
+    # population to every: `evolved-hard-every2` of runs/results/cifar10-1000-search. More of each gains more, and costs
+    # more; this forwards 2.1 images for each mixed one, and keeps within 1.35 times random PatchMix.
+    population: int = Field(4, ge=1, le=100_000, description="genomes, P (of each island)")
+    generations: int = Field(2, ge=1, le=100_000, description="generations per search batch, T")
     elites: int = Field(1, ge=1, description="genomes of each generation that are trained on, E")
-    consume: Literal["each", "last"] = Field(
-        "each", description="trained on are the elites of each generation in turn, or of a search's last one alone"
+    consume: Literal["auto", "each", "last"] = Field(
+        "auto",
+        description="trained on are the elites of each generation in turn, or of a search's last one alone; auto: last, "
+        "but each where rescore lets generations take turns with steps",
     )
     batch: Annotated[int, Field(ge=2)] | None = Field(
         None,
-        description="images per search batch; else train.batch x generations x elites, or with consume=last x elites",
+        description="images per search batch; else train.batch x elites, where each generation's are trained on x generations",
     )
     every: int = Field(
         2,
@@ -183,8 +188,10 @@ class SearchOptions(_Section):
         description="searches run on every R-th search batch; the others draw from the live bank of patterns (best-of-k "
         "selects for every R-th mixed batch; the others are random)",
     )
-    start_epoch: int = Field(
-        1, ge=1, description="epoch of the first search or selection; before it compositions are random"
+    start_epoch: Annotated[int, Field(ge=1)] | None = Field(
+        None,
+        description="epoch of the first search or selection, else the first after a tenth of the training; before it "
+        "compositions are random",
     )
     stop_epoch: Annotated[int, Field(ge=1)] | None = Field(
         None, description="epoch of the last search or selection; after it compositions are random"
@@ -212,6 +219,7 @@ class SearchOptions(_Section):
         description="hold: weights hold still during a search; else its generations take turns with the steps on their "
         "elites, and after each turn survivors, all or none of the genomes are forwarded anew",
     )
+    # runs/results/cifar10-1000: more than image_reducible gains, at half its forwards.
     objective: Annotated[str, AfterValidator(_objectives)] = Field(
         "hard",
         description="what the search prefers, of " + " | ".join(OBJECTIVES) + "; a weighted sum such as "
@@ -270,6 +278,16 @@ class SearchOptions(_Section):
     max_nonfinite: float = Field(
         0.5, ge=0, le=1, description="share of rows with NaN or infinite losses beyond which a search stops"
     )
+
+    @property
+    def takes_turns(self) -> bool:
+        """Whether generations take turns with training steps on their elites."""
+        return self.rescore != "hold"
+
+    @property
+    def consumes_last(self) -> bool:
+        """Whether the last generation's elites alone are trained on."""
+        return self.consume == "last" or (self.consume == "auto" and not self.takes_turns)
 
 
 class TrainOptions(_Section):
@@ -341,6 +359,11 @@ class Config(_Section):
     def searches(self) -> bool:
         """Whether the section `search` counts: the mix has the live model score compositions."""
         return self.mix.name in SCORED
+
+    @property
+    def search_start(self) -> int:
+        """The epoch, from 1, of the first search or selection."""
+        return self.search.start_epoch or 1 + self.train.epochs // 10
 
 
 def load_config(recipe: str, overrides: Iterable[str] = ()) -> Config:
@@ -527,15 +550,15 @@ def _check_training(config: Config, source: str) -> None:
             f"search.objective={search.objective} reads are never trained; or set model.head=shared, or an objective of "
             "image losses"
         )
-    if config.searches and search.start_epoch > train.epochs:
+    if config.searches and config.search_start > train.epochs:
         raise UserError(
-            f"{source}: search.start_epoch must be at most train.epochs, got {search.start_epoch} of {train.epochs}: no "
+            f"{source}: search.start_epoch must be at most train.epochs, got {config.search_start} of {train.epochs}: no "
             "search would run"
         )
-    if config.searches and search.stop_epoch is not None and search.stop_epoch < search.start_epoch:
+    if config.searches and search.stop_epoch is not None and search.stop_epoch < config.search_start:
         raise UserError(
             f"{source}: search.stop_epoch must be at least search.start_epoch, got {search.stop_epoch} and "
-            f"{search.start_epoch}"
+            f"{config.search_start}"
         )
     if mix.name == "best-of-k":
         _check_best_of(config, source)

@@ -104,7 +104,7 @@ def take_steps(run: Run, batches: Iterator[Batch], mixed: int, probability: floa
         group.append((next(batches), mixes))
         if step < steps and sum(of_group for _, of_group in group) not in (0, run.mix.span):
             continue
-        for item in group_items(run, group, max(1, run.config.search.start_epoch)):
+        for item in group_items(run, group, run.config.search_start):
             run.sums += training_step(run, item)
         group = []
     return steps

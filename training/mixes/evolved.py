@@ -1,9 +1,9 @@
 """Evolved compositions: a search over the images about to be trained on, scored by the live model.
 
 For every R-th group of training batches (R is search.every) a population evolves over all their images at
-once. Training steps follow, one per elite, generation by generation: step j trains on its own batch's rows of
-the j-th elite. So each generation's elites are consumed, every image is trained on once an epoch, and the
-number of steps is that of any other mix. With search.consume=last only the last generation's are: the fittest.
+once. Training steps follow, one per elite: each trains on its own batch's rows of its elite, so that every image is
+trained on once an epoch, and the number of steps is that of any other mix. The elites are those of the last
+generation, the fittest, or with search.consume=each those of every generation in turn.
 With search.rescore=hold the weights hold still during a search, and losses carried with rows are exact; else
 every generation's steps are taken before the next generation.
 
@@ -81,13 +81,13 @@ class Evolved(ScoringMix):
             whole = torch.cat([images for images, _ in batches]), torch.cat([labels for _, labels in batches])
         with self._clock():
             search, elites = self.make_search(images, labels, classes), list[Elites]()
-        turns, generations = self.options.rescore != "hold", self.options.generations
+        turns, generations = self.options.takes_turns, self.options.generations
         if turns:
             found = self._generations(search, elites, images, labels)
         else:
             self.go_on(search, elites, images, labels)
             self._remember(elites[-1], classes)
-            consumed = elites[-1:] if self.options.consume == "last" else elites
+            consumed = elites[-1:] if self.options.consumes_last else elites
             found, generations = iter(consumed), len(consumed)
         for number, kept in enumerate(found, 1):
             due = steps * number // generations
@@ -269,19 +269,19 @@ class Evolved(ScoringMix):
 
 def span(options: SearchOptions, batch: int) -> int:
     """Training batches of a search batch: one for each elite that is trained on where search.batch is not given."""
-    generations = 1 if options.consume == "last" else options.generations
+    generations = 1 if options.consumes_last else options.generations
     return max(1, (options.batch or batch * generations * options.elites) // batch)
 
 
 def build(context: MixContext) -> Mix:
     """The live search. Raises UserError where a search could not take turns with training steps."""
     options, batch = context.config.search, context.config.train.batch
-    if options.rescore != "hold" and options.consume == "last":
+    if options.takes_turns and options.consumes_last:
         raise UserError(
             f"search.rescore={options.rescore} trains on every generation's elites before the next generation; set "
             "search.consume=each, or search.rescore=hold"
         )
-    if options.rescore != "hold" and min(options.generations, span(options, batch)) < 2:
+    if options.takes_turns and min(options.generations, span(options, batch)) < 2:
         raise UserError(
             f"search.rescore={options.rescore} takes turns between generations and training steps, but a search batch has "
             f"{span(options, batch)} steps of train.batch={batch} and {options.generations} generations; set search.batch "

@@ -38,7 +38,7 @@ class PatchMix:
         num_classes: int | None = None,
         grid: int = 4,
         probability: float = 1.0,
-        sampler: str = "bernoulli",
+        sampler: str = "box",
         bank: PatternBank | Path | str | None = None,
         generator: torch.Generator | None = None,
     ) -> None:

@@ -55,7 +55,7 @@ class ScoringMix:
 
     def _selects(self, epoch: int) -> bool:
         """Whether compositions are selected in an epoch; else they are random."""
-        return self.options.start_epoch <= epoch <= (self.options.stop_epoch or epoch)
+        return self.context.config.search_start <= epoch <= (self.options.stop_epoch or epoch)
 
     def _by_chance(self, batch: Batch) -> Mixed:
         """What random PatchMix would draw, made to obey the search's rules."""
