@@ -29,6 +29,7 @@ SEARCHED_FROM = 1.1  # times the reference; below that no variant searched, and 
 LABEL_SIZE = 9
 NAMED_UP_TO, LONGEST_NAME = 14, 30  # variants and characters; beyond, points have numbers and the names are a key
 MARKER = 7  # points across
+APART = 0.018  # of the range of costs, between variants of equal cost
 LEADER_FROM = 9.0  # points; a name that is nearer needs no line to its point
 LEADER: dict[str, Any] = {"arrowstyle": "-", "linewidth": 0.7, "shrinkA": 0, "shrinkB": MARKER / 2}
 
@@ -78,8 +79,24 @@ def write_cost(
     found = spent_by(trials, order, steps_alike=steps_alike)
     if len(found) < DRAWN_FROM:
         return []
-    figure = draw_cost(found, steps_alike=steps_alike)
+    figure = draw_cost(side_by_side(found), steps_alike=steps_alike)
     return [save(figure, folder / f"cost{ending}") for ending in (".png", ".svg")]
+
+
+def side_by_side(found: Sequence[Spent]) -> list[Spent]:
+    """The same, but those of equal cost a little apart, so that no interval lies over another: the first where it is, the
+    next to its right, to its left, and so on; the reference comes first.
+    """
+    costs = [one.cost for one in found]
+    step = APART * (max(costs) - min(costs))
+    reference = reference_of([one.variant for one in found])
+    moved: dict[str, Spent] = {}
+    met: dict[float, int] = {}
+    for one in sorted(found, key=lambda one: one.variant != reference):
+        number = met[one.cost] = met.get(one.cost, 0) + 1
+        side = number // 2 * (1 if number % 2 == 0 else -1)
+        moved[one.variant] = one._replace(cost=one.cost + side * step)
+    return [moved[one.variant] for one in found]
 
 
 def draw_cost(found: Sequence[Spent], *, steps_alike: bool = False) -> Figure:
@@ -114,12 +131,10 @@ def draw_cost(found: Sequence[Spent], *, steps_alike: bool = False) -> Figure:
 
 
 def _xlabel(reference: str, steps_alike: bool) -> str:
-    what = (
-        "time of training with search over that without, in the same run"
-        if steps_alike
-        else "seconds of training, search included"
-    )
-    return f"{what}; {plain(shortened(reference, LONGEST_NAME))} = 1"
+    one = f"{plain(shortened(reference, LONGEST_NAME))} = 1"
+    if steps_alike:
+        return f"time of training with search over that without, in the same run; {one}, equal ones side by side"
+    return f"seconds of training, search included; {one}"
 
 
 def _title(found: Sequence[Spent]) -> str:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis.ablation import PER_SEED, write_tables
-from analysis.cost import BOUND, draw_cost, spent_by, write_cost
+from analysis.cost import APART, BOUND, draw_cost, side_by_side, spent_by, write_cost
 from analysis.labels import boxes, overlaps, place_labels
 from analysis.statistics import t_interval
 
@@ -55,12 +55,26 @@ def test_where_steps_are_alike_cost_is_what_search_adds_within_each_run(tmp_path
     assert [one.cost for one in spent_by(table, steps_alike=True)] == pytest.approx([1, 1.5, 1.2])
     assert [one.cost for one in spent_by(table)][1] > 2.9
     label = draw_cost(spent_by(table, steps_alike=True), steps_alike=True).axes[0].get_xlabel()
-    assert label == "time of training with search over that without, in the same run; patchmix = 1"
+    assert (
+        label
+        == "time of training with search over that without, in the same run; patchmix = 1, equal ones side by side"
+    )
     write_cost(table, tmp_path, steps_alike=True)
-    assert label.replace("; patchmix = 1", "") in (tmp_path / "cost.svg").read_text()
+    assert label.split(";")[0] in (tmp_path / "cost.svg").read_text()
     older = table.assign(search_seconds=math.nan)  # its share is not known
     write_cost(older, tmp_path, steps_alike=True)
     assert "seconds of training, search included" in (tmp_path / "cost.svg").read_text()
+
+
+def test_variants_of_equal_cost_stand_side_by_side_around_the_reference():
+    table = trials(
+        plain=(60, 100), cutmix=(60, 100), patchmix=(61, 100), mixup=(60, 100), evolved=(62, 150), more=(62, 200)
+    )
+    found, moved = spent_by(table), side_by_side(spent_by(table))
+    assert [one._replace(cost=0) for one in moved] == [one._replace(cost=0) for one in found]
+    step = APART * (found[-1].cost - 1)
+    shifts = [(one.cost - other.cost) / step for one, other in zip(moved, found, strict=True)]
+    assert shifts == pytest.approx([1, -1, 0, 2, 0, 0])
 
 
 def texts(figure):
