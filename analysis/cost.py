@@ -133,7 +133,7 @@ def draw_cost(found: Sequence[Spent], *, steps_alike: bool = False) -> Figure:
 def _xlabel(reference: str, steps_alike: bool) -> str:
     one = f"{plain(shortened(reference, LONGEST_NAME))} = 1"
     if steps_alike:
-        return f"time of training with search over that without, in the same run; {one}, equal ones side by side"
+        return f"time of training with search over that without, in the same run\n({one}; equal ones side by side)"
     return f"seconds of training, search included; {one}"
 
 

@@ -57,10 +57,10 @@ def test_where_steps_are_alike_cost_is_what_search_adds_within_each_run(tmp_path
     label = draw_cost(spent_by(table, steps_alike=True), steps_alike=True).axes[0].get_xlabel()
     assert (
         label
-        == "time of training with search over that without, in the same run; patchmix = 1, equal ones side by side"
+        == "time of training with search over that without, in the same run\n(patchmix = 1; equal ones side by side)"
     )
     write_cost(table, tmp_path, steps_alike=True)
-    assert label.split(";")[0] in (tmp_path / "cost.svg").read_text()
+    assert label.split("\n")[0] in (tmp_path / "cost.svg").read_text()
     older = table.assign(search_seconds=math.nan)  # its share is not known
     write_cost(older, tmp_path, steps_alike=True)
     assert "seconds of training, search included" in (tmp_path / "cost.svg").read_text()
