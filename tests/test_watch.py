@@ -528,7 +528,7 @@ def test_the_command_ends_at_once_without_a_traceback(out):
     connection.request("GET", "/")
     assert connection.getresponse().status == 200
     process.send_signal(signal.SIGINT)
-    out_, error = process.communicate(timeout=60)
+    out_, error = process.communicate(timeout=10)
     assert process.returncode == 130
     assert out_ == ""
     assert error.splitlines()[0].startswith("run: no run 'not-there-yet' in ")
