@@ -33,10 +33,13 @@ MEASURES = {  # measure: heading, and how its numbers are written
 }
 MISSING = frozenset({"last_test_loss", "search_seconds"})  # what older results lack: NaN, an empty cell
 PER_SEED = ("variant", "seed", *MEASURES)
-MEANINGS = {
-    "last_accuracy": "Accuracy is of the test images at the last epoch. ",
-    "seconds": "Seconds are training with search, without tests. ",
-    "last_test_loss": "The test loss is the mean cross-entropy at the last epoch. ",
+SEARCH_ADDS = "search adds"
+MEANINGS = {  # by heading
+    MEASURES["last_accuracy"][0]: "Accuracy is of the test images at the last epoch. ",
+    MEASURES["seconds"][0]: "Seconds are training with search, without tests. ",
+    MEASURES["last_test_loss"][0]: "The test loss is the mean cross-entropy at the last epoch. ",
+    SEARCH_ADDS: "What search adds is its time over the rest of the same run's, which other work on a machine hardly "
+    "changes. ",
 }
 LARGEST_FILE = 10_000_000  # bytes of a per_seed.csv
 LONGEST_NAME = 200  # characters of a variant
@@ -180,7 +183,7 @@ def _columns(table: pd.DataFrame) -> list[Column]:
     if measure != "seconds" and "seconds" in table:
         columns.append(Column("seconds", lambda row: _shown(row.seconds, ",.0f")))
     if "search_adds" in table:
-        columns.append(Column("search adds", lambda row: _shown(row.search_adds, "+.0%").replace("%", " %")))
+        columns.append(Column(SEARCH_ADDS, lambda row: _shown(row.search_adds, "+.0%").replace("%", " %")))
     return columns
 
 
@@ -233,12 +236,7 @@ def _measured(table: pd.DataFrame, heads: list[str]) -> str:
     text += "; differences are paired by seed. " if len(table) > 1 else ". "
     if "interquartile mean" in heads:
         text += f"Interquartile means have bootstrap intervals from {BOOTSTRAP_FROM} seeds on. "
-    measure = table["measure"].iloc[0]
-    shown = [name for name in MEANINGS if name == measure or MEASURES[name][0] in heads]
-    text += "".join(MEANINGS[name] for name in shown)
-    if "search_adds" in table:
-        text += "What search adds is its time over the rest of the same run's, which other work on a machine hardly changes."
-    return text.strip()
+    return (text + "".join(meaning for head, meaning in MEANINGS.items() if head in heads)).strip()
 
 
 def _seed_note(table: pd.DataFrame) -> str:

@@ -162,7 +162,8 @@ def compare(
     """One row per variant, in `order` (else as they come), against the baseline (else the first of them).
 
     trials: one row per variant and seed, with columns variant, seed, the measure, and perhaps image_forwards, seconds,
-    search_seconds and last_test_loss. A variant of `order` without trials has a row of NaN. The columns, in the measure's unit:
+    search_seconds and last_test_loss. A variant of `order` without trials has a row of NaN. The columns, in the
+    measure's unit:
 
     measure, baseline, variant, seeds
     mean, low, high                                   with Student's 95 % interval
@@ -205,12 +206,11 @@ def compare(
     table = pd.DataFrame(rows)
     table.insert(table.columns.get_loc("d"), "p_holm", holm(table["p"]))
     _add_best(table, by_seed, sign)
-    for cost in ("image_forwards", "seconds"):
+    if {"seconds", "search_seconds"} <= set(trials) and (trials["search_seconds"] > 0).any():
+        trials = trials.assign(search_adds=search_adds(trials))
+    for cost in ("image_forwards", "seconds", "search_adds"):
         if cost in trials:
             table[cost] = [trials[trials["variant"] == name][cost].mean() for name in names]
-    if {"seconds", "search_seconds"} <= set(trials) and (trials["search_seconds"] > 0).any():
-        adds = search_adds(trials)
-        table["search_adds"] = [adds[trials["variant"] == name].mean() for name in names]
     if "last_test_loss" in trials and trials["last_test_loss"].notna().any():
         losses = [trials[trials["variant"] == name]["last_test_loss"].dropna() for name in names]
         table["last_test_loss"] = [found.mean() for found in losses]
