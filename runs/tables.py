@@ -101,8 +101,9 @@ def start_engine(engine: str, workers: int, trials: Sequence[Trial]) -> Engine:
         from runs.engines.ray import RayEngine
 
         return RayEngine(trials)
-    from runs.engines.local import LocalEngine
+    from runs.engines.local import LocalEngine, tell_of_emulation
 
+    tell_of_emulation(trials)
     return LocalEngine(workers)
 
 

@@ -878,6 +878,19 @@ def test_workers_share_cores_and_gpus(monkeypatch):
     assert local.LocalEngine(3)._environment(1) == {"OMP_NUM_THREADS": "1"}
 
 
+def test_trials_that_the_cpu_would_emulate_are_told_of_before_they_start(tmp_path, monkeypatch, capsys):
+    def told(gpus="", emulated=True, **options):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+        monkeypatch.setattr(local, "emulates_bfloat16", lambda: emulated)
+        file = written(tmp_path / "abl.yaml", variants={"a": PLAIN, "b": {**PLAIN, **options}})
+        local.tell_of_emulation(read_ablation(file))
+        return "emulates bfloat16" in capsys.readouterr().err
+
+    slow = {"train.precision": "bfloat16"}
+    assert told(**slow) and not told() and not told(emulated=False, **slow)
+    assert not told(gpus="0", **slow) and told(gpus="0", **slow, **{"run.device": "cpu"})
+
+
 def test_trials_run_in_processes_and_go_on_after_a_kill(tmp_path, out, capsys):
     """The whole of it, with real training: a search, and a run that replays its patterns."""
     variants = {"replay": {"mix.name": "bank", "mix.bank": "trial:evolved"}, "evolved": SEARCH}

@@ -11,6 +11,7 @@ from tests.test_resume import At, Killed, die
 from training import devices
 from training.checkpoint import load_checkpoint
 from training.config import RunOptions, TrainOptions, UserError, load_config
+from training.cores import emulates_bfloat16
 from training.devices import autocast_type, compile_explained, compiles, memory_explained, pick_device
 from training.mixes.batch import unmixed
 from training.models.trained import load_trained
@@ -137,6 +138,31 @@ def test_auto_takes_bfloat16_where_the_gpu_has_it(monkeypatch):
         assert autocast_type(tiny(), cpu) is None
         assert autocast_type(tiny("train.precision=bfloat16"), cuda) == torch.bfloat16
         assert autocast_type(tiny("train.precision=float32"), cuda) is None
+
+
+def test_cpus_that_emulate_bfloat16_are_told_by_their_features(tmp_path):
+    def emulates(text):
+        (tmp_path / "cpuinfo").write_text(text)
+        return emulates_bfloat16(tmp_path / "cpuinfo")
+
+    assert emulates("processor\t: 0\nflags\t\t: fpu fma avx avx2\n\nprocessor\t: 1\n")
+    assert not emulates("flags\t\t: avx2 avx512f avx512dq avx512bw avx512vl\nvmx flags\t: vnmi\n")
+    assert emulates("flags\t\t: avx2 avx512f avx512dq avx512bwx avx512vl\n")
+    assert emulates("Features\t: fp asimd\n") and not emulates("Features\t: fp asimd bf16\n")
+    assert not emulates("processor\t: 0\n")  # nothing is known
+    assert not emulates_bfloat16(tmp_path / "absent")
+
+
+def test_emulated_bfloat16_is_told_once(monkeypatch, capsys):
+    cpu, wanted = torch.device("cpu"), tiny("train.precision=bfloat16")
+    for emulated in (True, False):
+        devices._tell_of_emulation.cache_clear()
+        monkeypatch.setattr(devices, "emulates_bfloat16", lambda emulated=emulated: emulated)
+        assert autocast_type(tiny(), cpu) is None and not capsys.readouterr().err
+        assert autocast_type(wanted, cpu) == autocast_type(wanted, cpu) == torch.bfloat16
+        told = capsys.readouterr().err
+        assert told.count("\n") == emulated and ("set -s train.precision=float32" in told) == emulated
+    devices._tell_of_emulation.cache_clear()
 
 
 def failing(error):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import sysconfig
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import torch
 from torch import Tensor
 
 from training.config import Config, RunOptions, TrainOptions, UserError
+from training.cores import EMULATED, emulates_bfloat16
 
 OLDEST_COMPILED = (7, 0)  # CUDA capability that Triton needs
 COMPILERS = ("torch._dynamo.", "torch._inductor.", "torch._functorch.", "triton.")  # where their exceptions are defined
@@ -56,7 +59,16 @@ def autocast_type(config: Config, device: torch.device) -> torch.dtype | None:
     if wanted == "auto":
         fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         wanted = "bfloat16" if fast else "float32"
+    if wanted == "bfloat16" and device.type == "cpu":
+        _tell_of_emulation()
     return torch.bfloat16 if wanted == "bfloat16" else None
+
+
+@cache
+def _tell_of_emulation() -> None:
+    """Say, once, that float32 would be faster, where it is."""
+    if emulates_bfloat16() and os.environ.get("RANK", "0") == "0":  # of several processes one speaks
+        print(f"run: {EMULATED}; set -s train.precision=float32", file=sys.stderr)
 
 
 def compiles(options: TrainOptions, device: torch.device) -> bool:

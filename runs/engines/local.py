@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from itertools import takewhile
 from pathlib import Path
@@ -19,7 +19,7 @@ from analysis.run_folder import RunFolderError
 from runs.engines.worker import BUSY, STOPPED
 from runs.trials import Outcome, Trial
 from training.config import PROJECT, UserError
-from training.cores import usable_cores
+from training.cores import EMULATED, emulates_bfloat16, usable_cores
 
 COMMAND = (sys.executable, "-P", "-m", "runs.engines.worker")
 LAST_LINES = 20  # of a failed trial's output that are kept with the reason
@@ -177,3 +177,11 @@ def visible_gpus() -> list[str]:
     except (OSError, subprocess.SubprocessError):
         return []
     return [str(number) for number, _ in enumerate(line for line in listed.splitlines() if line.startswith("GPU "))]
+
+
+def tell_of_emulation(trials: Iterable[Trial]) -> None:
+    """Say before hours are spent where trials would compute in what the CPU emulates: their own output is not shown."""
+    asked = [trial.config.run.device for trial in trials if trial.config.train.precision == "bfloat16"]
+    on_cpu = "cpu" in asked or ("auto" in asked and not visible_gpus())
+    if on_cpu and emulates_bfloat16():
+        print(f"run: {EMULATED}; set train.precision: float32 under common in the file", file=sys.stderr)
