@@ -117,11 +117,23 @@ def ablate(
         typer.Option("--only", metavar="VARIANT", help="A name or pattern such as head=*, with what it needs."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the trials and their states; run nothing.")] = False,
+    tables: Annotated[
+        bool, typer.Option("--tables", help="Write the tables of what is done so far; run nothing.")
+    ] = False,
 ) -> None:
     """Run variants x seeds of a recipe and print a table; what is done is skipped."""
     from runs.tables import run_ablation
 
-    run_ablation(file, publish=publish, workers=workers, engine=engine, retry=retry, only=only or [], dry_run=dry_run)
+    run_ablation(
+        file,
+        publish=publish,
+        workers=workers,
+        engine=engine,
+        retry=retry,
+        only=only or [],
+        dry_run=dry_run,
+        tables=tables,
+    )
 
 
 @app.command()

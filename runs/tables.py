@@ -33,18 +33,24 @@ def run_ablation(
     retry: bool = False,
     only: Sequence[str] = (),
     dry_run: bool = False,
+    tables: bool = False,
 ) -> None:
     """Run an ablation's trials that are not done, and write the tables of those that are.
 
     workers: processes of this machine at once; with Ray the cluster's resources say how many. retry: run again what
-    failed before. only: variants, with what they need; tables are of all. dry_run: tell what would be run. publish:
-    keep results in runs/results too, each as soon as it is there; what is kept there counts as done. Raises UserError
-    where trials are not done in the end.
+    failed before. only: variants, with what they need; tables are of all. dry_run: tell what would be run. tables:
+    write the tables alone, of what is done so far. publish: keep results in runs/results too, each as soon as it is
+    there; what is kept there counts as done. Raises UserError where trials are not done in the end, but for tables of
+    some.
     """
     if engine not in ENGINES:
         raise UserError(f"--engine: expected one of {', '.join(ENGINES)}, got {engine!r:.60}")
     if workers < 1:
         raise UserError(f"--workers: expected 1 or more, got {workers}")
+    if tables and (dry_run or only or retry):
+        raise UserError(
+            "--tables writes the tables of all that is done: expected no --dry-run, --only or --retry beside it"
+        )
     file = ablation_path(name)
     trials = read_ablation(file)
     if publish:
@@ -58,6 +64,9 @@ def run_ablation(
     make_place(trials[0].notes.parent)
     if publish:  # what was done before anyone asked for it to be published
         publish_done(file, trials)
+    if tables:
+        write_so_far(file, trials, publish)
+        return
     again = shlex.join(["./run", "ablate", name, *(["--publish"] if publish else [])])
     if schedule.named("waiting"):
         try:
@@ -77,6 +86,18 @@ def run_ablation(
     write(file, trials, done, publish)
     if unfinished:
         raise UserError("\n".join(unfinished_lines(schedule, unfinished, again)))
+
+
+def write_so_far(file: Path, trials: Sequence[Trial], publish: bool) -> None:
+    """Write the tables of an ablation that goes on, or was stopped. Raises UserError where nothing is done yet."""
+    done = [trial for trial in trials if is_done(trial)]
+    if not done:
+        raise UserError(
+            f"{file.stem}: no trial is done yet, so there is nothing to show; leave out --tables to run them"
+        )
+    write(file, trials, done, publish)
+    if len(done) < len(trials):
+        print(f"of {len(done)} of {len(trials)} trials, the others are not done", file=sys.stderr)
 
 
 def make_place(folder: Path) -> None:

@@ -544,6 +544,22 @@ def test_a_dry_run_tells_what_would_be_run_and_writes_nothing(tmp_path, out, eng
     assert capsys.readouterr().out.splitlines()[0] == "failed, seed 0  would be run"
 
 
+def test_tables_of_what_is_done_so_far_run_nothing(tmp_path, out, engine, capsys):
+    file = written(tmp_path / "abl.yaml", variants={"new": PLAIN, "done": PLAIN, "begun": SEARCH})
+    with pytest.raises(UserError, match="abl: no trial is done yet"):
+        run_ablation(str(file), tables=True)
+    trials = read_ablation(file)
+    finish(trials[1], accuracy=75)
+    cut_off(trials[2])
+    run_ablation(str(file), tables=True)
+    told = capsys.readouterr()
+    assert "75.00" in told.out and "of 1 of 3 trials" in told.err
+    assert (out / "abl" / "table.md").is_file() and engine.started == []
+    for other in ({"dry_run": True}, {"only": ["done"]}, {"retry": True}):
+        with pytest.raises(UserError, match="--tables"):
+            run_ablation(str(file), tables=True, **other)
+
+
 def test_failures_are_listed_at_the_end_with_what_runs_them_again(tmp_path, engine, capsys):
     file = written(tmp_path / "abl.yaml", variants={"bad": PLAIN, "good": PLAIN})
     engine.play = lambda trial: Outcome("failed", "it burnt") if trial.variant == "bad" else done(trial)
