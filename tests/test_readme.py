@@ -62,6 +62,9 @@ def test_figures_about_the_results_are_those_of_the_seeds():
     assert f"Its search made a run {evolved.seconds / random.seconds:.2f} times as long" in prose
 
 
+SEARCHED = "evolved-image_reducible-p1-every2"
+
+
 @pytest.mark.parametrize(
     ("better", "worse", "said"),
     [
@@ -81,10 +84,36 @@ def test_figures_about_the_results_are_those_of_the_seeds():
     ],
 )
 def test_differences_told_of_the_search_are_those_of_the_seeds(better, worse, said):
-    trials = pd.read_csv(ROOT / "runs" / "results" / "cifar10-1000-search" / "per_seed.csv")
-    row = compare(trials[trials["variant"].isin([better, worse])], baseline=worse).set_index("variant").loc[better]
-    figure = f"{row.difference:+.2f} ± {row.difference_high - row.difference:.2f}"
-    assert said.format(figure) in " ".join((ROOT / "RESULTS.md").read_text().split())
+    assert said.format(difference("cifar10-1000-search", better, worse)) in told_in_results()
+
+
+@pytest.mark.parametrize(
+    ("better", "worse", "measure", "said"),
+    [
+        ("patchmix-p1", "patchmix", "last_accuracy", "on every batch is at {} to that on every second one"),
+        (SEARCHED, "patchmix-p1", "last_accuracy", "on every second batch: {} to random PatchMix on every batch"),
+        (SEARCHED, "patchmix-p1", "last_test_loss", "the test loss {} nats lower"),
+        (SEARCHED, "patchmix", "last_accuracy", "To random PatchMix on every second batch it is {}."),
+        ("evolved-hard-every2", "patchmix", "last_accuracy", "The default search is at {}"),
+    ],
+)
+def test_differences_told_of_other_images_are_those_of_the_seeds(better, worse, measure, said):
+    figure = difference("cifar10-1000-p1", better, worse, measure)
+    figure = figure.lstrip("-") if "lower" in said else figure
+    assert said.format(figure) in told_in_results()
+
+
+def difference(name, better, worse, measure="last_accuracy"):
+    """The paired difference with half its interval, of points, or nats where there are thousandths."""
+    trials = pd.read_csv(ROOT / "runs" / "results" / name / "per_seed.csv")
+    chosen = trials[trials["variant"].isin([better, worse])]
+    row = compare(chosen, measure, worse).set_index("variant").loc[better]
+    places = 3 if measure == "last_test_loss" else 2
+    return f"{row.difference:+.{places}f} ± {row.difference_high - row.difference:.{places}f}"
+
+
+def told_in_results():
+    return " ".join((ROOT / "RESULTS.md").read_text().split())
 
 
 def test_figures_are_those_of_the_benchmarks():
