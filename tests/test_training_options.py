@@ -12,7 +12,7 @@ from training import devices
 from training.checkpoint import load_checkpoint
 from training.config import RunOptions, TrainOptions, UserError, load_config
 from training.cores import emulates_bfloat16
-from training.devices import autocast_type, compile_explained, compiles, memory_explained, pick_device
+from training.devices import autocast_type, compile_explained, compiles, dtype_of, memory_explained, pick_device
 from training.mixes.batch import unmixed
 from training.models.trained import load_trained
 from training.progress import Progress
@@ -162,6 +162,9 @@ def test_emulated_bfloat16_is_told_once(monkeypatch, capsys):
         assert autocast_type(wanted, cpu) == autocast_type(wanted, cpu) == torch.bfloat16
         told = capsys.readouterr().err
         assert told.count("\n") == emulated and ("set -s train.precision=float32" in told) == emulated
+        assert dtype_of("bfloat16", cpu, "search.precision") == torch.bfloat16
+        assert ("set -s search.precision=float32" in capsys.readouterr().err) == emulated
+        assert dtype_of("float32", cpu, "search.precision") is None
     devices._tell_of_emulation.cache_clear()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 # By the line that lists a CPU's features, on x86 and on ARM: what PyTorch's convolutions (oneDNN) in bfloat16 ask for.
 NEEDED_FOR_BFLOAT16 = {"flags": {"avx512bw", "avx512vl", "avx512dq"}, "Features": {"bf16"}}
 
-EMULATED = "this CPU emulates bfloat16 (train.precision), which takes about ten times the time of float32"
+EMULATED = "this CPU emulates bfloat16, which takes about ten times the time of float32"
 
 
 def usable_cores() -> int:

@@ -59,16 +59,22 @@ def autocast_type(config: Config, device: torch.device) -> torch.dtype | None:
     if wanted == "auto":
         fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         wanted = "bfloat16" if fast else "float32"
-    if wanted == "bfloat16" and device.type == "cpu":
-        _tell_of_emulation()
-    return torch.bfloat16 if wanted == "bfloat16" else None
+    return dtype_of(wanted, device, "train.precision")
 
 
-@cache
-def _tell_of_emulation() -> None:
-    """Say, once, that float32 would be faster, where it is."""
+def dtype_of(precision: str, device: torch.device, option: str) -> torch.dtype | None:
+    """The dtype of `bfloat16`, None for `float32`; a line says where a CPU emulates what `option` asks for."""
+    if precision != "bfloat16":
+        return None
+    if device.type == "cpu":
+        _tell_of_emulation(option)
+    return torch.bfloat16
+
+
+@cache  # once for an option
+def _tell_of_emulation(option: str) -> None:
     if emulates_bfloat16() and os.environ.get("RANK", "0") == "0":  # of several processes one speaks
-        print(f"run: {EMULATED}; set -s train.precision=float32", file=sys.stderr)
+        print(f"run: {EMULATED}; set -s {option}=float32", file=sys.stderr)
 
 
 def compiles(options: TrainOptions, device: torch.device) -> bool:

@@ -17,7 +17,7 @@ from evo.packed import Masks
 from evo.rules import Rules
 from evo.search import Rows
 from training.config import Config, UserError
-from training.devices import sent
+from training.devices import dtype_of, sent
 from training.mixes.batch import Array, Batch, MixContext, Mixed, composed, generator_state, set_generator_state
 from training.mixes.patchmix import PatchMix
 from training.probe import CPU_CHUNK, Losses, check_independence, probe
@@ -51,7 +51,8 @@ class ScoringMix:
             self.reference = cast(nn.Module, torch.compile(self.reference, dynamic=False))
         self.autocast = context.autocast
         if options.precision != "auto":
-            self.autocast = torch.bfloat16 if options.precision == "bfloat16" else None
+            device = next(context.model.parameters()).device
+            self.autocast = dtype_of(options.precision, device, "search.precision")
 
     def _selects(self, epoch: int) -> bool:
         """Whether compositions are selected in an epoch; else they are random."""
