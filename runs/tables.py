@@ -203,8 +203,10 @@ def publish_tables(file: Path, done: Sequence[Trial], folder: Path) -> Path:
             shutil.copy(folder / name, results / name)
     shutil.copy(file, results / "ablation.yaml")
     shutil.copy(recipe_path(str(read_yaml(file)["recipe"])), results / "recipe.yaml")
-    made = next((trial.run.environment for trial in done if trial.published is None), None)
-    if made is not None:
+    there = [trial for trial in done if (trial.folder / "environment.json").is_file()]  # not all that are published
+    new = [trial for trial in there if trial.published is None]
+    if new or (there and not (results / "environment.json").is_file()):
+        made = (new or there)[0].run.environment
         text = json.dumps({**made, "command": f"./run ablate {file.stem} --publish"}, indent=1)
         (results / "environment.json").write_text(text + "\n", encoding="utf-8")
     return results

@@ -659,6 +659,22 @@ def test_what_is_published_counts_as_done_where_run_folders_are_lost(tmp_path, e
     assert len(engine.started) == 6
 
 
+def test_tables_of_published_results_say_what_made_them_as_far_as_it_is_known(tmp_path, engine, monkeypatch):
+    file = written(tmp_path / "abl.yaml", variants={"a": PLAIN, "b": PLAIN})
+    engine.play = done
+    monkeypatch.setattr(kept, "PROJECT", tmp_path)
+    run_ablation(str(file), publish=True, only=["a"])
+    made = kept.results_folder(file) / "environment.json"
+    first = made.read_text()
+    made.unlink()
+    run_ablation(str(file), publish=True, tables=True)
+    assert made.read_text() == first and "--publish" in first
+    made.unlink()
+    shutil.rmtree(read_ablation(file)[0].folder)
+    run_ablation(str(file), publish=True, tables=True)
+    assert not made.exists()
+
+
 def test_published_results_of_other_settings_are_refused(tmp_path, engine, monkeypatch):
     monkeypatch.setattr(kept, "PROJECT", tmp_path)
     file = written(tmp_path / "abl.yaml", variants={"a": PLAIN})
