@@ -72,11 +72,7 @@ SEARCHED = "evolved-image_reducible-p1-every2"
         ("evolved-hard-every2", "patchmix", "(`hard`) adds {} with the default search"),
         ("evolved-hard-p8-t4", "patchmix", "for 30 % more time, and {} with 8 genomes"),
         ("evolved-hard-p1", "patchmix-p1", "are where random ones in every batch are: {}."),
-        (
-            "evolved-image_reducible-p1-every2",
-            "patchmix-p1",
-            "highest mean of all, {} to random PatchMix on every batch",
-        ),
+        (SEARCHED, "patchmix-p1", "highest mean of all, {} to random PatchMix on every batch"),
         ("evolved-learnable-p1-every2", "patchmix-p1", "`learnable` is at {}."),
         ("best-of-k-hard", "patchmix", "gains what the search does ({} against"),
         ("best-of-k-hard-9", "patchmix", "and drawing {};"),

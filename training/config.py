@@ -152,8 +152,8 @@ class ModelOptions(_Section):
 class MixOptions(_Section):
     name: Annotated[str, *_one_of(MIXES)] = Field("evolved", description="how batches are mixed")
     # The three below: runs/results/cifar10-1000-settings, where no other weight or sampler has a higher mean (three
-    # seeds, intervals of a point). To mix every batch gains in both long schedules it was tried in (RESULTS.md), and
-    # doubles a search's cost; shorter ones have not been tried.
+    # seeds, intervals of a point). To mix every batch gains on some images and loses on others (cifar10-1000-search,
+    # cifar10-50; cifar10-1000-p1), and doubles a search's cost.
     probability: float = Field(0.5, ge=0, le=1, description="share of training steps that are mixed")
     patch_weight: float = Field(1.0, ge=0, le=100, description="weight of the mean cell loss")
     sampler: Annotated[str, *_one_of(MASK_SAMPLERS)] = Field(

@@ -181,7 +181,8 @@ def visible_gpus() -> list[str]:
 
 def tell_of_emulation(trials: Iterable[Trial]) -> None:
     """Say before hours are spent where trials would compute in what the CPU emulates: their own output is not shown."""
-    asked = [trial.config.run.device for trial in trials if trial.config.train.precision == "bfloat16"]
-    on_cpu = "cpu" in asked or ("auto" in asked and not visible_gpus())
-    if on_cpu and emulates_bfloat16():
+    asked = {trial.config.run.device for trial in trials if trial.config.train.precision == "bfloat16"}
+    if not asked or not emulates_bfloat16():  # before a process is started to ask for GPUs
+        return
+    if "cpu" in asked or ("auto" in asked and not visible_gpus()):
         print(f"run: {EMULATED}; set train.precision: float32 under common in the file", file=sys.stderr)
