@@ -146,6 +146,8 @@ def test_after_the_stop_epoch_compositions_are_random_again():
         assert len(list(mix(batches(3), epoch))) == 3 and mix.searches == searches
     with pytest.raises(UserError, match="search.stop_epoch must be at least search.start_epoch, got 1 and 2"):
         context("search.start_epoch=2", "search.stop_epoch=1")
+    with pytest.raises(UserError, match="mix.stop_epoch must be at least search.start_epoch, got 1 and 2: no search"):
+        context("search.start_epoch=2", "mix.stop_epoch=1")
 
 
 @pytest.mark.parametrize("overrides", [[], ["search.self_pairing=false", "search.same_class=false"]])

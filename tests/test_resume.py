@@ -66,7 +66,7 @@ def assert_same_run(one, two):
 CASES = [
     ("mix.name=plain",),
     ("mix.name=mixup", "train.optimiser=adamw", "train.lr=0.001", "train.clip=0.5"),
-    ("mix.name=cutmix", "train.ema=0.9", "train.schedule=step"),
+    ("mix.name=cutmix", "mix.stop_epoch=1", "train.ema=0.9", "train.schedule=step"),
     ("mix.name=patchmix", "train.precision=bfloat16", "train.optimiser=muon", "train.lr=0.02"),
     ("mix.name=patchmix", "train.accumulate=3", "train.schedule=onecycle", "train.label_smoothing=0.1"),
     ("mix.name=evolved",),

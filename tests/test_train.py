@@ -83,6 +83,17 @@ def test_runs_of_one_seed_share_weights_order_and_crops(tmp_path, mixes, patch_w
         assert all(torch.equal(tensor, results[mixes[0]][name]) for name, tensor in results[mix].items()), mix
 
 
+def test_after_its_stop_epoch_no_step_is_mixed(tmp_path):
+    ends = {"never": None, "first": 1, "second": 2}
+    configs = {name: tiny("mix.name=patchmix", f"mix.stop_epoch={end or 'null'}") for name, end in ends.items()}
+    shares = {name: [config.mix.probability_in(epoch) for epoch in (1, 2, 3)] for name, config in configs.items()}
+    assert shares == {"never": [0.5, 0.5, 0.5], "first": [0.5, 0, 0], "second": [0.5, 0.5, 0]}
+    for name, config in configs.items():
+        train(config, tmp_path / name)
+    never, first, second = (RunFolder(tmp_path / name).epochs["image_loss"].tolist() for name in ends)
+    assert never == second and never[0] == first[0] and never[1] != first[1]
+
+
 def test_the_best_checkpoint_is_the_best_epochs(tmp_path):
     train(tiny("mix.name=plain", "train.epochs=5"), tmp_path / "run")
     accuracies = RunFolder(tmp_path / "run").epochs["accuracy"].tolist()

@@ -155,6 +155,9 @@ class MixOptions(_Section):
     # seeds, intervals of a point). To mix every batch gains on some images and loses on others (cifar10-1000-search,
     # cifar10-50; cifar10-1000-p1), and doubles a search's cost.
     probability: float = Field(0.5, ge=0, le=1, description="share of training steps that are mixed")
+    stop_epoch: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="epoch of the last mixed steps; after it no image is mixed"
+    )
     patch_weight: float = Field(1.0, ge=0, le=100, description="weight of the mean cell loss")
     sampler: Annotated[str, *_one_of(MASK_SAMPLERS)] = Field(
         "box", description="what random PatchMix and the search's first generation draw from"
@@ -166,6 +169,10 @@ class MixOptions(_Section):
         description="what best-of-k keeps of them: of every row the best mask and partner; the composition with the best "
         "mean; or, as a control, the partners of the best rows, dealt at random under random masks",
     )
+
+    def probability_in(self, epoch: int) -> float:
+        """Share of an epoch's steps that are mixed; epochs count from 1."""
+        return self.probability if self.stop_epoch is None or epoch <= self.stop_epoch else 0.0
 
 
 class SearchOptions(_Section):
@@ -561,6 +568,11 @@ def _check_training(config: Config, source: str) -> None:
         raise UserError(
             f"{source}: search.stop_epoch must be at least search.start_epoch, got {search.stop_epoch} and "
             f"{config.search_start}"
+        )
+    if config.searches and mix.stop_epoch is not None and mix.stop_epoch < config.search_start:
+        raise UserError(
+            f"{source}: mix.stop_epoch must be at least search.start_epoch, got {mix.stop_epoch} and "
+            f"{config.search_start}: no search would run"
         )
     if mix.name == "best-of-k":
         _check_best_of(config, source)

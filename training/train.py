@@ -89,7 +89,8 @@ def train_epoch(run: Run, epoch: int, progress: Progress, interruption: Interrup
     """Train on every image once; return the epoch's mean losses (nats) and training accuracy (percent)."""
     run.begin_epoch()
     with memory_explained(memory_hint(run)), compile_explained():
-        for group in mixed_groups(epoch_batches(run), run.config.mix.probability, run.mix.span, run.choice):
+        probability = run.config.mix.probability_in(epoch)
+        for group in mixed_groups(epoch_batches(run), probability, run.mix.span, run.choice):
             for item in group_items(run, group, epoch):
                 run.sums += training_step(run, item)
                 run.step += 1

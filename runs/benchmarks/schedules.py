@@ -86,7 +86,8 @@ def trial(name: str, options: dict[str, Any], epochs: int) -> dict[str, Any]:
         control = PatchMix(grid=run.model.grid, generator=torch.Generator().manual_seed(1))
         for epoch in range(1, epochs + 1):
             run.begin_epoch()
-            for group in mixed_groups(epoch_batches(run), config.mix.probability, run.mix.span, run.choice):
+            probability = config.mix.probability_in(epoch)
+            for group in mixed_groups(epoch_batches(run), probability, run.mix.span, run.choice):
                 before = searches(run)
                 for (batch, mixes), item in zip(group, group_items(run, group, epoch), strict=True):
                     if mixes:
