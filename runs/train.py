@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from analysis.run_folder import RunFolder, find_run, first_to_last, out_root
 from runs.folders import new_run_folder, recorded_config, shown, with_run_paths
 from runs.launch import launch
 from training.config import UserError, load_config, recipe_path
+from training.progress import speaks
 
 
 def run_train(recipe: str | None, overrides: list[str], resume: str | None, devices: int = 1) -> int:
@@ -30,7 +30,7 @@ def run_train(recipe: str | None, overrides: list[str], resume: str | None, devi
     if devices > 1:
         return launch(["train", *again], devices, folder)
     result = train_in(folder, lambda: call_train(config, folder, resume=resume is not None))
-    if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
+    if speaks():
         print_result(RunFolder(folder), result)
     return 0
 
@@ -66,7 +66,7 @@ def train_in(folder: Path, work: Any, command: str = "train") -> dict[str, Any]:
             hint = f"its state is saved; go on with: ./run {command} --resume {RunFolder(folder).name}"
         else:
             hint = "before it had a checkpoint, so there is nothing to resume"
-        if os.environ.get("RANK", "0") == "0":
+        if speaks():
             print(f"\nrun: stopped; {hint}", file=sys.stderr)
         raise SystemExit(130) from None
     return result

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from training.config import Config, RunOptions, TrainOptions, UserError
 from training.cores import EMULATED, emulates_bfloat16
+from training.progress import speaks
 
 OLDEST_COMPILED = (7, 0)  # CUDA capability that Triton needs
 COMPILERS = ("torch._dynamo.", "torch._inductor.", "torch._functorch.", "triton.")  # where their exceptions are defined
@@ -73,7 +74,7 @@ def dtype_of(precision: str, device: torch.device, option: str) -> torch.dtype |
 
 @cache  # once for an option
 def _tell_of_emulation(option: str) -> None:
-    if emulates_bfloat16() and os.environ.get("RANK", "0") == "0":  # of several processes one speaks
+    if emulates_bfloat16() and speaks():
         print(f"run: {EMULATED}; set -s {option}=float32", file=sys.stderr)
 
 

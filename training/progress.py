@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import time
@@ -10,6 +11,11 @@ from typing import TextIO
 
 PIPED_INTERVAL = 5.0  # seconds between plain lines
 TERMINAL_INTERVAL = 0.5
+
+
+def speaks() -> bool:
+    """Whether this process is the one of its run that tells people things: the first, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 class Progress:
