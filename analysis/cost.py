@@ -35,39 +35,46 @@ LEADER: dict[str, Any] = {"arrowstyle": "-", "linewidth": 0.7, "shrinkA": 0, "sh
 
 
 class Spent(NamedTuple):
-    """One variant: time over the reference's, accuracy in percent, half its 95 % interval (NaN of one seed)."""
+    """One variant beside the reference, over the seeds of both: time over its time; accuracy less its accuracy, in
+    points, and half the 95 % interval of that (NaN of one seed).
+    """
 
     variant: str
     seeds: int
     cost: float
-    accuracy: float
+    gain: float
     half: float
 
 
 def spent_by(trials: pd.DataFrame, order: Sequence[str] | None = None, *, steps_alike: bool = False) -> list[Spent]:
-    """The variants that have trials, in `order` (else as they come), the reference among them.
+    """The variants that share seeds with the reference, in `order` (else as they come), the reference among them.
 
     trials: with the columns of analysis.ablation.PER_SEED. steps_alike: but for its search every variant takes the same
     time; then cost is what the search adds within each run, else it is seconds, which a machine's changing speed blurs.
     Empty where no ratio is: the reference took no time.
     """
-    times = (1 + search_adds(trials)) if steps_alike else trials["seconds"]
-    groups = {name: trials["variant"] == name for name in dict.fromkeys(order or trials["variant"])}
-    groups = {name: rows for name, rows in groups.items() if rows.any()}
-    reference = times[groups[reference_of(list(groups))]].mean()
-    if not reference > 0:
+    timed = trials.assign(time=(1 + search_adds(trials)) if steps_alike else trials["seconds"]).set_index("seed")
+    groups = {name: timed[timed["variant"] == name] for name in dict.fromkeys(order or trials["variant"])}
+    groups = {name: rows for name, rows in groups.items() if len(rows)}
+    base = groups[reference_of(list(groups))]
+    if not base["time"].mean() > 0:
         return []
-    return [_spent(name, trials[rows], times[rows].mean() / reference) for name, rows in groups.items()]
+    shared = {name: rows.index.intersection(base.index) for name, rows in groups.items()}
+    return [
+        _spent(name, rows.loc[shared[name]], base.loc[shared[name]])
+        for name, rows in groups.items()
+        if len(shared[name])
+    ]
 
 
-def _spent(name: str, rows: pd.DataFrame, cost: float) -> Spent:
-    accuracies = rows["last_accuracy"]
-    low, high = t_interval(accuracies)
-    return Spent(name, len(rows), cost, accuracies.mean(), (high - low) / 2)
+def _spent(name: str, rows: pd.DataFrame, base: pd.DataFrame) -> Spent:
+    gains = rows["last_accuracy"] - base["last_accuracy"]
+    low, high = t_interval(gains)
+    return Spent(name, len(rows), rows["time"].mean() / base["time"].mean(), gains.mean(), (high - low) / 2)
 
 
 def reference_of(variants: Sequence[str]) -> str:
-    """Whose time the others' are divided by."""
+    """Whose time the others' are divided by, and whose accuracy is taken from theirs."""
     return REFERENCE if REFERENCE in variants else variants[0]
 
 
@@ -100,7 +107,7 @@ def side_by_side(found: Sequence[Spent]) -> list[Spent]:
 
 
 def draw_cost(found: Sequence[Spent], *, steps_alike: bool = False) -> Figure:
-    """One named point per variant: cost along x, accuracy with its interval along y. steps_alike: as for spent_by."""
+    """One named point per variant: cost along x, the gain with its interval along y. steps_alike: as for spent_by."""
     reference = reference_of([one.variant for one in found])
     names = [plain(shortened(one.variant, 40)) for one in found]
     if len(names) > NAMED_UP_TO or max(map(len, names)) > LONGEST_NAME:
@@ -113,15 +120,16 @@ def draw_cost(found: Sequence[Spent], *, steps_alike: bool = False) -> Figure:
     for one in found:
         own = one.variant == reference
         shade, marker = (colour(1), "D") if own else (colour(0), "o")
-        half = None if math.isnan(one.half) else one.half
+        half = None if own or math.isnan(one.half) else one.half
         axes.errorbar(
-            one.cost, one.accuracy, yerr=half, fmt=marker, color=shade, ecolor=shade, elinewidth=1, capsize=3, capthick=1,
+            one.cost, one.gain, yerr=half, fmt=marker, color=shade, ecolor=shade, elinewidth=1, capsize=3, capthick=1,
             markersize=MARKER, alpha=0.9, zorder=4 if own else 3,
         )  # fmt: skip
-    tidy(axes, xlabel=_xlabel(reference, steps_alike), ylabel="accuracy at the last epoch, %", title=_title(found))
+    tidy(axes, xlabel=_xlabel(reference, steps_alike), ylabel=_ylabel(reference), title=_title(found))
     axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 2.5, 5, 10]))
     axes.margins(x=0.15, y=0.08)
     axes.axvline(1, color=soft(), linewidth=1, linestyle="--", zorder=1)
+    axes.axhline(0, color=soft(), linewidth=1, linestyle="--", zorder=1)
     lines = [1.0]
     if reference == REFERENCE and any(one.cost > SEARCHED_FROM for one in found):
         _draw_bound(axes)
@@ -137,12 +145,16 @@ def _xlabel(reference: str, steps_alike: bool) -> str:
     return f"seconds of training, search included; {one}"
 
 
+def _ylabel(reference: str) -> str:
+    return f"accuracy less that of {plain(shortened(reference, LONGEST_NAME))}, points"
+
+
 def _title(found: Sequence[Spent]) -> str:
     seeds = sorted({one.seeds for one in found})
     if seeds == [1]:
         return "Accuracy against cost (one seed each)"
     count = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-    return f"Accuracy against cost: means of {count} seeds with 95 % intervals"
+    return f"Accuracy against cost: {count} pairs of seeds, 95 % intervals"
 
 
 def _draw_key(figure: Figure, names: Sequence[str]) -> None:
@@ -172,11 +184,11 @@ def _name_points(
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     unit = 72 / figure.dpi
-    places = axes.transData.transform([(one.cost, one.accuracy) for one in found]) * unit
+    places = axes.transData.transform([(one.cost, one.gain) for one in found]) * unit
     sizes = np.array([_size(axes, name) for name in names]) * unit + 2  # a little air around
     frame = np.array(axes.get_window_extent().extents) * unit
     bars = [
-        _bar(axes, one.cost, one.accuracy - one.half, one.accuracy + one.half) * unit
+        _bar(axes, one.cost, one.gain - one.half, one.gain + one.half) * unit
         for one in found
         if not math.isnan(one.half)
     ]
@@ -184,7 +196,7 @@ def _name_points(
     centres = place_labels(places, sizes, frame, bars, MARKER / 2 + 1)
     ends = ends_of_leaders(places, centres, sizes)
     for one, name, place, centre, end in zip(found, names, places, centres, ends, strict=True):
-        at = (one.cost, one.accuracy)
+        at = (one.cost, one.gain)
         offset: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "va": "center", "fontsize": LABEL_SIZE}
         axes.annotate(name, at, centre - place, color=ink(), zorder=5, **offset)
         if np.linalg.norm(end - place) > LEADER_FROM:

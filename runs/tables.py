@@ -173,16 +173,18 @@ def write(file: Path, trials: Sequence[Trial], done: Sequence[Trial], publish: b
 
 
 def steps_alike(trials: Sequence[Trial]) -> bool:
-    """Whether the trials differ in nothing that costs time but their mix and its search."""
-    found = set()
+    """Whether the trials of one seed differ in nothing that costs time but their mix and its search."""
+    found: dict[int, str] = {}
     for trial in trials:
         config = trial.config.model_dump(
             include={"data": True, "model": True, "train": True, "run": {"threads", "device"}}
         )
         for which in ("subset_start", "subset_seed"):  # other images, as many of them
             del config["data"][which]
-        found.add(json.dumps(config, sort_keys=True))
-    return len(found) == 1
+        steps = json.dumps(config, sort_keys=True)
+        if found.setdefault(trial.seed, steps) != steps:
+            return False
+    return True
 
 
 def ablation_path(name: str) -> Path:

@@ -145,5 +145,6 @@ def test_what_is_published_was_made_with_the_files_that_are_there(monkeypatch):
 def test_search_time_is_compared_within_runs_where_nothing_else_costs_time(monkeypatch):
     monkeypatch.chdir(RECIPES.parent.parent)
     assert steps_alike(read_ablation(EVIDENCE["cifar10-50"]))  # splits, mixes, searches
+    assert steps_alike(read_ablation(EVIDENCE["cifar10-1000-p1"]))  # some seeds in another precision
     assert not steps_alike(read_ablation(FILES["search-or-draw"]))  # patchmix-longer
     assert not steps_alike(read_ablation(FILES["grid"])) and not steps_alike(read_ablation(FILES["head"]))

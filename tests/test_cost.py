@@ -42,9 +42,23 @@ def test_cost_is_over_patchmix_or_else_the_first():
     assert [one.cost for one in spent_by(table.query("variant != 'patchmix'"))] == pytest.approx([1, 3])
     ordered = spent_by(table.query("variant != 'patchmix'"), ["evolved", "absent", "plain"])
     assert [(one.variant, one.cost) for one in ordered] == [("evolved", 1), ("plain", pytest.approx(1 / 3))]
-    one, values = spent_by(table)[2], table.query("variant == 'evolved'")["last_accuracy"]
-    low, high = t_interval(values)
-    assert (one.accuracy, one.half) == pytest.approx((values.mean(), (high - low) / 2)) and one.seeds == 5
+
+
+def test_gains_and_costs_are_of_the_seeds_that_both_have():
+    table = trials(patchmix=(61, 100), evolved=(62, 150), apart=(62, 150), lone=(62, 150))
+    table["seed"] += 5 * (table["variant"] == "apart")
+    table = table[(table["variant"] != "lone") | (table["seed"] == 0)]
+    table = table[(table["variant"] != "evolved") | (table["seed"] < 3)]
+    table.loc[table["seed"] > 2, "seconds"] *= 10  # on another machine
+    table.loc[table["seed"] > 2, "last_accuracy"] += 20  # and easier images
+    own, one, lone = spent_by(table)
+    values = table.set_index(["variant", "seed"])["last_accuracy"]
+    gains = (values["evolved"] - values["patchmix"]).dropna()
+    low, high = t_interval(gains)
+    assert (own.seeds, own.cost, own.gain, own.half) == (5, 1, 0, 0)
+    assert one.seeds == 3 and one.cost == pytest.approx(151 / 101)
+    assert (one.gain, one.half) == pytest.approx((gains.mean(), (high - low) / 2))
+    assert lone.seeds == 1 and math.isnan(lone.half)
 
 
 def test_where_steps_are_alike_cost_is_what_search_adds_within_each_run(tmp_path):
@@ -85,11 +99,12 @@ def test_points_intervals_names_and_reference_lines_are_drawn():
     figure = draw_cost(spent_by(trials(**CLOSE)))
     axes = figure.axes[0]
     assert sorted(texts(figure)) == sorted([*CLOSE, WORDS]) and len(axes.containers) == 10
-    assert all(container.has_yerr for container in axes.containers)
+    assert sum(container.has_yerr for container in axes.containers) == 9  # not that of the reference
     upright = [line.get_xdata()[0] for line in axes.lines if len(set(line.get_xdata())) == 1 < len(line.get_xdata())]
     assert upright == [1, BOUND]
     assert axes.get_xlabel() == "seconds of training, search included; patchmix = 1"
-    assert axes.get_title() == "Accuracy against cost: means of 5 seeds with 95 % intervals"
+    assert axes.get_title() == "Accuracy against cost: 5 pairs of seeds, 95 % intervals"
+    assert axes.get_ylabel() == "accuracy less that of patchmix, points"
 
 
 @pytest.mark.parametrize(
@@ -108,8 +123,8 @@ def test_one_seed_has_no_interval():
     figure = draw_cost(spent_by(table))
     assert not any(container.has_yerr for container in figure.axes[0].containers)
     assert figure.axes[0].get_title() == "Accuracy against cost (one seed each)"
-    more = pd.concat([table, trials(plain=(64, 98)).query("seed > 0")])
-    assert "means of 1 to 5 seeds" in draw_cost(spent_by(more)).axes[0].get_title()
+    more = pd.concat([table, trials(plain=(64, 98), patchmix=(65, 98)).query("seed > 0")])
+    assert "1 to 5 pairs of seeds" in draw_cost(spent_by(more)).axes[0].get_title()
 
 
 def test_names_in_the_figure_overlap_neither_each_other_nor_points():
