@@ -442,7 +442,11 @@ def write_tables(
 
 
 def draw_comparison(trials: pd.DataFrame, table: pd.DataFrame, path: Path) -> Path:
-    """Every seed as a dot, means with 95 % intervals below; beside it the differences that are paired by seed."""
+    """Every seed as a dot, means with 95 % intervals below; beside it the differences that are paired by seed.
+
+    Variants without a finished trial have no row: the table names them.
+    """
+    table = table[(table["seeds"] > 0) | (table["variant"] == table["baseline"])]
     measure, baseline = table["measure"].iloc[0], table["baseline"].iloc[0]
     by_seed = trials.pivot(index="seed", columns="variant", values=measure).reindex(columns=list(table["variant"]))
     labels = [_folded(name) for name in table["variant"]]

@@ -193,6 +193,7 @@ def _name_points(
         if not math.isnan(one.half)
     ]
     bars += [_bar(axes, x, *axes.get_ylim()) * unit for x in lines]
+    bars.append(_level(axes, 0) * unit)
     centres = place_labels(places, sizes, frame, bars, MARKER / 2 + 1)
     ends = ends_of_leaders(places, centres, sizes)
     for one, name, place, centre, end in zip(found, names, places, centres, ends, strict=True):
@@ -209,6 +210,13 @@ def _size(axes: Axes, name: str) -> tuple[float, float]:
     extent = text.get_window_extent()
     text.remove()
     return extent.width, extent.height
+
+
+def _level(axes: Axes, y: float) -> NDArray[np.float64]:
+    """The box of a line from left to right in pixels."""
+    left, right = axes.get_xlim()
+    (left, height), (right, _) = axes.transData.transform([(left, y), (right, y)])
+    return np.array([left, height - 1, right, height + 1])
 
 
 def _bar(axes: Axes, x: float, low: float, high: float) -> NDArray[np.float64]:

@@ -135,6 +135,9 @@ def test_names_in_the_figure_overlap_neither_each_other_nor_points():
     at = axes.transData.transform([text.xy for text in named])
     assert np.count_nonzero(overlaps(areas, areas)) == len(areas) == 10
     assert not overlaps(areas, boxes(at, np.full((10, 2), 7 * figure.dpi / 72))).any()
+    own = areas[[text.get_text() for text in named].index("patchmix")]
+    zero = axes.transData.transform((1, 0))[1]
+    assert own[1] > zero or own[3] < zero  # beside the line of no gain, not on it
 
 
 def test_many_and_long_names_are_a_key(tmp_path):

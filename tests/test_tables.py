@@ -285,6 +285,13 @@ def test_figures_of_few_and_many(tmp_path, variants, seeds):
     assert "grid=0" in shown.replace(" ", "") and shown.count("x" * 30) >= variants
 
 
+def test_a_variant_without_trials_has_no_row_in_the_figure_but_is_named(tmp_path):
+    table = write_tables(trials(plain=[60, 62, 64], mixed=[62, 63.5, 66.5]), tmp_path, ["plain", "mixed", "later"])
+    drawn = (tmp_path / "figure.svg").read_text()
+    assert ">mixed</text>" in drawn and "later" not in drawn
+    assert "No finished trial: later." in as_text(table)
+
+
 # ./run compare
 
 
