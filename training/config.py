@@ -228,7 +228,9 @@ class SearchOptions(_Section):
         description="hold: weights hold still during a search; else its generations take turns with the steps on their "
         "elites, and after each turn survivors, all or none of the genomes are forwarded anew",
     )
-    # runs/results/cifar10-1000: more than image_reducible gains, at half its forwards.
+    # runs/results/cifar10-1000: more than image_reducible gains there, at half its forwards. Over ten draws of images it
+    # gains nothing; what does (`evolved-image_reducible-p1-every6` of cifar10-1000-p1) wants every batch mixed, which
+    # cifar100-5000-long may not bear.
     objective: Annotated[str, AfterValidator(_objectives)] = Field(
         "hard",
         description="what the search prefers, of " + " | ".join(OBJECTIVES) + "; a weighted sum such as "
