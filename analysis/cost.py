@@ -53,24 +53,21 @@ def spent_by(trials: pd.DataFrame, order: Sequence[str] | None = None, *, steps_
     time; then cost is what the search adds within each run, else it is seconds, which a machine's changing speed blurs.
     Empty where no ratio is: the reference took no time.
     """
-    timed = trials.assign(time=(1 + search_adds(trials)) if steps_alike else trials["seconds"]).set_index("seed")
-    groups = {name: timed[timed["variant"] == name] for name in dict.fromkeys(order or trials["variant"])}
-    groups = {name: rows for name, rows in groups.items() if len(rows)}
-    base = groups[reference_of(list(groups))]
-    if not base["time"].mean() > 0:
+    time = (1 + search_adds(trials)) if steps_alike else trials["seconds"]
+    by_seed = trials.assign(time=time).pivot(index="seed", columns="variant", values=["last_accuracy", "time"])
+    accuracies, times = by_seed["last_accuracy"], by_seed["time"]
+    names = [name for name in dict.fromkeys(order or trials["variant"]) if name in accuracies]
+    reference = reference_of(names)
+    if not times[reference].mean() > 0:
         return []
-    shared = {name: rows.index.intersection(base.index) for name, rows in groups.items()}
-    return [
-        _spent(name, rows.loc[shared[name]], base.loc[shared[name]])
-        for name, rows in groups.items()
-        if len(shared[name])
-    ]
-
-
-def _spent(name: str, rows: pd.DataFrame, base: pd.DataFrame) -> Spent:
-    gains = rows["last_accuracy"] - base["last_accuracy"]
-    low, high = t_interval(gains)
-    return Spent(name, len(rows), rows["time"].mean() / base["time"].mean(), gains.mean(), (high - low) / 2)
+    found = []
+    for name in names:
+        gains = (accuracies[name] - accuracies[reference]).dropna()
+        if len(gains):
+            cost = times[name][gains.index].mean() / times[reference][gains.index].mean()
+            low, high = t_interval(gains)
+            found.append(Spent(name, len(gains), cost, gains.mean(), (high - low) / 2))
+    return found
 
 
 def reference_of(variants: Sequence[str]) -> str:
@@ -188,12 +185,13 @@ def _name_points(
     sizes = np.array([_size(axes, name) for name in names]) * unit + 2  # a little air around
     frame = np.array(axes.get_window_extent().extents) * unit
     bars = [
-        _bar(axes, one.cost, one.gain - one.half, one.gain + one.half) * unit
+        _line(axes, (one.cost, one.gain - one.half), (one.cost, one.gain + one.half)) * unit
         for one in found
         if not math.isnan(one.half)
     ]
-    bars += [_bar(axes, x, *axes.get_ylim()) * unit for x in lines]
-    bars.append(_level(axes, 0) * unit)
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    bars += [_line(axes, (x, bottom), (x, top)) * unit for x in lines]
+    bars.append(_line(axes, (left, 0), (right, 0)) * unit)
     centres = place_labels(places, sizes, frame, bars, MARKER / 2 + 1)
     ends = ends_of_leaders(places, centres, sizes)
     for one, name, place, centre, end in zip(found, names, places, centres, ends, strict=True):
@@ -212,14 +210,8 @@ def _size(axes: Axes, name: str) -> tuple[float, float]:
     return extent.width, extent.height
 
 
-def _level(axes: Axes, y: float) -> NDArray[np.float64]:
-    """The box of a line from left to right in pixels."""
-    left, right = axes.get_xlim()
-    (left, height), (right, _) = axes.transData.transform([(left, y), (right, y)])
-    return np.array([left, height - 1, right, height + 1])
-
-
-def _bar(axes: Axes, x: float, low: float, high: float) -> NDArray[np.float64]:
-    """The box of an upright line in pixels."""
-    (left, bottom), (right, top) = axes.transData.transform([(x, low), (x, high)])
-    return np.array([left - 1, bottom, right + 1, top])
+def _line(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> NDArray[np.float64]:
+    """The box in pixels of a line, upright or level, from its lower or left end."""
+    first, last = axes.transData.transform([start, end])
+    across = np.array([1, 0]) if start[0] == end[0] else np.array([0, 1])
+    return np.concatenate([first - across, last + across])
