@@ -31,8 +31,8 @@ MEASURES = {  # measure: heading, and how its numbers are written
     "last_test_loss": ("test loss, nats", ".3f"),
     "search_seconds": ("seconds of search", ",.0f"),
 }
-MISSING = frozenset({"last_test_loss", "search_seconds"})  # what older results lack: NaN, an empty cell
-PER_SEED = ("variant", "seed", *MEASURES)
+MISSING = frozenset({"last_test_loss", "search_seconds", "device_name"})  # what older results lack: an empty cell
+PER_SEED = ("variant", "seed", *MEASURES, "device_name")
 SEARCH_ADDS = "search adds"
 MEANINGS = {  # by heading
     MEASURES["last_accuracy"][0]: "Accuracy is of the test images at the last epoch. ",
@@ -42,7 +42,7 @@ MEANINGS = {  # by heading
     "changes. ",
 }
 LARGEST_FILE = 10_000_000  # bytes of a per_seed.csv
-LONGEST_NAME = 200  # characters of a variant
+LONGEST_NAME = 200  # characters of a variant, or of a device
 INTERQUARTILE_FROM = 4  # seeds; of fewer the interquartile mean says little that the mean does not
 TESTED_FROM = 3  # pairs; of fewer p and effect size say nothing
 
@@ -63,16 +63,16 @@ def per_seed(trials: Sequence[tuple[str, int, RunFolder]]) -> pd.DataFrame:
             raise RunFolderError(
                 f"run {run.name} has no {missing[0]}: expected a run of ./run train or ./run ablate, not a search"
             )
-        results.append((variant, seed, run.result))
+        results.append((variant, seed, {**run.result, "device_name": run.environment.get("device_name")}))
     return per_seed_of(results)
 
 
 def per_seed_of(results: Sequence[tuple[str, int, Mapping[str, Any]]]) -> pd.DataFrame:
-    """The same of (variant, seed, the `end` event of its log)."""
+    """The same of (variant, seed, the `end` event of its log with the device_name of its environment)."""
     import pandas as pd
 
     rows = [
-        {"variant": variant, "seed": seed, **{measure: result.get(measure, math.nan) for measure in MEASURES}}
+        (variant, seed, *(result.get(measure, math.nan) for measure in MEASURES), result.get("device_name") or "")
         for variant, seed, result in results
     ]
     return pd.DataFrame(rows, columns=list(PER_SEED))
@@ -89,13 +89,16 @@ def read_per_seed(path: Path) -> pd.DataFrame:
     seen: dict[tuple[str, int], int] = {}
     rows = []
     for number, cells in enumerate(lines, 2):
-        variant, seed = _name(path, number, cells["variant"]), int(_number(path, number, "seed", cells["seed"]))
+        variant = _name(path, number, "variant", cells["variant"])
+        seed = int(_number(path, number, "seed", cells["seed"]))
         if (variant, seed) in seen:
             raise RunFolderError(
                 f"{path}: rows {seen[variant, seed]} and {number} are both variant {variant}, seed {seed}; expected one"
             )
         seen[variant, seed] = number
-        rows.append((variant, seed, *(_measured_in(path, number, cells, measure) for measure in MEASURES)))
+        measured = [_measured_in(path, number, cells, measure) for measure in MEASURES]
+        device = cells.get("device_name")
+        rows.append((variant, seed, *measured, _name(path, number, "device_name", device) if device else ""))
     return pd.DataFrame(rows, columns=list(PER_SEED))
 
 
@@ -118,10 +121,10 @@ def _lines(path: Path) -> list[dict[str, str | None]]:
     return lines
 
 
-def _name(path: Path, row: int, text: str | None) -> str:
+def _name(path: Path, row: int, column: str, text: str | None) -> str:
     if text is None or not 0 < len(text) <= LONGEST_NAME or not text.isprintable():
         raise RunFolderError(
-            f"{path}: row {row}: variant: expected 1 to {LONGEST_NAME} printable characters, got {text!r:.60}"
+            f"{path}: row {row}: {column}: expected 1 to {LONGEST_NAME} printable characters, got {text!r:.60}"
         )
     return text
 
@@ -228,7 +231,8 @@ def bold_rows(table: pd.DataFrame) -> list[bool]:
 def notes(table: pd.DataFrame) -> list[str]:
     """What a reader of the table has to know, a sentence or more each."""
     heads = [column.head for column in _columns(table)]
-    return [note for note in (_measured(table, heads), _seed_note(table), _test_note(table), _best_note(table)) if note]
+    about = (_measured(table, heads), _seed_note(table), _device_note(table), _test_note(table), _best_note(table))
+    return [note for note in about if note]
 
 
 def _measured(table: pd.DataFrame, heads: list[str]) -> str:
@@ -251,6 +255,16 @@ def _seed_note(table: pd.DataFrame) -> str:
     if none:
         parts.append(f"No finished trial: {none}.")
     return " ".join(parts)
+
+
+def _device_note(table: pd.DataFrame) -> str:
+    """Which pairs ran on two kinds of device: their rounding differs, and so does what training makes of it."""
+    across = table[table["pairs_across"] > 0] if "pairs_across" in table else table[:0]
+    if across.empty:
+        return ""
+    counts = zip(across["variant"], across["pairs_across"], across["pairs"], strict=True)
+    listed = ", ".join(f"{variant} ({count} of {pairs} pairs)" for variant, count, pairs in counts)
+    return f"Not on the device that {table['baseline'].iloc[0]} with the same seed ran on: {listed}."
 
 
 def _test_note(table: pd.DataFrame) -> str:

@@ -162,7 +162,7 @@ def compare(
     """One row per variant, in `order` (else as they come), against the baseline (else the first of them).
 
     trials: one row per variant and seed, with columns variant, seed, the measure, and perhaps image_forwards, seconds,
-    search_seconds and last_test_loss. A variant of `order` without trials has a row of NaN. The columns, in the
+    search_seconds, last_test_loss and device_name. A variant of `order` without trials has a row of NaN. The columns, in the
     measure's unit:
 
     measure, baseline, variant, seeds
@@ -180,6 +180,7 @@ def compare(
     image_forwards, seconds                           means
     search_adds                                       mean of search_seconds over the other seconds, if any is above 0
     last_test_loss, last_test_loss_high               mean with the upper end of Student's interval, if any is known
+    pairs_across                                      pairs of two device names, both known
 
     Raises ValueError where there are no trials, a column is missing or has no value at all, a variant has a seed twice,
     or the baseline or `order` does not fit the trials.
@@ -215,7 +216,17 @@ def compare(
         losses = [trials[trials["variant"] == name]["last_test_loss"].dropna() for name in names]
         table["last_test_loss"] = [found.mean() for found in losses]
         table["last_test_loss_high"] = [t_interval(found)[1] for found in losses]
+    if "device_name" in trials:
+        table["pairs_across"] = _pairs_across(trials, names, baseline)
     return table
+
+
+def _pairs_across(trials: pd.DataFrame, names: Sequence[str], baseline: str) -> list[int]:
+    """How many seeds of each variant have another device name than those of the baseline; unknown ones do not count."""
+    known = trials[trials["device_name"] != ""]
+    devices = known.pivot(index="seed", columns="variant", values="device_name").reindex(columns=[*names])
+    both = devices.notna().mul(devices[baseline].notna(), axis=0)
+    return list((devices.ne(devices[baseline], axis=0) & both).sum())
 
 
 def search_adds(trials: pd.DataFrame) -> pd.Series:

@@ -70,7 +70,8 @@ def with_published(file: Path, trials: Sequence[Trial]) -> list[Trial]:
         line = lines.get((trial.variant, trial.seed))
         if line is not None:
             _check(file, trial, line)
-        found.append(replace(trial, published=None if line is None else line["result"]))
+        result = None if line is None else {**line["result"], "device_name": line.get("device_name")}
+        found.append(replace(trial, published=result))
     return found
 
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from analysis.run_folder import RunFolderError, out_root
 from runs.ablate import chosen, read_ablation
@@ -165,11 +166,19 @@ def write(file: Path, trials: Sequence[Trial], done: Sequence[Trial], publish: b
     from analysis.ablation import as_text, per_seed_of, write_tables
 
     folder, variants = out_root() / file.stem, list(dict.fromkeys(trial.variant for trial in trials))
-    results = [(trial.variant, trial.seed, result) for trial in done if (result := trial.result) is not None]
+    results = [(trial.variant, trial.seed, result) for trial in done if (result := with_device(trial)) is not None]
     print(as_text(write_tables(per_seed_of(results), folder, variants, steps_alike=steps_alike(done))))
     print(f"tables in {shown(folder)}: {', '.join(name for name in FORMS if (folder / name).is_file())}")
     if publish:
         print(f"and in {shown(publish_tables(file, done, folder))}")
+
+
+def with_device(trial: Trial) -> dict[str, Any] | None:
+    """The result of a trial that is done, with the device_name it ran on where that is known."""
+    result = trial.result
+    if result is None or "device_name" in result:  # published ones have it
+        return result
+    return {**result, "device_name": trial.run.environment.get("device_name")}
 
 
 def steps_alike(trials: Sequence[Trial]) -> bool:

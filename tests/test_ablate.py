@@ -675,6 +675,25 @@ def test_tables_of_published_results_say_what_made_them_as_far_as_it_is_known(tm
     assert not made.exists()
 
 
+def test_tables_tell_which_trials_ran_on_another_device(tmp_path, engine, monkeypatch, capsys):
+    file = written(tmp_path / "abl.yaml", variants={"a": PLAIN, "b": PLAIN})
+    engine.play = done
+    monkeypatch.setattr(kept, "PROJECT", tmp_path)
+    run_ablation(str(file), publish=True)
+    assert "Not on the device" not in capsys.readouterr().out
+    a, b = read_ablation(file)
+    lines = kept.results_folder(file) / "trials.jsonl"
+    records = [json.loads(line) | {"device_name": "one"} for line in lines.read_text().splitlines()]
+    lines.write_text("".join(json.dumps(record) + "\n" for record in records))
+    shutil.rmtree(a.folder)  # known by its line alone, b by its run folder
+    environment = json.loads((b.folder / "environment.json").read_text())
+    (b.folder / "environment.json").write_text(json.dumps(environment | {"device_name": "two"}))
+    run_ablation(str(file), publish=True, tables=True)
+    assert "Not on the device that a with the same seed ran on: b (1 of 1 pairs)." in capsys.readouterr().out
+    rows = (kept.results_folder(file) / "per_seed.csv").read_text().splitlines()
+    assert [row.rsplit(",", 1)[1] for row in rows] == ["device_name", "one", "two"]
+
+
 def test_published_results_of_other_settings_are_refused(tmp_path, engine, monkeypatch):
     monkeypatch.setattr(kept, "PROJECT", tmp_path)
     file = written(tmp_path / "abl.yaml", variants={"a": PLAIN})

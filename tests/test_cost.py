@@ -22,7 +22,7 @@ def trials(**variants):
     """variant -> (mean accuracy, seconds[, seconds of search]), five seeds each."""
     rng = np.random.default_rng(0)
     rows = [
-        (name, seed, accuracy + rng.normal(0, 0.4), accuracy, 115_200, seconds + seed, 1.2, float(sum(search)))
+        (name, seed, accuracy + rng.normal(0, 0.4), accuracy, 115_200, seconds + seed, 1.2, float(sum(search)), "")
         for name, (accuracy, seconds, *search) in variants.items()
         for seed in range(5)
     ]

@@ -18,7 +18,7 @@ from training.config import UserError
 ACCURACIES = {"plain": [60, 62, 63], "cutmix": [61, 62.5, 65], "patchmix": [62, 63, 64.5], "two words": [61, 61, 66]}
 TRIALS = pd.DataFrame(
     [
-        (name, s, value, value, 115_200, 100 + s, 2 - value / 100, 0.0)
+        (name, s, value, value, 115_200, 100 + s, 2 - value / 100, 0.0, "")
         for name, values in ACCURACIES.items()
         for s, value in enumerate(values)
     ],

@@ -37,7 +37,7 @@ COMMAND = ("last_accuracy", None, None)
 def trials(**variants):
     """variant -> accuracies of seeds 0, 1, ..."""
     rows = [
-        (name, seed, value, value - 0.1, 115_200, 100.0 + seed, 2 - value / 100, 0.0)
+        (name, seed, value, value - 0.1, 115_200, 100.0 + seed, 2 - value / 100, 0.0, "")
         for name, values in variants.items()
         for seed, value in enumerate(values)
     ]
@@ -194,7 +194,7 @@ def test_signs_in_latex_are_minus_signs():
     )
 )
 def test_what_is_written_is_read_back(data, tmp_path_factory):
-    table = pd.DataFrame([(*row, row[2], 10, 1.5, row[2], 0.5) for row in data], columns=list(PER_SEED))
+    table = pd.DataFrame([(*row, row[2], 10, 1.5, row[2], 0.5, row[0]) for row in data], columns=list(PER_SEED))
     path = tmp_path_factory.mktemp("read") / "per_seed.csv"
     table.assign(more="x").to_csv(path, index=False)
     pd.testing.assert_frame_equal(read_per_seed(path), table)
@@ -224,6 +224,19 @@ def test_the_test_loss_stands_beside_the_accuracy_and_may_be_compared_by():
     by_loss = compare(data, "last_test_loss")
     assert by_loss["best"].tolist() == [False, True] and by_loss["wins"][1] == 1  # lower is better
     assert "mixed 1.360 is the lowest mean" in as_text(by_loss) and as_text(by_loss).count("test loss, nats") == 1
+
+
+def test_pairs_on_two_devices_are_told():
+    data = trials(plain=[60, 62, 64], mixed=[62, 63.5, 66.5], other=[61, 63, 65])
+    assert compare(data)["pairs_across"].tolist() == [0, 0, 0] and "Not on the device" not in as_text(compare(data))
+    data["device_name"] = ["A", "A", "B", "A", "B", "A", "A", "A", ""]
+    assert compare(data)["pairs_across"].tolist() == [0, 2, 0]  # seed 2 of other is not known
+    told = "Not on the device that plain with the same seed ran on: mixed (2 of 3 pairs)."
+    assert told in as_text(compare(data)).splitlines() and told in as_markdown(compare(data))
+    others = compare(data, baseline="mixed")
+    assert "mixed with the same seed ran on: plain (2 of 3 pairs), other (1 of 3 pairs)." in as_text(others)
+    assert compare(data, order=["plain", "mixed", "other", "none"])["pairs_across"].tolist() == [0, 2, 0, 0]
+    assert "pairs_across" not in compare(data.drop(columns="device_name"))
 
 
 def test_older_tables_have_no_test_loss(tmp_path):
