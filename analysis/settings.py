@@ -1,5 +1,7 @@
 """Runs of one setting: their options are equal but for the seed, the name and where they ran.
 
+Each seed may have training images of its own, as many of the same data set: of one seed they are the same.
+
 An option that names the result of another run, such as mix.bank, may do so by the run's own seed: evolved-s0 for seed 0
 and evolved-s1 for seed 1 are one value.
 """
@@ -15,8 +17,10 @@ from analysis.run_folder import RunFolder
 
 NO_SETTING = ("run.", "data.root", "data.download")
 SEARCHING = ("evolved", "best-of-k")  # mixes for which the options of `search` count
+IMAGES = ("data.subset_start", "data.subset_seed")  # options that say which images of the data set a run trains on
 RESULTS = ("mix.bank", "search.start", "search.reference", "model")  # options that may name results of other runs
 
+ANY = "*"  # no value as JSON
 Readings = dict[str, frozenset[str]]  # of each option the values that it may stand for, as JSON
 
 
@@ -41,6 +45,12 @@ def counted(run: RunFolder) -> dict[str, Any]:
     return {**options, "model": model} if model else options
 
 
+def images_of(run: RunFolder) -> list[Any]:
+    """Which images of its data set a run trains on."""
+    options = flat(run.config)
+    return [options.get(name) for name in IMAGES]
+
+
 def flat(config: Mapping[str, Any]) -> dict[str, Any]:
     """The options by their dotted names, as ./run train -s takes them."""
     options: dict[str, Any] = {}
@@ -58,6 +68,9 @@ def readings_of(run: RunFolder) -> Readings:
     for name in RESULTS:
         if name in found:
             found[name] |= {without_seed(value, seed_of(run)) for value in found[name]}
+    for name in IMAGES:
+        if name in found:
+            found[name].add(ANY)
     return {name: frozenset(values) for name, values in found.items()}
 
 
@@ -87,7 +100,8 @@ def by_setting(runs: Sequence[RunFolder], *, repeats: bool = False) -> list[list
     for run in runs:
         readings = readings_of(run)
         for place, (group, setting) in enumerate(zip(groups, settings, strict=True)):
-            fits = repeats or seed_of(run) not in map(seed_of, group)
+            again = [other for other in group if seed_of(other) == seed_of(run)]
+            fits = all(repeats and images_of(other) == images_of(run) for other in again)
             if fits and not difference(setting, readings):
                 group.append(run)
                 settings[place] = common(setting, readings)
@@ -132,11 +146,10 @@ def differing(settings: Sequence[Setting]) -> dict[str, list[Any]]:
 
 
 def _options(setting: Setting) -> dict[str, Any]:
-    """What counts of a setting's runs; a result that each run names by its seed with * in the place of the seed."""
+    """What counts of a setting's runs; a result that each run names by its seed with * in the place of the seed, and * for
+    images that each seed has of its own.
+    """
     first, *others = (counted(run) for run in setting.runs)
-    return {
-        name: without_seed(value, setting.seeds[0])
-        if name in RESULTS and any(other[name] != value for other in others)
-        else value
-        for name, value in first.items()
-    }
+    by_seed = [name for name, value in first.items() if any(other[name] != value for other in others)]
+    own = {name: ANY if name in IMAGES else without_seed(first[name], setting.seeds[0]) for name in by_seed}
+    return {**first, **own}

@@ -117,3 +117,21 @@ def test_comparisons_accept_what_is_one_setting_and_no_more(make):
     old = make("ev-s3", 3, data__cutout=None)
     with pytest.raises(UserError, match=r"differ in data.cutout \(0 and not recorded\)"):
         read_runs([evolved[0], old])
+
+
+def test_seeds_may_have_images_of_their_own(make):
+    plain = [make(f"plain-s{seed}", seed, data__subset=5, data__subset_start=5 * seed) for seed in (0, 1)]
+    mixed = [make(f"mix-s{s}", s, data__subset=5, data__subset_start=5 * s, mix__name="patchmix") for s in (0, 1)]
+    assert grouped([*plain, *mixed]) == [["plain-s0", "plain-s1"], ["mix-s0", "mix-s1"]]
+    assert "data.subset_start" not in differing(settings_of([*plain, *mixed]))
+    assert len(read_runs([*plain, *mixed])) == 4
+    more = make("more-s2", 2, data__subset=6, data__subset_start=10)
+    assert grouped([*plain, more]) == [["plain-s0", "plain-s1"], ["more-s2"]]
+
+
+def test_of_one_seed_the_images_are_the_same(make):
+    runs = [make(f"draw{start}-s0", data__subset=5, data__subset_start=start) for start in (0, 5)]
+    again = make("draw5-s0-2", data__subset=5, data__subset_start=5)
+    assert grouped(runs) == [["draw0-s0"], ["draw5-s0"]]
+    assert differing(settings_of(runs)) == {"data.subset_start": [0, 5]}
+    assert names(by_setting([*runs, again], repeats=True)) == [["draw0-s0"], ["draw5-s0", "draw5-s0-2"]]
