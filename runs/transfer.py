@@ -14,6 +14,7 @@ import math
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -272,13 +273,19 @@ def get_outcomes(jobs: list[Job], config: Config, device: torch.device, fresh: b
 
 
 def groups(subjects: list[Subject], together: bool) -> list[list[Subject]]:
-    """The rows' backbones: seeds of one variant (run folders NAME-sN that differ in nothing else) together."""
+    """The rows' backbones: seeds of one variant (run folders NAME-sN that differ in nothing else) together.
+
+    Untrained networks of one kind are together whatever images they are scaled for, each seed once.
+    """
     found: dict[Any, list[Subject]] = {}
+    floors: Counter[str] = Counter()
     for subject in subjects:
         source = subject.source
         key: Any = id(subject)
         if together and source.weights == "untrained":
-            key = json.dumps({**subject.about, "seed": None})
+            of_seed = json.dumps({**subject.about, "input": None})
+            floors[of_seed] += 1
+            key = json.dumps({**subject.about, "input": None, "seed": None}), floors[of_seed]
         elif together and (match := SEED.fullmatch(run_name(subject))):
             key = (match[1], source.weights)
         found.setdefault(key, []).append(subject)

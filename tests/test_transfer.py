@@ -439,6 +439,18 @@ def test_seeds_of_a_variant_are_one_row_with_a_t_interval(tiny, tmp_path, capsys
     assert len(captured.out.splitlines()) == 1 + 7 and "7 of 7 outcomes" in captured.err
 
 
+def test_untrained_networks_are_one_row_whatever_their_images_are_scaled_by(tiny):
+    def floor(seed, mean):
+        config = make_config({}, [f"run.seed={seed}"])
+        about = {"untrained": "small", "input": [mean, [1.0]], "seed": seed}
+        return command.Subject(transfer.Source(config, tiny, "untrained"), about, [tiny])
+
+    own = [floor(seed, [seed / 10]) for seed in (0, 1, 2)]  # of seeds that have images of their own
+    other = floor(0, [0.9])  # of another data set
+    assert command.groups([*own, other], together=True) == [own, [other]]
+    assert command.groups(own, together=False) == [[subject] for subject in own]
+
+
 def test_several_fine_tunings_of_one_run_have_an_interval_of_their_own(tiny, tmp_path):
     file = tmp_path / "table.csv"
     command.run_transfer(["group/tiny-s0"], ["digits"], SMALL, methods="knn,finetune", seeds=2, csv=file)
