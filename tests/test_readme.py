@@ -112,6 +112,38 @@ def test_differences_told_of_other_images_are_those_of_the_seeds(better, worse, 
     assert said.format(figure) in told_in_results()
 
 
+@pytest.mark.parametrize(
+    ("method", "better", "worse", "said"),
+    [
+        ("linear", "patchmix", "plain", "paired by seed: {} to plain training"),
+        ("linear", "patchmix", "cutmix", "and {} to CutMix by the linear probe"),
+        ("knn", "patchmix", "plain", "by the linear probe, {} and"),
+        ("knn", "patchmix", "cutmix", "and {} by k-NN."),
+        ("linear", "patchmix-p1", "patchmix", "costs none here: {} and"),
+        ("knn", "patchmix-p1", "patchmix", "and {} to every second one."),
+    ],
+)
+def test_differences_told_of_the_transfer_are_those_of_the_backbones(method, better, worse, said):
+    folder = ROOT / "runs" / "results" / "transfer"
+    rows = pd.read_csv(folder / "results.csv").set_index(["dataset", "method", "backbone"])["accuracies"]
+
+    def of_seeds(variant):
+        found = rows["cifar100", method, f"cifar10-2000/{variant}-s{{0,1,2,3,4}}"]
+        return [float(accuracy) for accuracy in found.split()]
+
+    told = paired(of_seeds(better), of_seeds(worse))
+    assert said.format(told) in " ".join((folder / "table.md").read_text().split())
+    if (method, better) == ("linear", "patchmix"):
+        assert told in TEXT
+
+
+def paired(better, worse):
+    both = pd.DataFrame({"better": better, "worse": worse}).rename_axis("seed").reset_index()
+    trials = both.melt("seed", var_name="variant", value_name="last_accuracy")
+    row = compare(trials, baseline="worse").set_index("variant").loc["better"]
+    return f"{row.difference:+.2f} ± {row.difference_high - row.difference:.2f}"
+
+
 def difference(name, better, worse, measure="last_accuracy"):
     """The paired difference with half its interval, of points, or nats where there are thousandths."""
     trials = pd.read_csv(ROOT / "runs" / "results" / name / "per_seed.csv")
