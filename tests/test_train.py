@@ -1,6 +1,8 @@
 """Training: what it writes, that seeds decide, that an interrupted run ends as an uninterrupted one."""
 
 import json
+import re
+import subprocess
 import time
 
 import numpy as np
@@ -9,6 +11,7 @@ import torch
 
 from analysis.run_folder import RunFolder
 from tests.conftest import TINY
+from training import run_log
 from training.checkpoint import load_checkpoint
 from training.config import UserError, load_config
 from training.mixes import MIXES
@@ -184,3 +187,31 @@ def test_every_mix_trains_in_both_precisions(tmp_path, mix, precision):
         tmp_path / "run",
     )
     assert result["steps"] == 10 and np.isfinite(result["last_accuracy"])
+
+
+def test_the_commit_is_that_of_the_code(tmp_path, monkeypatch):
+    def git(*words):
+        who = ("-c", "user.name=a", "-c", "user.email=a@b.c")
+        subprocess.run(["git", "-C", str(tmp_path), *who, *words], check=True, capture_output=True)
+
+    def commit(name, text):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+        git("add", "-A")
+        git("commit", "-qm", name)
+
+    monkeypatch.setattr(run_log, "PROJECT", tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert run_log._commit() is None
+    git("init", "-q")
+    assert run_log._commit() is None
+    commit("code.py", "1")
+    code = run_log._commit()
+    assert re.fullmatch("[0-9a-f]{40}", code)
+    commit("runs/results/few/trials.jsonl", "{}")
+    (tmp_path / "runs" / "results" / "few" / "trials.jsonl").write_text("{}\n{}")
+    assert run_log._commit() == code  # a trial's result, kept or not yet
+    (tmp_path / "code.py").write_text("2")
+    assert run_log._commit() == f"{code}+"
+    commit("code.py", "2")
+    assert run_log._commit() not in (code, f"{code}+")

@@ -295,18 +295,22 @@ def _processor() -> str:
 
 
 def _commit() -> str | None:
-    """The commit of the code, with + where files differ from it; None outside a git checkout."""
+    """The last commit of the code, with + where files differ from it; None outside a git checkout.
+
+    Results kept in runs/results do not count: they change between the trials of one experiment, and nothing that runs.
+    """
+    code = ["--", ".", ":(exclude)runs/results"]
     try:
-        head = subprocess.run(
-            ["git", "-C", str(PROJECT), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
-        )
-        changed = subprocess.run(
-            ["git", "-C", str(PROJECT), "status", "--porcelain", "--untracked-files=no"],
-            capture_output=True, text=True, timeout=10, check=True,
-        )  # fmt: skip
+        last = _git("log", "-1", "--format=%H", *code)
+        changed = _git("status", "--porcelain", "--untracked-files=no", *code)
     except (OSError, subprocess.SubprocessError):
         return None
-    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
+    return last + ("+" if changed else "") if last else None
+
+
+def _git(*words: str) -> str:
+    done = subprocess.run(["git", "-C", str(PROJECT), *words], capture_output=True, text=True, timeout=10, check=True)
+    return done.stdout.strip()
 
 
 def command_line() -> str:
