@@ -22,7 +22,10 @@ def run_search(name: str | None, overrides: list[str], evaluation: str | None, r
     else:
         run = find_run(str(name))
         trained = recorded_config(run)
-        changes = [*DEFAULTS, "mix.name=evolved", "run.name=null", *overrides]
+        changes = [*DEFAULTS, "mix.name=evolved", "run.name=null"]
+        if not trained.searches:
+            changes.append("search.objective=hard")  # it has kept no average of its weights to compare with
+        changes += overrides
         if evaluation is not None:
             changes.append(f"search.evaluation={evaluation}")
         config = with_run_paths(make_config(trained.model_dump(), changes, "search", trains=False))

@@ -184,7 +184,10 @@ def test_resumed_at_any_batch_it_goes_on_the_same(keep):
             "best-of-k selects by one objective, got search.objective=hard,diversity",
         ),
         (["mix.keep=shuffled", "search.same_class=false"], "mix.keep=shuffled deals partners at random, which"),
-        (["mix.patch_weight=0"], "mix.name=best-of-k needs mix.patch_weight above 0, got 0: without a patch loss"),
+        (
+            ["mix.patch_weight=0", "search.objective=hard"],
+            "mix.name=best-of-k needs mix.patch_weight above 0, got 0: without a patch loss",
+        ),
         (["search.start_epoch=99"], "search.start_epoch must be at most train.epochs"),
         (["mix.draws=0"], "mix.draws: expected greater than or equal to 1, got 0"),
         (["mix.keep=best"], "mix.keep: expected 'rows', 'batch' or 'shuffled', got 'best'"),

@@ -119,6 +119,17 @@ def test_a_reference_and_a_start_may_be_runs_by_name(cli, tiny, out):
     assert status == 2 and "no run 'tinny'" in error
 
 
+def test_a_search_on_a_run_without_one_asks_its_model_alone(cli, out):
+    mixed = ("-s", "mix.name=patchmix", "-s", "search.objective=image_reducible", "-s", "run.name=mixed")
+    assert cli("train", "digits", *SET, *mixed)[0] == 0
+    small = ("-s", "search.population=4", "-s", "search.generations=2", "-s", "search.batch=8")
+    status, _, error = cli("search", "mixed", *small)
+    assert status == 0, error
+    assert RunFolder(out / "mixed-search-1").config["search"]["objective"] == "hard"
+    status, _, error = cli("search", "mixed", *small, "-s", "search.objective=image_reducible")
+    assert status == 2 and "kept no weight average" in error
+
+
 def test_transfer_probes_a_trained_backbone(cli, tiny):
     status, text, _ = cli("transfer", "tiny", "--dataset", "digits", "-s", "data.subset=20")
     assert status == 0

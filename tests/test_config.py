@@ -58,7 +58,6 @@ def test_overrides_arrive_with_their_types(tmp_path):
         ("search.reference_decay=1", "search.reference_decay: expected less than 1, got 1"),
         ("search.evaluation=all", "search.evaluation: expected 'auto', 'incremental' or 'full', got 'all'"),
         ("search.forward_batch=0", "search.forward_batch: expected greater than or equal to 1, got 0"),
-        ("mix.patch_weight=0", "mix.name=evolved needs mix.patch_weight above 0"),
         ("data.subset_seed=1180591620717411303424", "data.subset_seed: expected less than"),
         ("mix.name=bank", "mix.name=bank needs mix.bank, a pattern file"),
         ("search.elites=99", "search.elites must be at most search.population, got 99 of 4"),
@@ -75,6 +74,12 @@ def test_overrides_arrive_with_their_types(tmp_path):
 )
 def test_each_mistake_is_one_line(override, words):
     assert words in refused(override)
+
+
+def test_a_search_that_reads_cells_needs_a_patch_loss():
+    message = refused("mix.patch_weight=0", "search.objective=hard")
+    assert "mix.name=evolved needs mix.patch_weight above 0, got 0" in message
+    assert make_config({}, ["mix.patch_weight=0"]).search.objective == "image_reducible"  # reads no cell
 
 
 def test_sections_that_are_no_sections():

@@ -31,7 +31,9 @@ def patch_model(*, batch_statistics=False):
 
 
 def mix(*overrides, model=None, **context):
-    config = make_config({}, [f"train.batch={B}", "search.population=4", "search.generations=3", *overrides])
+    config = make_config(
+        {}, [f"train.batch={B}", "search.population=4", "search.generations=3", "search.objective=hard", *overrides]
+    )
     prepare = Prepare(torch.tensor([0.5]), torch.tensor([0.25]), torch.device("cpu"))
     return Evolved(MixContext(config, model or patch_model(), ["a", "b", "c"], prepare, None, Streams(0), **context))
 

@@ -23,7 +23,8 @@ B = 8
 
 def context(*overrides, name="evolved", **events):
     options = [f"mix.name={name}", "model.grid=2", "model.width=8", f"train.batch={B}", "search.population=4",
-               "search.generations=3", "search.every=1", "search.consume=each", "search.start_epoch=1"]  # fmt: skip
+               "search.generations=3", "search.every=1", "search.consume=each", "search.start_epoch=1",
+               "search.objective=hard"]  # fmt: skip
     config = make_config({}, [*options, *overrides])
     torch.manual_seed(0)
     model = build_model(config.model, (1, 8, 8), 3)

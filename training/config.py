@@ -176,8 +176,8 @@ class MixOptions(_Section):
 
 
 class SearchOptions(_Section):
-    # population to every: `evolved-hard-every2` of runs/results/cifar10-1000-search. More of each gains more, and costs
-    # more; this forwards 2.1 images for each mixed one, and keeps within 1.35 times random PatchMix.
+    # population to every, and objective: `evolved-image_reducible-p1-every6` of runs/results/cifar10-1000-p1. Where every
+    # batch is mixed it keeps within 1.35 times random PatchMix; three times as many searches gain no more than chance.
     population: int = Field(4, ge=1, le=100_000, description="genomes, P (of each island)")
     generations: int = Field(2, ge=1, le=100_000, description="generations per search batch, T")
     elites: int = Field(1, ge=1, description="genomes of each generation that are trained on, E")
@@ -192,7 +192,7 @@ class SearchOptions(_Section):
         "generations",
     )
     every: int = Field(
-        2,
+        6,
         ge=1,
         description="searches run on every R-th search batch; the others draw from the live bank of patterns (best-of-k "
         "selects for every R-th mixed batch; the others are random)",
@@ -228,11 +228,8 @@ class SearchOptions(_Section):
         description="hold: weights hold still during a search; else its generations take turns with the steps on their "
         "elites, and after each turn survivors, all or none of the genomes are forwarded anew",
     )
-    # runs/results/cifar10-1000: more than image_reducible gains there, at half its forwards. Over ten draws of images it
-    # gains nothing; what does (`evolved-image_reducible-p1-every6` of cifar10-1000-p1) wants every batch mixed, which
-    # cifar100-5000-long may not bear.
     objective: Annotated[str, AfterValidator(_objectives)] = Field(
-        "hard",
+        "image_reducible",
         description="what the search prefers, of " + " | ".join(OBJECTIVES) + "; a weighted sum such as "
         "hard+0.5*contrast, or several at once: hard,diversity",
     )
@@ -414,7 +411,7 @@ def make_config(
     if config.searches and compares and config.search.weights == config.search.reference == "average":
         raise UserError(
             f"{source}: search.weights=average and search.objective={config.search.objective} would compare the weight "
-            "average with itself; set search.weights=live, or search.reference to a run"
+            "average with itself; set search.weights=live, search.objective=hard, or search.reference to a run"
         )
     if trains:
         _check_training(config, source)

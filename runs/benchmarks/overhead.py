@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from runs.benchmarks import row
-from training.config import Config, UserError, load_config
+from training.config import Config, SearchOptions, UserError, load_config
 from training.data.load import load_data
 from training.devices import clock
 from training.mixes.batch import Batch
@@ -30,6 +30,7 @@ from training.train import Group, epoch_batches, group_items, training_step
 MIXES = ("plain", "mixup", "cutmix", "patchmix", "evolved")
 AT_MOST = {("evolved", "patchmix"): 1.35, ("patchmix", "plain"): 1.05}
 LEAST_STEPS = 8  # of each mix in a turn
+SEARCHED = ("population", "generations", "elites", "every", "objective")  # as by default, whatever a recipe has
 
 
 @dataclass(frozen=True)
@@ -129,8 +130,9 @@ def _config(case: Case, mix: str) -> Config:
     gpu = torch.cuda.is_available()
     images = {"digits": ()}.get(case.recipe, (f"data.subset={2000 if gpu else 200}",))
     batch = 128 if case.recipe != "digits" else 64
+    search = [f"search.{key}={value}" for key, value in SearchOptions().model_dump(include=set(SEARCHED)).items()]
     return load_config(
         case.recipe,
         [f"mix.name={mix}", "mix.probability=0.5", "data.download=false", "train.precision=bfloat16",
-         f"train.batch={512 if gpu else batch}", *images, *case.overrides],
+         f"train.batch={512 if gpu else batch}", *search, *images, *case.overrides],
     )  # fmt: skip
