@@ -148,7 +148,7 @@ def paired(better, worse):
             "patchmix-p1",
             "50 images per class, every batch mixed: {} (nine",
         ),
-        ("cifar10-50", "evolved-image_reducible", "patchmix", "each of those searched, {}."),
+        ("cifar10-50", "evolved-image_reducible", "patchmix", "all searched by threes, {}."),
         ("cifar10-50", "patchmix-p1", "patchmix", "gains {} with 50 images per class"),
         ("cifar100-5000-long", "evolved-image_reducible", "patchmix", "every third of those searched: {} (four draws"),
     ],
