@@ -150,6 +150,8 @@ def paired(better, worse):
         ),
         ("cifar10-50", "evolved-image_reducible", "patchmix", "all searched by threes, {}."),
         ("cifar10-50", "patchmix-p1", "patchmix", "gains {} with 50 images per class"),
+        ("cifar10-50-p1", "evolved-image_reducible-p1-batch20", "patchmix-p1", "as by default, it is at {}, and"),
+        ("cifar10-50-p1", "evolved-image_reducible-p1-batch20", "evolved-image_reducible-p1", "and {} above the other"),
         ("cifar100-5000-long", "evolved-image_reducible", "patchmix", "every third of those searched: {} (four draws"),
     ],
 )
