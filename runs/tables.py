@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.run_folder import RunFolderError, out_root
+from analysis.settings import IMAGES
 from runs.ablate import chosen, read_ablation
 from runs.engines import Engine
 from runs.folders import shown
@@ -188,8 +189,8 @@ def steps_alike(trials: Sequence[Trial]) -> bool:
         config = trial.config.model_dump(
             include={"data": True, "model": True, "train": True, "run": {"threads", "device"}}
         )
-        for which in ("subset_start", "subset_seed"):  # other images, as many of them
-            del config["data"][which]
+        for option in IMAGES:  # other images, as many of them
+            del config["data"][option.removeprefix("data.")]
         steps = json.dumps(config, sort_keys=True)
         if found.setdefault(trial.seed, steps) != steps:
             return False

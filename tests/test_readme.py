@@ -131,9 +131,7 @@ def test_differences_told_of_the_transfer_are_those_of_the_backbones(method, bet
 
 def paired(better, worse):
     both = pd.DataFrame({"better": better, "worse": worse}).rename_axis("seed").reset_index()
-    trials = both.melt("seed", var_name="variant", value_name="last_accuracy")
-    row = compare(trials, baseline="worse").set_index("variant").loc["better"]
-    return f"{row.difference:+.2f} ± {row.difference_high - row.difference:.2f}"
+    return told_of(both.melt("seed", var_name="variant", value_name="last_accuracy"), "better", "worse")
 
 
 @pytest.mark.parametrize(
@@ -171,10 +169,13 @@ def test_the_difference_told_of_two_processors_is_that_of_the_seeds():
 
 
 def difference(name, better, worse, measure="last_accuracy"):
-    """The paired difference with half its interval, of points, or nats where there are thousandths."""
     trials = pd.read_csv(ROOT / "runs" / "results" / name / "per_seed.csv")
-    chosen = trials[trials["variant"].isin([better, worse])]
-    row = compare(chosen, measure, worse).set_index("variant").loc[better]
+    return told_of(trials[trials["variant"].isin([better, worse])], better, worse, measure)
+
+
+def told_of(trials, better, worse, measure="last_accuracy"):
+    """The paired difference with half its interval, of points, or nats where there are thousandths."""
+    row = compare(trials, measure, worse).set_index("variant").loc[better]
     places = 3 if measure == "last_test_loss" else 2
     return f"{row.difference:+.{places}f} ± {row.difference_high - row.difference:.{places}f}"
 
