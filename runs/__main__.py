@@ -165,7 +165,7 @@ def results(
         bool, typer.Option("--check", help="Write nothing; exit with 1 where a page is not current.")
     ] = False,
 ) -> None:
-    """Write the tables in README.md and RESULTS.md anew, from runs/results/."""
+    """Write the tables in README.md, RESULTS.md and runs/results/TABLES.md anew, from runs/results/."""
     from runs.results_page import run_results
 
     raise typer.Exit(run_results(check))

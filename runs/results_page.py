@@ -1,4 +1,4 @@
-"""`./run results`: the tables in README.md and RESULTS.md, made from runs/results/.
+"""`./run results`: the tables in README.md, RESULTS.md and runs/results/TABLES.md, made from runs/results/.
 
 A page keeps a table between two lines, and this writes what lies between them:
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 import shlex
 from collections.abc import Iterable, Sequence
@@ -22,7 +23,7 @@ from typing import Any, NamedTuple
 from analysis.files import replace_text
 from training.config import PROJECT, UserError
 
-PAGES = ("README.md", "RESULTS.md")
+PAGES = ("README.md", "RESULTS.md", "runs/results/TABLES.md")
 BASELINE = "patchmix"  # what a mix that searches has to beat
 TABLE = "per_seed.csv"
 BEGIN, END = re.compile(r"<!-- table: (\S.*) -->"), "<!-- end -->"
@@ -30,13 +31,24 @@ ALMOST = re.compile(r"\s*<!--\s*(table\s*:|end\s*-->)", re.I)  # a mark that wou
 
 
 class Mark(NamedTuple):
-    """What a line `<!-- table: ... -->` asks for; where: its file and line."""
+    """What a line `<!-- table: ... -->` of a page asks for."""
 
     name: str
     variants: list[str]
     baseline: str | None
     measure: str
-    where: str
+    page: str
+    line: int
+
+    @property
+    def where(self) -> str:
+        """For messages."""
+        return place(self.page, self.line)
+
+
+def place(page: str, line: int) -> str:
+    """Of a page's line, for messages."""
+    return f"{page} line {line}"
 
 
 def run_results(check: bool = False) -> int:
@@ -58,13 +70,13 @@ def run_results(check: bool = False) -> int:
 
 
 def with_tables(text: str, page: str) -> str:
-    """A page's text with what lies between its marks made anew. page: its name, for messages."""
+    """A page's text with what lies between its marks made anew. page: its path from the project's top."""
     lines: list[str] = []
     mark: Mark | None = None
     for number, line in enumerate(text.splitlines(keepends=True), 1):
-        where, bare = f"{page} line {number}", line.rstrip("\r\n")
+        where, bare = place(page, number), line.rstrip("\r\n")
         if (begins := BEGIN.fullmatch(bare)) and mark is None:
-            mark = read_mark(begins[1], where)
+            mark = read_mark(begins[1], page, number)
             lines += [line if line.endswith("\n") else f"{line}\n", block(mark)]
         elif bare == END and mark is not None:
             mark = None
@@ -81,17 +93,17 @@ def with_tables(text: str, page: str) -> str:
     return "".join(lines)
 
 
-def read_mark(text: str, where: str) -> Mark:
+def read_mark(text: str, page: str, line: int) -> Mark:
     """NAME [VARIANT...] [baseline=VARIANT] [measure=MEASURE]."""
     try:
         name, *words = shlex.split(text)
     except ValueError as error:
         form = "NAME [VARIANT...] [baseline=VARIANT] [measure=MEASURE]"
-        raise UserError(f"{where}: {text!r:.60}: {error}; expected {form}") from None
+        raise UserError(f"{place(page, line)}: {text!r:.60}: {error}; expected {form}") from None
     keys = [word for word in words if word.startswith(("baseline=", "measure="))]
     options = dict(word.split("=", 1) for word in keys)
     variants = [word for word in words if word not in keys]
-    return Mark(name, variants, options.get("baseline"), options.get("measure", "last_accuracy"), where)
+    return Mark(name, variants, options.get("baseline"), options.get("measure", "last_accuracy"), page, line)
 
 
 def block(mark: Mark) -> str:
@@ -112,15 +124,16 @@ def block(mark: Mark) -> str:
     if chosen[mark.measure].isna().all():
         raise UserError(f"{mark.where}: the results of {mark.name} are of before {mark.measure} was kept")
     table = compare(chosen, mark.measure, baseline=baseline, order=shown)
-    return f"{as_markdown(table)}\n{origin(root / mark.name)}\n"
+    return f"{as_markdown(table)}\n{origin(root / mark.name, mark.page)}\n"
 
 
-def origin(folder: Path) -> str:
-    """The command and the date of results, and a link to all their seeds."""
+def origin(folder: Path, page: str) -> str:
+    """The command and the date of results, and a link from a page to all their seeds."""
     made = environment(folder / "environment.json")
     command, date = made.get("command"), str(made.get("date") or "")[:10]
     parts = [*([f"`{command}`"] if command else []), *([date] if date else [])]
-    link = f"[all seeds](runs/results/{folder.name}/{TABLE})"
+    seeds = os.path.relpath(folder / TABLE, (PROJECT / page).parent)
+    link = f"[all seeds]({Path(seeds).as_posix()})"
     return f"{', '.join(parts)}: {link}" if parts else link
 
 

@@ -43,9 +43,11 @@ def test_nothing_is_left_to_fill_in():
     assert not re.search(r"TODO|\b[A-Z]+_(OUTPUT|TABLE|FIGURES)\b", TEXT)
 
 
-def test_files_exist():
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", TEXT):
-        assert (ROOT / target).exists(), target
+@pytest.mark.parametrize("page", ["README.md", "RESULTS.md", "runs/results/TABLES.md", "runs/results/README.md"])
+def test_files_exist(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
+        assert (ROOT / page).parent.joinpath(target).exists(), target
 
 
 def test_tables_are_those_of_the_results(capsys):
@@ -58,12 +60,66 @@ SEARCHED, DRAWN = "evolved-image_reducible-p1-every2", "best-of-k-image_reducibl
 CHEAPER = "evolved-image_reducible-p1-every6"
 
 
+ON_ONE_PAGE = {  # the rows of RESULTS.md's table: for each column an experiment, a variant and what it is compared with
+    "plain": ["cifar10-50 plain", "cifar10-1000 plain", "cifar10-2000 plain", "cifar100-5000-long plain"],
+    "CutMix": ["cifar10-50 cutmix", "cifar10-1000 cutmix", "cifar10-2000 cutmix", "cifar100-5000-long cutmix"],
+    "MixUp": ["cifar10-50 mixup", "cifar10-1000 mixup", "", ""],
+    "without patch loss": ["cifar10-50 patchmix-nopatchloss", "cifar10-1000 patchmix-nopatchloss", "", ""],
+    "every batch mixed": ["cifar10-50 patchmix-p1", "cifar10-1000-p1 patchmix-p1", "cifar10-2000 patchmix-p1", ""],
+    "search (`image_reducible`)": [
+        "",
+        "cifar10-1000-p1 evolved-image_reducible",
+        "cifar10-2000 evolved-image_reducible-every6",
+        "cifar100-5000-long evolved-image_reducible",
+    ],
+    "every batch mixed, and search": ["", f"cifar10-1000-p1 {SEARCHED}", f"cifar10-2000 {CHEAPER}", ""],
+    "*the same, to every batch mixed*": [
+        "cifar10-50-p1 evolved-image_reducible-p1-batch20 patchmix-p1",
+        f"cifar10-1000-p1 {SEARCHED} patchmix-p1",
+        f"cifar10-2000 {CHEAPER} patchmix-p1",
+        "",
+    ],
+    "patterns replayed (`bank`)": ["cifar10-50 bank", "cifar10-1000 bank", "", "cifar100-5000 bank-of-cifar10"],
+}
+
+
+def test_the_table_on_one_page_is_of_the_seeds():
+    lines = (ROOT / "RESULTS.md").read_text().split("\n## ")[0].splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    assert {name: cells for name, *cells in rows[2:]} == {
+        name: [of_seeds(*asked.split()) if asked else "" for asked in columns] for name, columns in ON_ONE_PAGE.items()
+    }
+
+
+def of_seeds(name, variant, base="patchmix"):
+    return difference(name, variant, base)
+
+
+def test_the_results_are_on_one_page():
+    assert len((ROOT / "RESULTS.md").read_text().splitlines()) <= 80
+
+
+@pytest.mark.parametrize(
+    ("name", "better", "worse", "said"),
+    [
+        ("cifar10-1000-p1", SEARCHED, "patchmix", "{} to random PatchMix over ten draws of images"),
+        ("cifar10-1000-p1", CHEAPER, "patchmix", "keeps {} for a third more time"),
+        ("cifar10-1000", "evolved-hard", "patchmix", "it was tried on, {}, and nothing"),
+        ("cifar10-1000-p1", "evolved-hard-every2", "patchmix", "ten other draws, {}."),
+        ("cifar10-1000-p1", DRAWN, "patchmix", "by `image_reducible` is at {}, the search"),
+        ("cifar10-1000-p1", SEARCHED, DRAWN, "the search {} above it"),
+    ],
+)
+def test_differences_told_on_one_page_are_those_of_the_seeds(name, better, worse, said):
+    assert said.format(difference(name, better, worse)) in " ".join((ROOT / "RESULTS.md").read_text().split())
+
+
 @pytest.mark.parametrize(
     ("better", "worse", "said"),
     [
-        (SEARCHED, "patchmix", "highest mean of all, {} and"),
-        (SEARCHED, "patchmix-p1", "± 0.66 and {} to these two"),
-        ("patchmix-p1", "patchmix", "on the first 1,000 images of `cifar10-1000-search` it gains {}."),
+        (SEARCHED, "patchmix", "highest mean of all: {} to random"),
+        (SEARCHED, "patchmix-p1", "random PatchMix and {} to it on every batch."),
+        ("patchmix-p1", "patchmix", "Mixing every batch alone gains {} on these images."),
         ("evolved-hard-every2", "patchmix", "a small search on every second mixed batch adds {} to random PatchMix"),
         ("evolved-hard-p8-t4", "patchmix", "8 genomes over 4 generations on each {}, for 125 %"),
         ("evolved-hard-p1", "patchmix-p1", "where every batch is mixed such a search adds {}."),
@@ -73,7 +129,7 @@ CHEAPER = "evolved-image_reducible-p1-every6"
     ],
 )
 def test_differences_told_of_the_search_are_those_of_the_seeds(better, worse, said):
-    assert said.format(difference("cifar10-1000-search", better, worse)) in told_in_results()
+    assert said.format(difference("cifar10-1000-search", better, worse)) in told_beside_tables()
 
 
 @pytest.mark.parametrize(
@@ -88,7 +144,7 @@ def test_differences_told_of_the_search_are_those_of_the_seeds(better, worse, sa
         (CHEAPER, "patchmix-p1", "last_accuracy", "and {} above random PatchMix on every batch."),
         (CHEAPER, SEARCHED, "last_accuracy", "there it is {} below the search of every second batch"),
         ("evolved-image_reducible", "patchmix", "last_accuracy", "all of them searched, gains {} (six draws)"),
-        ("patchmix-p1", "patchmix", "last_accuracy", "With 1,000 it is at {} over ten draws,"),
+        ("patchmix-p1", "patchmix", "last_accuracy", "mixing every batch without a search {}, from -1.95 to"),
         ("patchmix-p1", "patchmix", "last_test_loss", "(the test loss falls, by {} nats)"),
         (
             "evolved-hard-every2",
@@ -101,7 +157,7 @@ def test_differences_told_of_the_search_are_those_of_the_seeds(better, worse, sa
 def test_differences_told_of_other_images_are_those_of_the_seeds(better, worse, measure, said):
     figure = difference("cifar10-1000-p1", better, worse, measure)
     figure = figure.lstrip("-") if measure == "last_test_loss" or "below" in said else figure
-    assert said.format(figure) in told_in_results()
+    assert said.format(figure) in told_beside_tables()
 
 
 @pytest.mark.parametrize(
@@ -137,24 +193,33 @@ def paired(better, worse):
 @pytest.mark.parametrize(
     ("name", "better", "worse", "said"),
     [
-        ("cifar10-2000", "patchmix-p1", "patchmix", "on half as many epochs, it is at {} (five draws)"),
-        ("cifar10-2000", CHEAPER, "patchmix-p1", "every batch mixed, every sixth searched: {} (five draws)"),
-        ("cifar10-2000", "evolved-image_reducible-every6", "patchmix", "(five draws); half of the batches mixed, {}."),
+        ("cifar10-2000", "patchmix-p1", "patchmix", "Every batch mixed is at {} to random PatchMix"),
+        ("cifar10-2000", CHEAPER, "patchmix-p1", "the search on top of that at {} to it;"),
+        (
+            "cifar10-2000",
+            "evolved-image_reducible-every6",
+            "patchmix",
+            "every sixth of those searched, the default, at {}.",
+        ),
+        ("cifar10-50-p1", "evolved-image_reducible-p1", "patchmix-p1", "is at {} to as much mixing at random."),
+        (
+            "cifar10-50",
+            "evolved-image_reducible",
+            "patchmix",
+            "searches by threes of `cifar10-50`, {} to random PatchMix,",
+        ),
         (
             "cifar10-50-p1",
-            "evolved-image_reducible-p1",
+            "evolved-image_reducible-p1-batch20",
             "patchmix-p1",
-            "50 images per class, every batch mixed: {} (nine",
+            "as by default (`batch20`), it is at {}, and",
         ),
-        ("cifar10-50", "evolved-image_reducible", "patchmix", "all searched by threes, {}."),
-        ("cifar10-50", "patchmix-p1", "patchmix", "gains {} with 50 images per class"),
-        ("cifar10-50-p1", "evolved-image_reducible-p1-batch20", "patchmix-p1", "as by default, it is at {}, and"),
         ("cifar10-50-p1", "evolved-image_reducible-p1-batch20", "evolved-image_reducible-p1", "and {} above the other"),
-        ("cifar100-5000-long", "evolved-image_reducible", "patchmix", "every third of those searched: {} (four draws"),
+        ("cifar100-5000-long", "evolved-image_reducible", "patchmix", "The search is at {} to it"),
     ],
 )
 def test_differences_told_of_fewer_and_more_images_are_those_of_the_seeds(name, better, worse, said):
-    assert said.format(difference(name, better, worse)) in told_in_results()
+    assert said.format(difference(name, better, worse)) in told_beside_tables()
 
 
 def test_the_difference_told_of_two_processors_is_that_of_the_seeds():
@@ -165,7 +230,7 @@ def test_the_difference_told_of_two_processors_is_that_of_the_seeds():
         for name in ("cifar10-50", "cifar10-50-p1")
     )
     told = paired(first["last_accuracy"].to_list(), other["last_accuracy"].to_list())
-    assert f"the same seeds came out {told.lstrip('+')} higher" in told_in_results()
+    assert f"the same seeds came out {told.lstrip('+')} higher" in told_beside_tables()
 
 
 def difference(name, better, worse, measure="last_accuracy"):
@@ -180,8 +245,8 @@ def told_of(trials, better, worse, measure="last_accuracy"):
     return f"{row.difference:+.{places}f} ± {row.difference_high - row.difference:.{places}f}"
 
 
-def told_in_results():
-    return " ".join((ROOT / "RESULTS.md").read_text().split())
+def told_beside_tables():
+    return " ".join((ROOT / "runs" / "results" / "TABLES.md").read_text().split())
 
 
 def test_figures_are_those_of_the_benchmarks():

@@ -118,6 +118,12 @@ def test_both_pages_and_several_tables(project, capsys):
     assert run_results() == 0 and capsys.readouterr().out == "current: RESULTS.md\n"
 
 
+def test_links_are_from_a_page_to_the_seeds(project):
+    page = project / "runs" / "results" / "TABLES.md"
+    page.write_text(marked("few"))
+    assert run_results() == 0 and "2026-11-24: [all seeds](few/per_seed.csv)\n" in page.read_text()
+
+
 def test_check_writes_nothing_and_names_what_is_not_current(project, cli):
     (project / "README.md").write_text(marked("few"))
     (project / "RESULTS.md").write_text(BEFORE)
