@@ -206,7 +206,7 @@ def paired(better, worse):
             "cifar10-50",
             "evolved-image_reducible",
             "patchmix",
-            "searches by threes of `cifar10-50`, {} to random PatchMix,",
+            "half of the batches mixed (`cifar10-50`) a search is at {} to random",
         ),
         (
             "cifar10-50-p1",
@@ -214,7 +214,7 @@ def paired(better, worse):
             "patchmix-p1",
             "as by default (`batch20`), it is at {}, and",
         ),
-        ("cifar10-50-p1", "evolved-image_reducible-p1-batch20", "evolved-image_reducible-p1", "and {} above the other"),
+        ("cifar10-50-p1", "evolved-image_reducible-p1-batch20", "evolved-image_reducible-p1", "and {} above the other:"),
         ("cifar100-5000-long", "evolved-image_reducible", "patchmix", "The search is at {} to it"),
     ],
 )

@@ -186,7 +186,8 @@ class SearchOptions(_Section):
         description="trained on are the elites of each generation in turn, or of a search's last one alone; auto: last, "
         "but each where rescore lets generations take turns with steps",
     )
-    # One training batch where it has one elite: runs/results/cifar10-50-p1 loses 0.85 points where a search is over three.
+    # One training batch where it has one elite: in runs/results/cifar10-50-p1 a search over three at once loses to mixing
+    # at random, one over single batches does not.
     batch: Annotated[int, Field(ge=2)] | None = Field(
         None,
         description="images per search batch; else train.batch x elites, where each generation's are trained on x "
