@@ -120,10 +120,11 @@ def test_the_results_are_on_one_page():
 @pytest.mark.parametrize(
     ("name", "better", "worse", "said"),
     [
-        ("cifar10-1000-p1", SEARCHED, "patchmix", "{} to random PatchMix over ten draws of images"),
-        ("cifar10-1000-p1", CHEAPER, "patchmix", "keeps {} for a third more time"),
+        ("cifar10-1000-p1", SEARCHED, "patchmix", "On every second batch it is at {} to random"),
+        ("cifar10-1000-p1", SEARCHED, "patchmix-p1", "random PatchMix and {} to it on every batch, over ten draws"),
+        ("cifar10-1000-p1", CHEAPER, SEARCHED, "over eleven draws, {} to every second batch"),
         ("cifar10-1000", "evolved-hard", "patchmix", "it was tried on, {}, and nothing"),
-        ("cifar10-1000-p1", "evolved-hard-every2", "patchmix", "ten other draws, {}, nor beyond"),
+        ("cifar10-1000-p1", "evolved-hard-every2", "patchmix", "ten draws, {}, nor beyond"),
         ("cifar10-1000-p1", DRAWN, "patchmix", "by `image_reducible` is at {}, the search"),
         ("cifar10-1000-p1", SEARCHED, DRAWN, "the search {} above it"),
     ],
@@ -256,8 +257,40 @@ def test_the_difference_told_of_two_processors_is_that_of_the_seeds():
     assert f"the same seeds came out {told.lstrip('+')} higher" in told_beside_tables()
 
 
-def difference(name, better, worse, measure="last_accuracy"):
-    trials = pd.read_csv(ROOT / "runs" / "results" / name / "per_seed.csv")
+@pytest.mark.parametrize(
+    ("worse", "said"),
+    [("patchmix", "and {} to it on every second one. Over"), ("patchmix-p1", "Here it is at {} to random PatchMix")],
+)
+def test_differences_told_of_the_default_are_those_of_the_seeds(worse, said):
+    assert said.format(difference("cifar10-1000-objectives", CHEAPER, worse)) in told_beside_tables()
+
+
+def test_differences_told_of_the_default_over_all_draws_are_those_of_the_seeds():
+    draws = ("cifar10-1000-p1", "cifar10-1000-objectives")
+    base, every_batch = (difference(draws, CHEAPER, worse) for worse in ("patchmix", "patchmix-p1"))
+    assert f"eleven, that is {every_batch} and {base}:" in told_beside_tables()
+    assert f"and is at {base} and {every_batch}, over eleven draws" in " ".join(
+        (ROOT / "RESULTS.md").read_text().split()
+    )
+    assert f"gains less: {base} over eleven draws" in " ".join(TEXT.split())
+    alone, loss = (
+        difference(draws, "patchmix-p1", "patchmix", measure) for measure in ("last_accuracy", "last_test_loss")
+    )
+    assert (
+        f"at {alone} to it on every second one, with a test loss {loss.lstrip('-')} nats lower." in told_beside_tables()
+    )
+
+
+@pytest.mark.parametrize("objective", ["hard", "easy", "image_easy"])
+def test_test_losses_told_of_objectives_are_those_of_the_seeds(objective):
+    loss = difference("cifar10-1000-objectives", f"evolved-{objective}-p1-every6", "patchmix-p1", "last_test_loss")
+    assert f"`{objective}` ({loss})" in told_beside_tables()
+
+
+def difference(names, better, worse, measure="last_accuracy"):
+    """Of one experiment, or of several whose seeds are not the same."""
+    names = [names] if isinstance(names, str) else names
+    trials = pd.concat(pd.read_csv(ROOT / "runs" / "results" / name / "per_seed.csv") for name in names)
     return told_of(trials[trials["variant"].isin([better, worse])], better, worse, measure)
 
 
