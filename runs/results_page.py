@@ -31,24 +31,13 @@ ALMOST = re.compile(r"\s*<!--\s*(table\s*:|end\s*-->)", re.I)  # a mark that wou
 
 
 class Mark(NamedTuple):
-    """What a line `<!-- table: ... -->` of a page asks for."""
+    """What a line `<!-- table: ... -->` asks for; where: its file and line."""
 
     name: str
     variants: list[str]
     baseline: str | None
     measure: str
-    page: str
-    line: int
-
-    @property
-    def where(self) -> str:
-        """For messages."""
-        return place(self.page, self.line)
-
-
-def place(page: str, line: int) -> str:
-    """Of a page's line, for messages."""
-    return f"{page} line {line}"
+    where: str
 
 
 def run_results(check: bool = False) -> int:
@@ -74,10 +63,10 @@ def with_tables(text: str, page: str) -> str:
     lines: list[str] = []
     mark: Mark | None = None
     for number, line in enumerate(text.splitlines(keepends=True), 1):
-        where, bare = place(page, number), line.rstrip("\r\n")
+        where, bare = f"{page} line {number}", line.rstrip("\r\n")
         if (begins := BEGIN.fullmatch(bare)) and mark is None:
-            mark = read_mark(begins[1], page, number)
-            lines += [line if line.endswith("\n") else f"{line}\n", block(mark)]
+            mark = read_mark(begins[1], where)
+            lines += [line if line.endswith("\n") else f"{line}\n", block(mark, page)]
         elif bare == END and mark is not None:
             mark = None
             lines.append(line)
@@ -93,21 +82,21 @@ def with_tables(text: str, page: str) -> str:
     return "".join(lines)
 
 
-def read_mark(text: str, page: str, line: int) -> Mark:
+def read_mark(text: str, where: str) -> Mark:
     """NAME [VARIANT...] [baseline=VARIANT] [measure=MEASURE]."""
     try:
         name, *words = shlex.split(text)
     except ValueError as error:
         form = "NAME [VARIANT...] [baseline=VARIANT] [measure=MEASURE]"
-        raise UserError(f"{place(page, line)}: {text!r:.60}: {error}; expected {form}") from None
+        raise UserError(f"{where}: {text!r:.60}: {error}; expected {form}") from None
     keys = [word for word in words if word.startswith(("baseline=", "measure="))]
     options = dict(word.split("=", 1) for word in keys)
     variants = [word for word in words if word not in keys]
-    return Mark(name, variants, options.get("baseline"), options.get("measure", "last_accuracy"), page, line)
+    return Mark(name, variants, options.get("baseline"), options.get("measure", "last_accuracy"), where)
 
 
-def block(mark: Mark) -> str:
-    """The table that a mark asks for, and what made it."""
+def block(mark: Mark, page: str) -> str:
+    """The table that a mark of a page asks for, and what made it."""
     from analysis.ablation import MEASURES, as_markdown, read_per_seed
     from analysis.statistics import compare
 
@@ -124,7 +113,7 @@ def block(mark: Mark) -> str:
     if chosen[mark.measure].isna().all():
         raise UserError(f"{mark.where}: the results of {mark.name} are of before {mark.measure} was kept")
     table = compare(chosen, mark.measure, baseline=baseline, order=shown)
-    return f"{as_markdown(table)}\n{origin(root / mark.name, mark.page)}\n"
+    return f"{as_markdown(table)}\n{origin(root / mark.name, page)}\n"
 
 
 def origin(folder: Path, page: str) -> str:
