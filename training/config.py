@@ -566,16 +566,12 @@ def _check_training(config: Config, source: str) -> None:
             f"{source}: search.start_epoch must be at most train.epochs, got {config.search_start} of {train.epochs}: no "
             "search would run"
         )
-    if config.searches and search.stop_epoch is not None and search.stop_epoch < config.search_start:
-        raise UserError(
-            f"{source}: search.stop_epoch must be at least search.start_epoch, got {search.stop_epoch} and "
-            f"{config.search_start}"
-        )
-    if config.searches and mix.stop_epoch is not None and mix.stop_epoch < config.search_start:
-        raise UserError(
-            f"{source}: mix.stop_epoch must be at least search.start_epoch, got {mix.stop_epoch} and "
-            f"{config.search_start}: no search would run"
-        )
+    for key, stop in (("search.stop_epoch", search.stop_epoch), ("mix.stop_epoch", mix.stop_epoch)):
+        if config.searches and stop is not None and stop < config.search_start:
+            raise UserError(
+                f"{source}: {key} must be at least search.start_epoch, got {stop} and {config.search_start}: no search "
+                "would run"
+            )
     if mix.name == "best-of-k":
         _check_best_of(config, source)
     if mix.name == "bank" and not mix.bank:
