@@ -57,7 +57,8 @@ def test_tables_are_those_of_the_results(capsys):
 
 
 SEARCHED, DRAWN = "evolved-image_reducible-p1-every2", "best-of-k-image_reducible-p1-every2"
-CHEAPER = "evolved-image_reducible-p1-every6"
+CHEAPER, LARGER = "evolved-image_reducible-p1-every6", "evolved-image_reducible-p1-p8-t4"
+MORE_DRAWN = "best-of-k-image_reducible-p1-10"
 
 
 ON_ONE_PAGE = {  # the rows of RESULTS.md's table: for each column an experiment, a variant and what it is compared with
@@ -86,12 +87,20 @@ ON_ONE_PAGE = {  # the rows of RESULTS.md's table: for each column an experiment
         f"cifar10-2000 {CHEAPER} patchmix-p1",
         "",
     ],
-    "best of as many draws (`image_reducible`)": [
+    "every batch mixed, and a larger search of each": [f"cifar10-50 {LARGER}", f"cifar10-1000-p1 {LARGER}", "", ""],
+    "*this, to every batch mixed*": [
+        f"cifar10-50 {LARGER} patchmix-p1",
+        f"cifar10-1000-p1 {LARGER} patchmix-p1",
+        "",
+        "",
+    ],
+    "best of as many draws as the search": [
         "",
         f"cifar10-1000-p1 {DRAWN}",
         "cifar10-2000 best-of-k-image_reducible-every6",
         "",
     ],
+    "best of as many as the larger search": ["", f"cifar10-1000-p1 {MORE_DRAWN}", "", ""],
     "patterns replayed (`bank`)": [
         "cifar10-50 bank",
         "cifar10-1000 bank",
@@ -119,15 +128,19 @@ def test_the_results_are_on_one_page():
     [
         ("cifar10-1000-p1", SEARCHED, "patchmix", "On every second batch it is at {} to random"),
         ("cifar10-1000-p1", SEARCHED, "patchmix-p1", "random PatchMix and {} to it on every batch, over ten draws"),
-        ("cifar10-1000-p1", CHEAPER, SEARCHED, "over eleven draws, {} to every second batch"),
+        ("cifar10-1000-p1", LARGER, "patchmix", "it is at {} and"),
+        ("cifar10-1000-p1", LARGER, "patchmix-p1", "and {}, over six draws, for five times the time."),
+        ("cifar10-1000-p1", CHEAPER, LARGER, "over eleven draws, {} below the large search"),
+        ("cifar10-1000-p1", MORE_DRAWN, LARGER, "as the large search, loses: it is {} below it"),
         ("cifar10-1000", "evolved-hard", "patchmix", "it was tried on, {}, and nothing"),
         ("cifar10-1000-p1", "evolved-hard-every2", "patchmix", "ten draws, {}, nor beyond"),
-        ("cifar10-1000-p1", DRAWN, "patchmix", "by `image_reducible` is at {}, the search"),
-        ("cifar10-1000-p1", SEARCHED, DRAWN, "the search {} above it"),
+        ("cifar10-1000-p1", DRAWN, "patchmix", "The best of four is {}, the small search"),
+        ("cifar10-1000-p1", SEARCHED, DRAWN, "the small search {} above it"),
     ],
 )
 def test_differences_told_on_one_page_are_those_of_the_seeds(name, better, worse, said):
-    assert said.format(difference(name, better, worse)) in told_on_one_page()
+    figure = difference(name, better, worse)
+    assert said.format(figure.lstrip("-") if "below" in said else figure) in told_on_one_page()
 
 
 @pytest.mark.parametrize(
@@ -154,8 +167,15 @@ def test_differences_told_of_the_search_are_those_of_the_seeds(better, worse, sa
         (SEARCHED, "patchmix", "last_accuracy", "It is {} points above random PatchMix,"),
         (SEARCHED, "patchmix-p1", "last_accuracy", "and {} above random PatchMix that mixes every batch too"),
         (SEARCHED, "patchmix-p1", "last_test_loss", "with a test loss {} nats lower"),
-        (DRAWN, "patchmix", "last_accuracy", "**The best of as many random draws gains less, if anything**: {} to"),
-        (SEARCHED, DRAWN, "last_accuracy", "the search is {} above it"),
+        (LARGER, "patchmix-p1", "last_accuracy", "forwards): {} to as much mixing at random"),
+        (LARGER, "patchmix", "last_accuracy", "and {} to random PatchMix; to the search"),
+        (LARGER, SEARCHED, "last_accuracy", "to the search of every second batch {}, to that"),
+        (LARGER, CHEAPER, "last_accuracy", "to that of every sixth {}. The test loss"),
+        (LARGER, "patchmix-p1", "last_test_loss", "by {} nats from mixing at random to the last"),
+        (DRAWN, "patchmix", "last_accuracy", "The best of four random draws for each row gains {} to"),
+        (MORE_DRAWN, "patchmix", "last_accuracy", "on every batch, loses: {} to random"),
+        (LARGER, MORE_DRAWN, "last_accuracy", "the search of as many forwards is {} above it, on each"),
+        (SEARCHED, DRAWN, "last_accuracy", "the search of as many forwards is {} above it, which"),
         (CHEAPER, "patchmix", "last_accuracy", "adds 34 % to the time and is {} above random PatchMix"),
         (CHEAPER, "patchmix-p1", "last_accuracy", "and {} above random PatchMix on every batch."),
         (CHEAPER, SEARCHED, "last_accuracy", "there it is {} below the search of every second batch"),
@@ -261,7 +281,7 @@ def test_differences_told_of_the_default_over_all_draws_are_those_of_the_seeds()
     base, every_batch = (difference(draws, CHEAPER, worse) for worse in ("patchmix", "patchmix-p1"))
     assert f"eleven, that is {every_batch} and {base}:" in told_beside_tables()
     assert f"and is at {base} and {every_batch}, over eleven draws" in told_on_one_page()
-    assert f"gains less: {base} over eleven draws" in " ".join(TEXT.split())
+    assert f"a third to the time, and {base} over eleven draws" in " ".join(TEXT.split())
     alone, loss = (
         difference(draws, "patchmix-p1", "patchmix", measure) for measure in ("last_accuracy", "last_test_loss")
     )

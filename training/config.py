@@ -177,8 +177,8 @@ class MixOptions(_Section):
 
 class SearchOptions(_Section):
     # population to every, and objective: `evolved-image_reducible-p1-every6` of runs/results/cifar10-1000-p1, within 1.35
-    # times random PatchMix where every batch is mixed. No other objective is better (cifar10-1000-objectives); three
-    # times as many searches gain more than these do, though not beyond chance.
+    # times random PatchMix where every batch is mixed. No other objective is better (cifar10-1000-objectives); larger
+    # searches gain more (`p1-p8-t4` there), for up to five times the time.
     population: int = Field(4, ge=1, le=100_000, description="genomes, P (of each island)")
     generations: int = Field(2, ge=1, le=100_000, description="generations per search batch, T")
     elites: int = Field(1, ge=1, description="genomes of each generation that are trained on, E")
