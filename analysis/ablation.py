@@ -16,6 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis.cost import write_cost
 from analysis.files import replace_text
+from analysis.rounding import decimal_text
 from analysis.run_folder import RunFolder, RunFolderError
 from analysis.statistics import BOOTSTRAP_FROM, LEVEL, LOWER_IS_BETTER, compare, smallest_p
 from analysis.style import GREY, colour, new_figure, save, tidy
@@ -196,15 +197,17 @@ def _cells(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
 
 
 def _shown(value: float, form: str) -> str:
-    return "-" if math.isnan(value) else format(value, form)
+    return "-" if math.isnan(value) else decimal_text(value, form)
 
 
 def _plus_minus(value: float, high: float, form: str) -> str:
-    return _shown(value, form) + ("" if math.isnan(high) else f" ± {high - value:{form.lstrip('+')}}")
+    return _shown(value, form) + ("" if math.isnan(high) else f" ± {decimal_text(high - value, form.lstrip('+'))}")
 
 
 def _from_to(value: float, low: float, high: float, form: str) -> str:
-    return _shown(value, form) + ("" if math.isnan(high) else f" ({low:{form}} to {high:{form}})")
+    return _shown(value, form) + (
+        "" if math.isnan(high) else f" ({decimal_text(low, form)} to {decimal_text(high, form)})"
+    )
 
 
 def _p(value: float) -> str:
@@ -212,7 +215,7 @@ def _p(value: float) -> str:
 
 
 def _pairs_won(row: Any) -> str:
-    return "-" if math.isnan(row.wins) else f"{row.wins * row.pairs:g} of {row.pairs}"
+    return "-" if math.isnan(row.wins) else f"{decimal_text(row.wins * row.pairs, 'g')} of {row.pairs}"
 
 
 def _most_pairs(table: pd.DataFrame) -> int:
@@ -283,7 +286,7 @@ def _test_note(table: pd.DataFrame) -> str:
         needed = next((n for n in range(pairs, 99) if smallest_p(n, comparisons) < LEVEL), None)
         text += (
             f"No p < {LEVEL} is possible: with {pairs} pairs of seeds and {comparisons} comparison"
-            f"{'s' if comparisons > 1 else ''} the smallest p of the exact permutation test is {smallest:.2g}"
+            f"{'s' if comparisons > 1 else ''} the smallest p of the exact permutation test is {decimal_text(smallest, '.2g')}"
             + (f"; it takes {needed} pairs." if needed else ".")
         )
     return text.strip()
@@ -304,7 +307,7 @@ def _best_note(table: pd.DataFrame) -> str:
         rest = "no other can be told from it at 95 %."
     else:
         rest = f"{', '.join(rivals)} cannot be told from it at 95 %."
-    return f"{best['variant']} {best['mean']:{form}} is the {extreme} mean; {rest}{_seeds_needed(known, rivals)}"
+    return f"{best['variant']} {decimal_text(best['mean'], form)} is the {extreme} mean; {rest}{_seeds_needed(known, rivals)}"
 
 
 def _told_how(known: pd.DataFrame) -> str:
@@ -443,7 +446,7 @@ def write_tables(
     table = compare(trials, measure, baseline, order)
     folder.mkdir(parents=True, exist_ok=True)
     replace_text(folder / "per_seed.csv", trials.to_csv(index=False))
-    replace_text(folder / "table.csv", table.round(6).to_csv(index=False))
+    replace_text(folder / "table.csv", table.round(10).round(6).to_csv(index=False))
     replace_text(folder / "table.md", as_markdown(table))
     replace_text(folder / "table.tex", as_latex(table))
     draw_comparison(trials, table, folder / "figure.png")

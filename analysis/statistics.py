@@ -18,6 +18,7 @@ LEVEL = 0.05  # what p is held against; intervals are of 1 - LEVEL
 LOWER_IS_BETTER = frozenset({"image_forwards", "seconds", "last_test_loss"})
 BOOTSTRAP_FROM = 8  # values; of fewer a bootstrap interval of the interquartile mean covers 95 % too seldom
 RESAMPLES = 9999
+DECIMALS = 9  # of means and ends of intervals that are compared: what differs beyond them is a rounding error
 FLIPS = 2**14  # ways to set the signs of 14 differences: up to there the permutation test tries every way
 
 
@@ -95,7 +96,9 @@ def paired_permutation_test(a: ArrayLike, b: ArrayLike) -> float:
         return 1.0
 
     def mean(values: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
-        return np.round(values.sum(axis) / scale, 9)  # sums that differ by rounding errors only are equal
+        # Sums that differ by rounding errors only are made equal. Pi keeps simple fractions off the edges of that
+        # rounding: of 1/1024, say, the tenth decimal is the last and a 5, so that its float's last bit would decide.
+        return np.round(values.sum(axis) / (math.pi * scale), 9)
 
     if 2 ** len(differences) <= FLIPS:
         sums = np.abs(mean(_signs(len(differences)) * differences, 1))
@@ -297,7 +300,7 @@ def _against(by_seed: pd.DataFrame, name: str, baseline: str, sign: int) -> dict
 
 def _add_best(table: pd.DataFrame, by_seed: pd.DataFrame, sign: int) -> None:
     """Add best, p_best and apart. Where no mean is known nothing is best."""
-    known = (sign * table["mean"]).dropna()
+    known = (sign * table["mean"]).dropna().round(DECIMALS)
     best = known.idxmax() if len(known) else -1
     table["best"] = table.index == best
     columns = {row: by_seed[table["variant"][row]].to_numpy() for row in known.index}
@@ -309,7 +312,8 @@ def _add_best(table: pd.DataFrame, by_seed: pd.DataFrame, sign: int) -> None:
             p[sum(pair) - best] = adjusted
     table["p_best"] = p
     if best >= 0:
-        clear = (table["low"] > table["high"][best]) | (table["high"] < table["low"][best])
+        low, high = table["low"].round(DECIMALS), table["high"].round(DECIMALS)
+        clear = (low > high[best]) | (high < low[best])
         table["apart"] = (table["p_best"] < LEVEL) | clear
     else:
         table["apart"] = False

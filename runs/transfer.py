@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from analysis.rounding import decimal_text
 from analysis.run_folder import RunFolder, find_run
 from analysis.settings import by_setting
 from analysis.statistics import t_interval
@@ -375,8 +376,8 @@ def as_text(rows: list[Row]) -> str:
             row.dataset,
             row.method,
             row.backbone + (", ema" if row.weights == "ema" else ""),
-            f"{row.accuracy:.2f} %",
-            f"{row.interval[0]:.2f} to {row.interval[1]:.2f}",
+            f"{decimal_text(row.accuracy, '.2f')} %",
+            f"{decimal_text(row.interval[0], '.2f')} to {decimal_text(row.interval[1], '.2f')}",
             row.over,
             row.chosen,
         )
@@ -402,6 +403,6 @@ def as_csv(rows: list[Row]) -> str:
         low, high = row.interval
         each = " ".join(f"{value:.4f}" for value in row.accuracies)
         names = row.dataset, row.method, row.backbone, row.weights
-        numbers = f"{row.accuracy:.4f}", f"{low:.4f}", f"{high:.4f}"
+        numbers = [decimal_text(value, ".4f") for value in (row.accuracy, low, high)]
         writer.writerow([*names, *numbers, row.over, each, row.chosen, row.training_images, row.test_images])
     return text.getvalue()

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
+from analysis.rounding import decimal_text
 from analysis.statistics import compare
 from evo.objectives import OBJECTIVES
 from runs.__main__ import app
@@ -313,7 +314,8 @@ def told_of(trials, better, worse, measure="last_accuracy"):
     """The paired difference with half its interval, of points, or nats where there are thousandths."""
     row = compare(trials, measure, worse).set_index("variant").loc[better]
     places = 3 if measure == "last_test_loss" else 2
-    return f"{row.difference:+.{places}f} ± {row.difference_high - row.difference:.{places}f}"
+    half = decimal_text(row.difference_high - row.difference, f".{places}f")
+    return f"{decimal_text(row.difference, f'+.{places}f')} ± {half}"
 
 
 def told_on_one_page():

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from html import escape
 from typing import NamedTuple
 
+from analysis.rounding import decimal_text
 from analysis.run_folder import RunFolder
 from analysis.sections.head import accuracy_interval
 from analysis.sections.parts import section
@@ -202,11 +203,15 @@ def _against_random(settings: Sequence[Setting]) -> list[Caveat]:
             mean = sum(differences) / len(differences)
             clear = len(shared) > 1 and low > 0
             if not clear:
-                interval = f", 95 % interval {low:+.2f} to {high:+.2f}" if len(shared) > 1 else ", a single pair"
+                interval = (
+                    f", 95 % interval {decimal_text(low, '+.2f')} to {decimal_text(high, '+.2f')}"
+                    if len(shared) > 1
+                    else ", a single pair"
+                )
                 found.append(
                     Caveat(
                         "Evolved not shown better than random",
-                        f"{evolved} against {random}: {mean:+.2f} points over {len(shared)} "
+                        f"{evolved} against {random}: {decimal_text(mean, '+.2f')} points over {len(shared)} "
                         f"seed{'s' * (len(shared) > 1)} that both have{interval}.",
                     )
                 )

@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from analysis.rounding import decimal_text
 from analysis.run_folder import RunFolder, first_to_last
 from analysis.sections.parts import count, duration, percent
 from analysis.settings import Setting, seed_of, settings_of
@@ -101,10 +102,13 @@ def _by_setting(settings: Sequence[Setting]) -> list[tuple[str, str]]:
         values = [run.result["last_accuracy"] for run in setting.runs if run.result and "last_accuracy" in run.result]
         if values:
             half = t_interval(values)[1] - sum(values) / len(values)
-            interval = f" ± {half:.2f}" if len(values) > 1 else ""
+            interval = f" ± {decimal_text(half, '.2f')}" if len(values) > 1 else ""
             seeds = f"{len(values)} seed{'s' * (len(values) > 1)}"
             facts.append(
-                (f"{sum(values) / len(values):.2f}{interval} %", f"{setting.name}: accuracy at the last epoch, {seeds}")
+                (
+                    f"{decimal_text(sum(values) / len(values), '.2f')}{interval} %",
+                    f"{setting.name}: accuracy at the last epoch, {seeds}",
+                )
             )
     return facts
 

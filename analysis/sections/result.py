@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.figure import Figure
 
 from analysis.ablation import MEASURES, as_html, per_seed
+from analysis.rounding import decimal_text
 from analysis.run_folder import RunFolder, first_to_last
 from analysis.sections.head import accuracy_interval, state_word
 from analysis.sections.parts import count, duration, figure, paragraph, percent, section, table
@@ -47,10 +48,12 @@ def _sentences(runs: Sequence[RunFolder]) -> list[str]:
         finished = [run.result for run in setting.runs if run.result and "last_accuracy" in run.result]
         values = [found["last_accuracy"] for found in finished]
         if len(values) > 1:
-            low, high = t_interval(values)
+            mean, least, most = (
+                decimal_text(number, ".2f") for number in (sum(values) / len(values), *t_interval(values))
+            )
             lines.append(
-                f"{setting.name}: {sum(values) / len(values):.2f} % accuracy at the last epoch, mean of {len(values)} "
-                f"seeds; 95 % interval by Student's t {low:.2f} to {high:.2f} %."
+                f"{setting.name}: {mean} % accuracy at the last epoch, mean of {len(values)} "
+                f"seeds; 95 % interval by Student's t {least} to {most} %."
             )
         elif values:
             low, high = accuracy_interval(values[0], finished[0]["test_images"])
