@@ -122,16 +122,12 @@ def run_transfer(
     chosen = [chosen_weights(run, weights) for run in runs]
     configs = {name: target_config(name, overrides) for name in dict.fromkeys(datasets)}
 
-    import torch  # 5 s
-
     from training.checkpoint import write_atomically
-    from training.devices import pick_device
+    from training.devices import pick_device  # imports torch: 5 s
     from training.transfer import Source, open_target
 
     config = next(iter(configs.values()))  # but for the data they are the same
     device = pick_device(config.run)
-    if config.run.threads is not None:
-        torch.set_num_threads(config.run.threads)
     sources = [Source(recorded_config(run), run.path, kind) for run, kind in zip(runs, chosen, strict=True)]
     subjects = open_subjects(sources, config, device)
     targets = [open_target(name, of.data) for name, of in configs.items()]

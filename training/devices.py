@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from training.config import Config, RunOptions, TrainOptions, UserError
-from training.cores import EMULATED, emulates_bfloat16
+from training.cores import EMULATED, emulates_bfloat16, usable_cores
 from training.progress import speaks
 
 OLDEST_COMPILED = (7, 0)  # CUDA capability that Triton needs
@@ -25,10 +25,11 @@ COMPILERS = ("torch._dynamo.", "torch._inductor.", "torch._functorch.", "triton.
 
 
 def pick_device(options: RunOptions) -> torch.device:
-    """The device asked for, made the process's own; auto takes CUDA where there is one.
+    """The device asked for, made the process's own, with its CPU threads; auto takes CUDA where there is one.
 
     Of several processes on a machine each takes the GPU of its number. Raises UserError where it is absent.
     """
+    use_threads(options.threads)
     local = int(os.environ.get("LOCAL_RANK", "0"))
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     name = options.device
@@ -52,6 +53,17 @@ def pick_device(options: RunOptions) -> torch.device:
         torch.backends.cudnn.benchmark = True  # one input shape: the fastest kernel is found once
         torch.set_float32_matmul_precision("high")
     return device
+
+
+def use_threads(count: int | None) -> None:
+    """Compute with `count` CPU threads; None: as OMP_NUM_THREADS says, else as many as the process has cores.
+
+    PyTorch counts the machine's cores also in a container that may use a part of their time.
+    """
+    if count is None and "OMP_NUM_THREADS" not in os.environ:
+        count = min(torch.get_num_threads(), usable_cores())
+    if count is not None:
+        torch.set_num_threads(count)
 
 
 def autocast_type(config: Config, device: torch.device) -> torch.dtype | None:

@@ -47,8 +47,6 @@ def search_batch(
     """
     progress = progress or Progress()
     device = pick_device(config.run)
-    if config.run.threads is not None:
-        torch.set_num_threads(config.run.threads)
     training_set = load_data(config.data)[0].to(device)
     names = training_set.class_names
     count = config.search.batch or config.train.batch

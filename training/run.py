@@ -264,8 +264,6 @@ def set_up(config: Config, folder: Path, *, resume: bool = False) -> Run:
     device = pick_device(config.run)
     if config.run.tensorboard:
         check_tensorboard()
-    if config.run.threads is not None:
-        torch.set_num_threads(config.run.threads)
     world = start(device)
     streams = Streams(config.run.seed)
     with memory_explained(f"set data.resident=host, now {config.data.resident}"):
