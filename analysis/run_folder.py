@@ -25,6 +25,7 @@ ADDED: dict[str, Any] = {  # options since version 1, with what runs did before
     "model.head": "own",
     "mix.draws": 4,
     "mix.keep": "rows",
+    "mix.alpha": 1.0,
     "mix.stop_epoch": None,
     "data.validation": None,
     "data.exclude_near_duplicates": False,

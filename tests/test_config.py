@@ -121,4 +121,7 @@ def test_every_option_is_described():
     lines = describe_options().splitlines()
     assert len(lines) == sum(len(section) for section in Config().model_dump().values())
     assert any(line.startswith("train.lr ") and "0.1" in line and "> 0, <= 100" in line for line in lines)
-    assert any("mix.name" in line and "plain | mixup | cutmix | patchmix | evolved | bank" in line for line in lines)
+    assert any(
+        "mix.name" in line and "plain | mixup | cutmix | mixup-or-cutmix | patchmix | evolved | bank" in line
+        for line in lines
+    )

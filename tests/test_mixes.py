@@ -23,11 +23,11 @@ def bank(names=NAMES, grid=2):
     return made
 
 
-def context(mix, tmp_path, **events):
+def context(mix, tmp_path, *more, **events):
     bank().save(tmp_path / "bank.json")
     overrides = [f"mix.name={mix}", f"mix.bank={tmp_path / 'bank.json'}", "model.grid=2", "model.width=8",
                  "train.batch=6", "search.population=4", "search.generations=3", "search.elites=2", "search.consume=each",
-                 "search.start_epoch=1", "search.objective=hard", "search.every=2"]  # fmt: skip
+                 "search.start_epoch=1", "search.objective=hard", "search.every=2", *more]  # fmt: skip
     config = make_config({}, overrides)
     torch.manual_seed(0)
     model = build_model(config.model, (1, 8, 8), 3)
@@ -64,7 +64,22 @@ def test_mixes_keep_their_contract(name, tmp_path):
             torch.testing.assert_close(shares, item.targets)
 
 
-@pytest.mark.parametrize("name", ["patchmix", "evolved", "bank", "best-of-k"])
+def test_alpha_shapes_the_shares_that_mixup_draws(tmp_path):
+    def shares(alpha):
+        mix = open_entry(MIXES, "mixup", "mix")(context("mixup", tmp_path, f"mix.alpha={alpha}"))
+        return np.array([item.targets.max(1).values.mean() for _ in range(40) for item in mix(batches(1), 1)])
+
+    assert (shares(0.01) > 0.99).mean() > 0.8  # all but unmixed
+    assert (abs(shares(100) - shares(100).min()) < 0.2).all()  # close to halves, but for partners of one class
+
+
+def test_the_switch_takes_mixup_for_some_batches_and_cutmix_for_others(tmp_path):
+    mix = open_entry(MIXES, "mixup-or-cutmix", "mix")(context("mixup-or-cutmix", tmp_path))
+    whole = [bool((item.images % 1 == 0).all()) for _ in range(40) for item in mix(batches(1), 1)]
+    assert 8 < sum(whole) < 32  # CutMix moves pixels, MixUp averages them
+
+
+@pytest.mark.parametrize("name", ["mixup-or-cutmix", "patchmix", "evolved", "bank", "best-of-k"])
 def test_a_restored_mix_goes_on_the_same(name, tmp_path):
     first = open_entry(MIXES, name, "mix")(context(name, tmp_path))
     list(first(batches(first.span), 1))

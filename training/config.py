@@ -159,6 +159,9 @@ class MixOptions(_Section):
         None, description="epoch of the last mixed steps; after it no image is mixed"
     )
     patch_weight: float = Field(1.0, ge=0, le=100, description="weight of the mean cell loss")
+    alpha: float = Field(
+        1.0, gt=0, le=100, description="shares of mixup, cutmix and mixup-or-cutmix are drawn from Beta(alpha, alpha)"
+    )
     sampler: Annotated[str, *_one_of(MASK_SAMPLERS)] = Field(
         "box", description="what random PatchMix and the search's first generation draw from"
     )

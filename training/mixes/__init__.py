@@ -12,11 +12,13 @@ MIXES = {
     "plain": "training.mixes.baselines:build_plain",
     "mixup": "training.mixes.baselines:build_mixup",
     "cutmix": "training.mixes.baselines:build_cutmix",
+    "mixup-or-cutmix": "training.mixes.baselines:build_mixup_or_cutmix",
     "patchmix": "training.mixes.drawn:build_random",
     "evolved": "training.mixes.evolved:build",
     "bank": "training.mixes.drawn:build_bank",
     "best-of-k": "training.mixes.best_of:build",
 }
+WHOLE_IMAGE = frozenset({"plain", "mixup", "cutmix", "mixup-or-cutmix"})  # they train no cells
 SCORED = frozenset({"evolved", "best-of-k"})  # the live model scores compositions before it trains on them
 
 

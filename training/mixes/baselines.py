@@ -1,4 +1,4 @@
-"""The mixes to compare with: none, and torchvision's MixUp and CutMix. They train no cells."""
+"""The mixes to compare with: none, and torchvision's MixUp and CutMix, alone or in turn by chance. They train no cells."""
 
 from __future__ import annotations
 
@@ -64,14 +64,27 @@ def build_plain(context: MixContext) -> Mix:
 
 
 def build_mixup(context: MixContext) -> Mix:
-    """MixUp with alpha 1: Zhang et al., ICLR 2018."""
+    """MixUp: Zhang et al., ICLR 2018."""
     from torchvision.transforms import v2  # 5 s to import
 
-    return Torchvision(v2.MixUp(num_classes=context.num_classes), context, averages=True)
+    return Torchvision(
+        v2.MixUp(alpha=context.config.mix.alpha, num_classes=context.num_classes), context, averages=True
+    )
 
 
 def build_cutmix(context: MixContext) -> Mix:
-    """CutMix with alpha 1: Yun et al., ICCV 2019."""
+    """CutMix: Yun et al., ICCV 2019."""
     from torchvision.transforms import v2
 
-    return Torchvision(v2.CutMix(num_classes=context.num_classes), context, averages=False)
+    return Torchvision(
+        v2.CutMix(alpha=context.config.mix.alpha, num_classes=context.num_classes), context, averages=False
+    )
+
+
+def build_mixup_or_cutmix(context: MixContext) -> Mix:
+    """MixUp or CutMix, for each batch one of them by equal chances: timm's `Mixup` with its switch_prob of 0.5."""
+    from torchvision.transforms import v2
+
+    alpha, classes = context.config.mix.alpha, context.num_classes
+    either = v2.RandomChoice([v2.MixUp(alpha=alpha, num_classes=classes), v2.CutMix(alpha=alpha, num_classes=classes)])
+    return Torchvision(either, context, averages=True)
