@@ -138,10 +138,10 @@ def _measured_in(path: Path, row: int, cells: Mapping[str, str | None], measure:
 
 def _number(path: Path, row: int, column: str, text: str | None) -> float:
     """A cell's number; whole ones are int, so that they are written again as they were read."""
-    if text and re.fullmatch(r"-?\d{1,15}", text):
+    if text and re.fullmatch(r"-?[0-9]{1,15}", text):
         return int(text)
     try:
-        value = float(text) if text and column != "seed" and re.fullmatch(r"[-+.\deE]+", text) else math.nan
+        value = float(text) if text and column != "seed" and re.fullmatch(r"[-+.0-9eE]+", text) else math.nan
     except ValueError:
         value = math.nan
     if not math.isfinite(value):

@@ -214,7 +214,7 @@ def parse_objectives(text: str) -> list[Objective]:
     return objectives
 
 
-_TERM = re.compile(r"\s*([+-]?)\s*(?:((?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*\*\s*)?([A-Za-z_]\w*)\s*")
+_TERM = re.compile(r"\s*([+-]?)\s*(?:((?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)\s*\*\s*)?([A-Za-z_]\w*)\s*")
 
 
 def _parse_sum(text: str) -> Objective:

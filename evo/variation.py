@@ -144,7 +144,7 @@ def parse_shares(text: str, shelf: Mapping[str, Any], kind: str) -> dict[str, fl
     """Read `name`, `a+b` (equal shares) or `0.9*a+0.1*b`. Raises ValueError with the names there are."""
     shares: dict[str, float] = {}
     for part in text.replace(" ", "").split("+"):
-        match = re.fullmatch(r"(?:(\d+(?:\.\d+)?|\.\d+)\*)?([a-z_/]+)", part)
+        match = re.fullmatch(r"(?:([0-9]+(?:\.[0-9]+)?|\.[0-9]+)\*)?([a-z_/]+)", part)
         name = match[2] if match else part
         share = float(match[1] or 1) if match else 0.0
         if name in shelf and share <= 0:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from runs import LOST
+from runs.parameters import place, share, whole
 
 if TYPE_CHECKING:
     from analysis.run_folder import RunFolder
@@ -32,7 +33,9 @@ Set = Annotated[
     typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override an option, e.g. -s search.population=32."),
 ]
 RunNames = Annotated[list[str], typer.Argument(metavar="RUN...", help="Run folders: names under runs/out, or paths.")]
-Out = Annotated[Path | None, typer.Option("--out", metavar="FOLDER", help="Write here; else into the run's figures.")]
+Out = Annotated[
+    Path | None, typer.Option("--out", parser=place, metavar="FOLDER", help="Write here; else into the run's figures.")
+]
 Dark = Annotated[bool, typer.Option("--dark", help="Light on dark.")]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run folder: its name under runs/out, or a path.")]
 
@@ -50,7 +53,9 @@ def train(
     recipe: Annotated[str | None, typer.Argument(metavar="RECIPE", help="A name in runs/recipes, or a path.")] = None,
     overrides: Set = None,
     resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with a run that was cut off.")] = None,
-    devices: Annotated[int, typer.Option(min=1, help="Processes to train with: GPUs of this machine, or CPU.")] = 1,
+    devices: Annotated[
+        int, typer.Option(**whole(1, 1024), help="Processes to train with: GPUs of this machine, or CPU.")
+    ] = 1,
     options: Annotated[bool, typer.Option("--options", help="List every option a recipe or -s may set.")] = False,
 ) -> None:
     """Train a model as a recipe says."""
@@ -67,11 +72,11 @@ def train(
 @app.command()
 def prepare(
     folder: Annotated[str, typer.Argument(metavar="FOLDER", help="FOLDER/train/CLASS/*.jpg, FOLDER/val/CLASS/*.jpg.")],
-    size: Annotated[int, typer.Option(min=4, max=1024, help="Pixels a side.")] = 224,
+    size: Annotated[int, typer.Option(**whole(4, 1024), help="Pixels a side.")] = 224,
     out: Annotated[str | None, typer.Option(metavar="FOLDER", help="Where to; else FOLDER-prepared-SIZE.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Decoding threads; else one per core.")] = None,
+    workers: Annotated[int | None, typer.Option(**whole(1), help="Decoding threads; else one per core.")] = None,
     max_unreadable: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of image files that may be unreadable, and are left out.")
+        float, typer.Option(**share(0, 1), help="Share of image files that may be unreadable, and are left out.")
     ] = 0.001,
 ) -> None:
     """Decode a folder of images once, into memory-mapped shards that training reads at full speed."""
@@ -107,7 +112,7 @@ def ablate(
     publish: Annotated[
         bool, typer.Option("--publish", help="Keep results in runs/results/ too; those there count as done.")
     ] = False,
-    workers: Annotated[int, typer.Option(min=1, max=256, help="Trials at once on this machine; not with Ray.")] = 1,
+    workers: Annotated[int, typer.Option(**whole(1, 256), help="Trials at once on this machine; not with Ray.")] = 1,
     engine: Annotated[
         str, typer.Option(metavar="local|ray", help="Where trials run; ray: on a cluster (extra `ray`).")
     ] = "local",
@@ -151,7 +156,9 @@ def compare(
     baseline: Annotated[
         str | None, typer.Option(metavar="VARIANT", help="Compared with all others; else the first.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Write the tables and the figure here.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(parser=place, metavar="FOLDER", help="Write the tables and the figure here.")
+    ] = None,
 ) -> None:
     """Compare variants over the seeds they share: intervals, paired tests, effect sizes."""
     from runs.compare import run_compare
@@ -219,13 +226,15 @@ def patterns(
     names: Annotated[
         list[str], typer.Argument(metavar="RUN|FILE...", help="A run, or pattern files and runs to be merged.")
     ],
-    top: Annotated[int | None, typer.Option(min=1, help="Keep this many, the heaviest.")] = None,
+    top: Annotated[int | None, typer.Option(**whole(1), help="Keep this many, the heaviest.")] = None,
     classes: Annotated[
         list[str] | None,
         typer.Option("--class", metavar="NAME", help="What was found for rows of this class; may be given again."),
     ] = None,
-    min_weight: Annotated[float | None, typer.Option(min=0, help="Keep patterns of this weight at least.")] = None,
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the patterns here, as .json or .npz.")] = None,
+    min_weight: Annotated[float | None, typer.Option(**share(0), help="Keep patterns of this weight at least.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(parser=place, metavar="FILE", help="Write the patterns here, as .json or .npz.")
+    ] = None,
     dark: Dark = False,
 ) -> None:
     """Export the patterns a run found, draw their atlas, and tell what evolution prefers; merge and filter them."""
@@ -258,7 +267,8 @@ def lineage(run: RunName) -> None:
 
 @app.command()
 def report(
-    runs: RunNames, out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the page here.")] = None
+    runs: RunNames,
+    out: Annotated[Path | None, typer.Option(parser=place, metavar="FILE", help="Write the page here.")] = None,
 ) -> None:
     """Write a report of runs: one HTML page that needs nothing else."""
     from analysis.report import write_report
@@ -270,7 +280,7 @@ def report(
 @app.command()
 def watch(
     runs: RunNames,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Of 127.0.0.1; else the next free one.")] = 8321,
+    port: Annotated[int, typer.Option(**whole(1, 65535), help="Of 127.0.0.1; else the next free one.")] = 8321,
     open_browser: Annotated[bool, typer.Option("--open", help="Open a browser on it.")] = False,
 ) -> None:
     """Show the report as a live page while runs go on."""
@@ -304,9 +314,11 @@ def transfer(
     methods: Annotated[
         str, typer.Option("--method", metavar="METHOD,...", help="Of linear, knn and finetune.")
     ] = "linear",
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Fine-tunings of each backbone.")] = 1,
+    seeds: Annotated[int, typer.Option("--seeds", **whole(1, 10_000), help="Fine-tunings of each backbone.")] = 1,
     overrides: Set = None,
-    csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write the table as CSV too.")] = None,
+    csv: Annotated[
+        Path | None, typer.Option("--csv", parser=place, metavar="FILE", help="Write the table as CSV too.")
+    ] = None,
     weights: Annotated[
         str | None, typer.Option(metavar="model|ema", help="Which weights; else ema of runs that have train.ema.")
     ] = None,

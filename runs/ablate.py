@@ -165,14 +165,9 @@ def _by_seed(file: Path, given: Any, variants: Mapping[str, dict[str, Any]]) -> 
     return found
 
 
-def _check_keys(file: Path, name: str, given: Mapping[Any, Any]) -> None:
-    """Raises UserError for names that are equal once they are text, such as 1 and "1", and what each trial sets."""
-    keys = [str(key) for key in given]
-    if twice := [key for key in keys if keys.count(key) > 1]:
-        raise UserError(
-            f"{file}: {name}: {twice[0]} is there twice, as a number or the like and as text; leave one out"
-        )
-    if found := [key for key in SET_BY_TRIAL if key in keys]:
+def _check_keys(file: Path, name: str, given: Mapping[str, Any]) -> None:
+    """Raises UserError for what each trial sets."""
+    if found := [key for key in SET_BY_TRIAL if key in given]:
         raise UserError(f"{file}: {name}: {found[0]} is set for each trial; {SET_BY_TRIAL[found[0]]}")
 
 
@@ -240,8 +235,7 @@ def _config(plan: Plan, variant: str, seed: int, settings: dict[str, Any]) -> Co
     """The checked config, in which results of other trials are yet named by `trial:`, and only where they count."""
     by_seed = {key: values[seed % len(values)] for key, values in plan.by_seed.items()}
     settings = {**settings, **by_seed, "run.seed": seed, "run.name": f"{plan.file.stem}/{variant}-s{seed}"}
-    overrides = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
-    config = make_config(plan.sections, overrides, f"{plan.file.name}: {variant}")
+    config = make_config(plan.sections, source=f"{plan.file.name}: {variant}", settings=settings)
     counts = {
         "mix.bank": config.mix.name == "bank",
         "search.start": config.searches,

@@ -221,9 +221,9 @@ def test_unsound_files_are_refused_in_one_line(cli, tmp_path, keys, words):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("variants: {1: {mix.name: plain}, '1': {mix.name: cutmix}}", "variants: 1 is there twice"),
-        ("variants: {a: {1: 2, '1': 2}}", "a: 1 is there twice"),
-        ("grid: {1: [2], '1': [2]}", "grid: 1 is there twice"),
+        ("variants: {1: {mix.name: plain}, '1': {mix.name: cutmix}}", "the key '1' stands twice"),
+        ("variants: {a: {1: 2, '1': 2}}", "the key '1' stands twice"),
+        ("grid: {1: [2], '1': [2]}", "the key '1' stands twice"),
     ],
 )
 def test_names_that_are_equal_as_text_are_refused(tmp_path, text, words):

@@ -12,9 +12,9 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, get_args, get_origin
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from evo.objectives import NEEDS_IMAGES, OBJECTIVES, parse_objectives
@@ -28,6 +28,7 @@ from evo.operators import (
 from evo.search import CROSSOVER, MASK_MUTATION, PAIRING_MUTATION, Duplicates
 from evo.selection import SELECTIONS
 from evo.variation import parse_shares
+from training import plain_yaml
 from training.data import DATASETS
 from training.mixes import MIXES, SCORED
 from training.models import MODELS
@@ -91,7 +92,7 @@ def _objectives(text: str) -> str:
 
 
 def _device(name: str) -> str:
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]+)?", name):
         raise ValueError(f"expected auto, cpu, mps, cuda or cuda:N, got {name!r:.60}")
     return name
 
@@ -390,19 +391,26 @@ def load_config(recipe: str, overrides: Iterable[str] = ()) -> Config:
 
 
 def make_config(
-    sections: Mapping[str, Any], overrides: Iterable[str] = (), source: str = "config", *, trains: bool = True
+    sections: Mapping[str, Any],
+    overrides: Iterable[str] = (),
+    source: str = "config",
+    *,
+    settings: Mapping[str, Any] = MappingProxyType({}),
+    trains: bool = True,
 ) -> Config:
-    """Check the sections of a recipe, after overrides. Raises UserError, one line per mistake.
+    """Check the sections of a recipe, after settings and overrides. Raises UserError, one line per mistake.
 
-    trains: check what only training needs as well.
+    settings: values by `section.key`. overrides: texts `section.key=value`. trains: check what only training needs as
+    well.
     """
     merged = {name: dict(keys) if isinstance(keys, dict) else keys for name, keys in sections.items()}
-    for override in overrides:
-        _apply(merged, override)
+    for key, value in settings.items():
+        _put(merged, *_split(key, f"{source}: {key}"), value)
+    written = dict(_apply(merged, override) for override in overrides)
     try:
         config = Config.model_validate(merged)
     except ValidationError as error:
-        raise UserError("\n".join(_explain(detail, source) for detail in error.errors())) from None
+        raise UserError("\n".join(_explain(detail, source, written) for detail in error.errors())) from None
     if config.search.elites > config.search.population:
         raise UserError(
             f"{source}: search.elites must be at most search.population, got {config.search.elites} of "
@@ -473,63 +481,72 @@ def data_root(options: DataOptions) -> Path:
     return Path(options.root or os.environ.get("EVOMIX_DATA") or PROJECT / "data").expanduser()
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML as people expect it: 1e-3 is a number, `no` is a word, a key that stands twice is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise UserError(f"line {node.start_mark.line + 1}: the key {key!r} stands twice")
-        return super().construct_mapping(node, deep)
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":float", ":bool", ":timestamp"))]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:\d+\.\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.inf|\.nan)$"),
-    list("-+0123456789."),
-)
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|false|True|False)$"), list("tfTF"))
-
-
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file whose top level is a mapping. Raises UserError in one line."""
+    """Read a YAML file whose top level is a mapping, as plain_yaml reads it. Raises UserError in one line."""
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 (a SafeLoader)
+        data = plain_yaml.read(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
-    except UserError as error:
+    except ValueError as error:
         raise UserError(f"{path}: {error}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
         raise UserError(f"{path}: expected sections such as `train:` with keys below them, got {data!r:.60}")
     return data
 
 
-def _apply(sections: dict[str, Any], override: str) -> None:
+def _apply(sections: dict[str, Any], override: str) -> tuple[str, str]:
+    """Set what `section.key=value` says; return both as they are written."""
     key, equals, text = override.partition("=")
-    section, dot, name = key.strip().partition(".")
-    if not (equals and dot and name):
+    if not equals:
         raise UserError(f"-s {override}: expected section.key=value, e.g. -s train.epochs=5")
-    if section not in Config.model_fields:
-        raise UserError(f"-s {override}: {_unknown(section, list(Config.model_fields))}")
+    section, name = _split(key.strip(), f"-s {override}")
+    if not text.strip():
+        raise UserError(f"-s {override}: expected a value behind the =, got nothing; null stands for no value")
     try:
-        value = yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader)
-    except yaml.YAMLError:
-        raise UserError(f"-s {override}: {text!r} is not a value YAML can read") from None
+        value = text.strip() if _is_plain_text(section, name, text.strip()) else plain_yaml.read(text)
+    except ValueError as error:
+        raise UserError(f"-s {override}: {text!r} is not a value YAML can read ({error})") from None
+    _put(sections, section, name, value)
+    return f"{section}.{name}", text.strip()
+
+
+def _split(key: str, said: str) -> tuple[str, str]:
+    """Section and name of `section.key`. said: what the user wrote, for the error."""
+    section, dot, name = key.partition(".")
+    if not (dot and name):
+        raise UserError(f"{said}: expected section.key=value, e.g. -s train.epochs=5")
+    if section not in Config.model_fields:
+        raise UserError(f"{said}: {_unknown(section, list(Config.model_fields))}")
+    return section, name
+
+
+def _put(sections: dict[str, Any], section: str, name: str, value: Any) -> None:
     keys = sections.setdefault(section, {})
     if not isinstance(keys, dict):
         raise UserError(f"{section}: expected keys below it, got {keys!r:.60}")
     keys[name] = value
 
 
-def _explain(detail: Any, source: str) -> str:
-    """One line for one of pydantic's errors."""
+def _is_plain_text(section: str, name: str, text: str) -> bool:
+    """Whether a value of -s is taken letter by letter: the option is of text, and neither null nor quotes stand there.
+
+    So a folder may be named 2024, 1e3, [a] or `my data #2`, which YAML would read as something else.
+    """
+    options = Config.model_fields[section].annotation
+    field = getattr(options, "model_fields", {}).get(name)
+    return field is not None and _of_text(field.annotation) and text != "null" and text[0] not in "\"'"
+
+
+def _of_text(annotation: Any) -> bool:
+    """Whether an option's type is text, or text and none."""
+    parts = [part for part in get_args(annotation) if part is not type(None)]
+    if get_origin(annotation) is Annotated:
+        return _of_text(parts[0])
+    return annotation is str or (bool(parts) and all(map(_of_text, parts)))
+
+
+def _explain(detail: Any, source: str, written: Mapping[str, str]) -> str:
+    """One line for one of pydantic's errors. written: values of -s by their key, for 1e3 to be told as 1e3."""
     place = ".".join(str(part) for part in detail["loc"] if isinstance(part, str) and "[" not in part)
     if detail["type"] == "extra_forbidden":
         section = str(detail["loc"][0])
@@ -542,7 +559,13 @@ def _explain(detail: Any, source: str) -> str:
         return f"{source}: {place}: expected keys below it, got {detail['input']!r:.60}"
     if detail["type"] == "value_error":  # from a check of ours, which says what came
         return f"{source}: {place}: {detail['ctx']['error']}"
-    return f"{source}: {place}: {detail['msg']}, got {detail['input']!r:.60}".replace("Input should be", "expected")
+    given, hint = detail["input"], ""
+    shown = written.get(place, repr(given)) if type(given) in (int, float) else repr(given)
+    if detail["type"] in ("int_type", "float_type") and isinstance(given, str) and any(map(str.isdigit, given)):
+        hint = "; write numbers in plain decimal digits, such as 30, 0.5 or 1e-3, without quotes"
+    elif detail["type"] == "string_type" and given is not None:
+        hint = "; put it in quotes"
+    return f"{source}: {place}: {detail['msg']}, got {shown:.60}{hint}".replace("Input should be", "expected")
 
 
 def _unknown(name: str, known: list[str], prefix: str = "") -> str:
