@@ -338,7 +338,7 @@ def server(out, calls):
 
 def ask(server, path="/", method="GET", **headers):
     """Status, headers and text of an answer."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=60)
     try:
         connection.request(method, path, headers={name.replace("_", "-"): value for name, value in headers.items()})
         answer = connection.getresponse()
@@ -447,7 +447,7 @@ def test_only_get_and_head(server, method):
      b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 200 + b"\r\n"],
 )  # fmt: skip
 def test_what_is_no_request_is_refused_and_the_server_goes_on(server, request_, capfd):
-    with socket.create_connection(("127.0.0.1", server.server_port), timeout=5) as client:
+    with socket.create_connection(("127.0.0.1", server.server_port), timeout=60) as client:
         client.sendall(request_)
         client.shutdown(socket.SHUT_WR)
         answer = client.makefile("rb").read()
@@ -460,7 +460,7 @@ def test_a_page_closed_while_it_is_answered_leaves_no_word(server, capfd):
     import struct
 
     for _ in range(20):
-        client = socket.create_connection(("127.0.0.1", server.server_port), timeout=5)
+        client = socket.create_connection(("127.0.0.1", server.server_port), timeout=60)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close by reset
         client.sendall(f"GET / HTTP/1.1\r\nHost: 127.0.0.1:{server.server_port}\r\n\r\n".encode() * 3)
         client.close()
@@ -524,11 +524,11 @@ def test_the_command_ends_at_once_without_a_traceback(out):
     )  # fmt: skip
     line = process.stdout.readline()
     port = int(re.search(r"http://127.0.0.1:(\d+)/ shows not-there-yet until Ctrl-C", line).group(1))
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     connection.request("GET", "/")
     assert connection.getresponse().status == 200
     process.send_signal(signal.SIGINT)
-    out_, error = process.communicate(timeout=10)
+    out_, error = process.communicate(timeout=60)
     assert process.returncode == 130
     assert out_ == ""
     assert error.splitlines()[0].startswith("run: no run 'not-there-yet' in ")
