@@ -518,17 +518,20 @@ def test_no_port_left_is_an_error(server, monkeypatch):
 
 
 def test_the_command_ends_at_once_without_a_traceback(out):
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-m", "runs", "watch", "not-there-yet", "--port", "18321"],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    line = process.stdout.readline()
-    port = int(re.search(r"http://127.0.0.1:(\d+)/ shows not-there-yet until Ctrl-C", line).group(1))
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    connection.request("GET", "/")
-    assert connection.getresponse().status == 200
-    process.send_signal(signal.SIGINT)
-    out_, error = process.communicate(timeout=60)
+    ) as process:  # fmt: skip
+        try:
+            line = process.stdout.readline()
+            port = int(re.search(r"http://127.0.0.1:(\d+)/ shows not-there-yet until Ctrl-C", line).group(1))
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+            connection.request("GET", "/")
+            assert connection.getresponse().status == 200
+            process.send_signal(signal.SIGINT)
+            out_, error = process.communicate(timeout=60)
+        finally:
+            process.kill()  # where the test has failed
     assert process.returncode == 130
     assert out_ == ""
     assert error.splitlines()[0].startswith("run: no run 'not-there-yet' in ")
