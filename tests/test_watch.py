@@ -518,8 +518,10 @@ def test_no_port_left_is_an_error(server, monkeypatch):
 
 
 def test_the_command_ends_at_once_without_a_traceback(out):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        asked = free.getsockname()[1]
     with subprocess.Popen(
-        [sys.executable, "-m", "runs", "watch", "not-there-yet", "--port", "18321"],
+        [sys.executable, "-m", "runs", "watch", "not-there-yet", "--port", str(asked)],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
         try:
