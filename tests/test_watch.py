@@ -607,7 +607,7 @@ LOADED = "() => [...document.querySelectorAll('#gallery img')].map((image) => im
 SLIDER = "#gallery input[type=range].search"
 
 
-def comes(page, condition, seconds=90):
+def comes(page, condition, seconds=300):  # as a busy machine may take
     """Wait for a condition; the page's policy forbids playwright's own way, which is to evaluate text."""
     end = time.monotonic() + seconds
     while not condition(page):
@@ -618,10 +618,10 @@ def comes(page, condition, seconds=90):
 def test_in_a_browser(served, growing, opened):
     folder, go_on = growing
     first, wrong = opened(served.url)
-    first.wait_for_selector(SLIDER, timeout=90000)
-    first.wait_for_selector("#training svg", timeout=90000)
+    first.wait_for_selector(SLIDER, timeout=300_000)
+    first.wait_for_selector("#training svg", timeout=300_000)
     second, also_wrong = opened(served.url)
-    second.wait_for_selector("#training svg", timeout=90000)
+    second.wait_for_selector("#training svg", timeout=300_000)
     assert "killed" in first.locator("[role=status]").inner_text().lower()
     points, pictures = first.evaluate(POINTS), first.evaluate(LOADED)
     assert pictures and all(width > 0 for width in pictures)
