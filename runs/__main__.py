@@ -78,11 +78,15 @@ def prepare(
     max_unreadable: Annotated[
         float, typer.Option(**share(0, 1), help="Share of image files that may be unreadable, and are left out.")
     ] = 0.001,
+    levels: Annotated[
+        str | None,
+        typer.Option(metavar="BLACK,WHITE", help="Levels of images with more than 8 bits a channel, as data.levels."),
+    ] = None,
 ) -> None:
     """Decode a folder of images once, into memory-mapped shards that training reads at full speed."""
     from runs.prepare import run_prepare
 
-    run_prepare(folder, size, out, workers, max_unreadable)
+    run_prepare(folder, size, out, workers, max_unreadable, levels)
 
 
 @app.command()

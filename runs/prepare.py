@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from pathlib import Path
 
 from training.config import UserError
@@ -16,6 +17,7 @@ def run_prepare(
     out: str | None = None,
     workers: int | None = None,
     max_unreadable: float = MAX_UNREADABLE,
+    levels: str | None = None,
 ) -> None:
     """FOLDER/train/CLASS/*.jpg and FOLDER/val/CLASS/*.jpg -> shards in `out`, else in FOLDER-prepared-SIZE."""
     if not 4 <= size <= 1024:
@@ -24,6 +26,15 @@ def run_prepare(
         raise UserError(f"--workers: expected 1 or more, got {workers}")
     if not 0 <= max_unreadable < 1:
         raise UserError(f"--max-unreadable: expected a share from 0 to below 1, got {max_unreadable:g}")
+    given = None
+    if levels is not None:
+        try:
+            black, white = (float(part) for part in levels.split(","))
+        except ValueError:
+            black = white = 0.0
+        if not -inf < black < white < inf:
+            raise UserError(f"--levels: expected BLACK,WHITE such as 0,4095, got {levels!r:.60}")
+        given = black, white
     source = Path(folder).expanduser().resolve()
     if not source.is_dir():
         raise UserError(f"{folder}: no such folder; expected one with train/CLASS/*.jpg and val/CLASS/*.jpg in it")
@@ -33,7 +44,7 @@ def run_prepare(
     from training.data.preparing import prepare
 
     progress = Progress()
-    index = prepare(source, size, target, workers, max_unreadable, progress.update)
+    index = prepare(source, size, target, workers, max_unreadable, progress.update, given)
     records = [record for part in index.parts.values() for record in part]
     images = {part: sum(record.images for record in own) for part, own in index.parts.items()}
     unreadable = [file for record in records for file in record.unreadable]
@@ -44,4 +55,5 @@ def run_prepare(
     )
     if unreadable:
         print(f"left out: {unreadable_named(unreadable, sum(images.values()) + len(unreadable))}")
-    print(f"{target}\ntrain on it with -s data.name=folder -s data.root={target}")
+    held = "" if images["test"] else " -s data.validation=0.2 (it holds no test images)"
+    print(f"{target}\ntrain on it with -s data.name=folder -s data.root={target}{held}")

@@ -241,7 +241,10 @@ def test_folders_without_images_and_broken_images_are_named(tree, capsys):
         (tree / part / "empty").rmdir()
     (tree / "train" / "cat" / "broken.png").write_bytes(b"not an image")
     options = {"name": "folder", "root": str(tree), "image_size": 8}
-    with pytest.raises(UserError, match="1 of 7 images cannot be read: .*broken.png; repair .*max_unreadable=0"):
+    with pytest.raises(
+        UserError,
+        match=r"1 of 7 images cannot be read: .*broken.png \(text, .*'\); repair .*max_unreadable=0",
+    ):
         load_data(DataOptions(**options))
     training = load_data(DataOptions(**options, max_unreadable=0.2))[0]
     assert training.labels.tolist() == [0, 0, 0, 1, 1, 1]
@@ -255,7 +258,9 @@ def test_folders_without_images_and_broken_images_are_named(tree, capsys):
 def test_many_broken_images_are_counted_and_ten_are_named(tree):
     for index in range(12):
         (tree / "train" / "dog" / f"broken{index:02d}.png").write_bytes(b"")
-    with pytest.raises(UserError, match=r"12 of 18 images cannot be read: .*broken09.png, \.\.\.;") as caught:
+    with pytest.raises(
+        UserError, match=r"12 of 18 images cannot be read: .*broken09.png \(an empty file.*\), \.\.\.;"
+    ) as caught:
         load_data(DataOptions(name="folder", root=str(tree), image_size=8, max_unreadable=0.5))
     assert str(caught.value).count("/broken") == 10
 
@@ -270,9 +275,12 @@ def test_a_lazy_sets_unreadable_images_are_replaced_by_others_of_their_class(tre
     assert labels.tolist() == [0, 0, 0, 1, 1, 1]
     assert torch.equal(images[0], images[1]) and torch.equal(images[5], images[3])
     assert sorted(path.name for path in lazy.unreadable) == ["0.png", "2.png"]
-    strict = load_data(DataOptions(**options, max_unreadable=0.2))[0]
     with pytest.raises(UserError, match="2 of 6 images cannot be read"):
-        list(strict.batches([torch.arange(6)]))
+        load_data(DataOptions(**options, max_unreadable=0.2))
+    later = load_data(DataOptions(**options, max_unreadable=0.4))[0]
+    (tree / "train" / "dog" / "1.png").write_bytes(b"")
+    with pytest.raises(UserError, match="3 of 6 images cannot be read"):
+        list(later.batches([torch.arange(6)]))
 
 
 def test_test_classes_unlike_the_training_classes_are_named(tree):

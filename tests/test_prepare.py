@@ -173,7 +173,9 @@ def test_what_changed_in_the_folder_is_made_anew(tree, out):
 
 def test_unreadable_images_are_left_out_up_to_a_share(tree, out, capsys):
     (tree / "train" / "cat" / "1.png").write_bytes(b"broken")
-    with pytest.raises(UserError, match=r"so far 1 of 4 images cannot be read: train/cat/1.png; .*--max-unreadable"):
+    with pytest.raises(
+        UserError, match=r"so far 1 of 4 images cannot be read: train/cat/1.png \(text.*; .*--max-unreadable"
+    ):
         prepare(tree)
     prepare(tree, max_unreadable=0.1)
     assert "left out: 1 of 14 images cannot be read: train/cat/1.png" in capsys.readouterr().out

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from evo.objectives import NEEDS_IMAGES, OBJECTIVES, parse_objectives
 from evo.operators import (
@@ -97,6 +97,31 @@ def _device(name: str) -> str:
     return name
 
 
+def _number_or_share() -> tuple[AfterValidator | BeforeValidator | WithJsonSchema, ...]:
+    """A whole number from 1, or a share between 0 and 1."""
+
+    def check(value: Any) -> int | float:
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if (whole and value >= 1) or (isinstance(value, float) and 0 < value < 1):
+            return value
+        raise ValueError(
+            f"expected a number of images per class, or a share between 0 and 1 such as 0.2, got {value!r:.60}"
+        )
+
+    share = {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}
+    return BeforeValidator(check), WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, share]})
+
+
+def _levels(value: Any) -> Any:
+    """Two numbers, black and white; JSON and YAML have lists."""
+    numbers = isinstance(value, list | tuple) and [
+        number for number in value if isinstance(number, int | float) and not isinstance(number, bool)
+    ]
+    if not numbers or len(value) != 2 or len(numbers) != 2 or not numbers[0] < numbers[1]:
+        raise ValueError(f"expected two numbers [BLACK,WHITE], black below white, such as [0,4095], got {value!r:.60}")
+    return float(numbers[0]), float(numbers[1])
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
 
@@ -113,10 +138,16 @@ class DataOptions(_Section):
     subset_seed: Annotated[int, Field(ge=0, lt=2**63)] | None = Field(
         None, description="draw the subset with this seed instead of taking it in order"
     )
-    validation: Annotated[int, Field(ge=1)] | None = Field(
+    validation: Annotated[int | float, *_number_or_share()] | None = Field(
         None,
-        description="training images per class, those after the subset's, that are tested on in the test set's place: to "
-        "choose options by",
+        description="training images that are tested on in the test set's place, to choose options by or where there is no "
+        "test set: a number per class, those after the subset's, or a share of each class below 1, drawn with subset_seed "
+        "(else 0) before the subset is taken",
+    )
+    levels: Annotated[tuple[float, float], BeforeValidator(_levels)] | None = Field(
+        None,
+        description="levels [BLACK,WHITE] of images with more than 8 bits a channel; else [0,65535] for 16 bits, and images "
+        "of other kinds are refused",
     )
     exclude_near_duplicates: bool = Field(
         False, description="test without the images of CIFAR that have a near-duplicate among the training images"
@@ -449,6 +480,8 @@ def describe_options() -> str:
 
 def _kind(option: Mapping[str, Any]) -> str:
     """A JSON schema's type in words, e.g. `integer, 1..64, or null`."""
+    if "prefixItems" in option:
+        return f"[{', '.join(_kind(part) for part in option['prefixItems'])}]"
     if "anyOf" in option:
         return ", or ".join(_kind(part) for part in option["anyOf"])
     if "enum" in option:

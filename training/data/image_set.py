@@ -1,15 +1,15 @@
 """Labelled images: in memory as uint8, decoded from files batch by batch, or read from memory-mapped shards.
 
 All three answer the same calls: `len`, `labels`, `class_names`, `shape`,
-`batch(indices)`, `batches(several indices)`, `select`, `to(device)` and `statistics()`; the trainer does not know
-which one it has. Each says how its training images are augmented: `crop`, pixels a crop may move; `flip`,
+`batch(indices)`, `batches(several indices)`, `select`, `to(device)`, `statistics()` and `identity()`; the trainer does
+not know which one it has. Each says how its training images are augmented: `crop`, pixels a crop may move; `flip`,
 whether they may be mirrored; `cutout`, pixels a side of the square that is erased.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training.config import DataOptions, UserError
+from training.data.identity import digest_of_files, digest_of_pixels, digests_of
+from training.data.names import printable
 from training.data.prefetch import decoding_threads, prefetched, prefetched_with_threads
 from training.devices import sent
 
@@ -92,6 +94,10 @@ class ImageSet:
         """Mean and standard deviation of each channel, (C,) float32, as fractions of 255."""
         return statistics_of(level_counts(self.images).cpu())
 
+    def identity(self) -> str:
+        """What tells these images from others: a digest of their pixels and labels, in order."""
+        return digest_of_pixels(self.images, self.labels)
+
 
 class _InFiles(ABC):
     """How batches come of images that wait in files: made by threads, several batches ahead."""
@@ -115,7 +121,7 @@ class FileSet(_InFiles):
 
     decode: path -> (C,H,W) uint8, UnreadableImage where it cannot. An unreadable file's place is taken by the next
     readable one of its class, so that epochs keep their length. max_unreadable: share of the files beyond which
-    that is a UserError; `unreadable` holds those met so far with the reason.
+    that is a UserError; `unreadable` holds those met so far with the reason. contents: (M,16) uint8, a digest of each file.
     """
 
     paths: Sequence[Path]
@@ -129,12 +135,18 @@ class FileSet(_InFiles):
     device: torch.device = CPU
     max_unreadable: float = 0.0
     unreadable: dict[Path, str] = field(default_factory=dict)
+    contents: NDArray[np.uint8] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def select(self, indices: Tensor) -> FileSet:
-        return replace(self, paths=[self.paths[i] for i in indices.tolist()], labels=self.labels[indices])
+        return replace(
+            self,
+            paths=[self.paths[i] for i in indices.tolist()],
+            labels=self.labels[indices],
+            contents=None if self.contents is None else self.contents[indices.numpy()],
+        )
 
     def to(self, device: torch.device, resident: Resident = "auto") -> FileSet:
         """The set with its batches on `device`; the images stay in their files."""
@@ -143,6 +155,11 @@ class FileSet(_InFiles):
     def statistics(self) -> tuple[Tensor, Tensor]:
         """ImageNet's mean and standard deviation: counting these pixels would mean decoding all files."""
         return torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+
+    def identity(self) -> str:
+        """What tells these images from others: a digest of what their files hold, see identity.py, and their labels."""
+        contents = digests_of(self.paths) if self.contents is None else self.contents
+        return digest_of_files(contents, self.labels)
 
     def _batch(self, indices: Tensor, pool: Executor) -> tuple[Tensor, Tensor]:
         indices = indices.cpu()
@@ -168,8 +185,8 @@ class FileSet(_InFiles):
 
     def _note(self, path: Path, error: UnreadableImage) -> None:
         if path not in self.unreadable:
-            self.unreadable[path] = str(error)
-            check_unreadable(list(self.unreadable), len(self), self.max_unreadable)
+            self.unreadable[path] = error.reason
+            check_unreadable(self.unreadable, len(self), self.max_unreadable)
 
 
 @dataclass(frozen=True)
@@ -177,7 +194,7 @@ class ShardSet(_InFiles):
     """M images in memory-mapped arrays, for sets larger than memory that `./run prepare` decoded once.
 
     shards: arrays (n,C,H,W) uint8. rows: (M,) int64, each image's row in the shards put end to end. scaling: what
-    `statistics` answers, of the whole set.
+    `statistics` answers, of the whole set. sums: each shard's SHA-256.
     """
 
     shards: Sequence[NDArray[np.uint8]]
@@ -189,6 +206,7 @@ class ShardSet(_InFiles):
     flip: bool = False
     cutout: int = 0
     device: torch.device = CPU
+    sums: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -210,6 +228,11 @@ class ShardSet(_InFiles):
         """Mean and standard deviation of each channel, (C,) float32, as fractions of 255."""
         return self.scaling
 
+    def identity(self) -> str:
+        """What tells these images from others: a digest of the shards' recorded ones, of rows and labels."""
+        rows = self.rows.numpy().view(np.uint8).reshape(len(self), 8)
+        return digest_of_files(rows, self.labels, *self.sums)
+
     def _batch(self, indices: Tensor, pool: Executor) -> tuple[Tensor, Tensor]:
         indices = indices.cpu()
         images = host_buffer((len(indices), *self.shape), self.device)
@@ -230,21 +253,34 @@ AnyImageSet = ImageSet | FileSet | ShardSet
 
 
 class UnreadableImage(ValueError):
-    """A file that cannot be decoded, with the reason."""
+    """A file that cannot be decoded, with the reason in a few words."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{printable(path)}: {reason}")
+        self.reason = reason
 
 
-def check_unreadable(paths: Sequence[Path | str], total: int, limit: float) -> None:
-    """Raise UserError where more than the share `limit` of `total` files is unreadable, naming the first ten."""
-    if len(paths) > limit * total:
+def check_unreadable(unreadable: Mapping[Path, str], total: int, limit: float) -> None:
+    """Raise UserError where more than the share `limit` of `total` files is unreadable, naming the first ten.
+
+    unreadable: the reason of each.
+    """
+    if len(unreadable) > limit * total:
         raise UserError(
-            f"data: {unreadable_named(paths, total)}; repair or remove them, or raise data.max_unreadable={limit:g}"
+            f"data: {unreadable_named(with_reasons(unreadable), total)}; repair or remove them, or raise "
+            f"data.max_unreadable={limit:g}"
         )
 
 
-def unreadable_named(paths: Sequence[Path | str], total: int) -> str:
-    """`3 of 1,000 images cannot be read: a.jpg, b.jpg, ...`"""
-    names = ", ".join(str(path) for path in paths[:10]) + (", ..." if len(paths) > 10 else "")
-    return f"{len(paths):,} of {total:,} images cannot be read: {names}"
+def with_reasons(unreadable: Mapping[Path, str]) -> list[str]:
+    """`a.jpg (an empty file, 0 bytes)` of each unreadable file."""
+    return [f"{printable(path)} ({reason})" for path, reason in unreadable.items()]
+
+
+def unreadable_named(named: Sequence[str], total: int) -> str:
+    """`3 of 1,000 images cannot be read: a.jpg (why), b.jpg (why), ...`"""
+    names = ", ".join(named[:10]) + (", ..." if len(named) > 10 else "")
+    return f"{len(named):,} of {total:,} images cannot be read: {names}"
 
 
 def check_classes(labels: Tensor, class_names: Sequence[str]) -> None:

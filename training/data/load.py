@@ -20,7 +20,7 @@ NEAR_DUPLICATES = Path(__file__).with_name("near_duplicates.json")  # its `sourc
 def load_data(options: DataOptions) -> tuple[AnyImageSet, AnyImageSet]:
     """Training (its subset, if one is asked for) and test images, in the host's memory.
 
-    With data.validation the test images are training images that follow the subset.
+    With data.validation the test images are training images: a share of them, or those that follow the subset.
     Raises UserError where files are missing, and for options that would have no effect.
     """
     _check(options)
@@ -29,9 +29,13 @@ def load_data(options: DataOptions) -> tuple[AnyImageSet, AnyImageSet]:
     if options.exclude_near_duplicates:
         test = test.select(without_near_duplicates(options.name, len(test)))
     whole = training
+    if isinstance(options.validation, float):
+        held, kept = held_out(whole.labels, options.validation, options.subset_seed or 0)
+        training, test = whole.select(kept), whole.select(held)
+        whole = training
     if options.subset is not None:
         training = whole.select(subset_indices(whole.labels, options, whole.class_names))
-        if options.validation is not None:
+        if isinstance(options.validation, int):
             test = whole.select(subset_indices(whole.labels, _validation(options, options.subset), whole.class_names))
     own = replace(training, cutout=options.cutout)
     if options.crop is not None:
@@ -39,6 +43,23 @@ def load_data(options: DataOptions) -> tuple[AnyImageSet, AnyImageSet]:
     if options.flip is not None:
         own = replace(own, flip=options.flip)
     return own, test
+
+
+def held_out(labels: torch.Tensor, share: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Indices (held, kept) in the order of the file: a share of each class, drawn, at least one and not all of it.
+
+    labels: (M,). Raises UserError where no class has two images.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    is_held = torch.zeros(len(labels), dtype=torch.bool)
+    for label in range(int(labels.max()) + 1):
+        members = (labels == label).nonzero().flatten()
+        members = members[torch.randperm(len(members), generator=generator)]
+        number = min(max(1, round(share * len(members))), len(members) - 1)
+        is_held[members[: max(0, number)]] = True
+    if not is_held.any():
+        raise UserError(f"data.validation={share:g}: no class has two training images, of which one could be held out")
+    return is_held.nonzero().flatten(), (~is_held).nonzero().flatten()
 
 
 def without_near_duplicates(name: str, count: int) -> torch.Tensor:
@@ -66,12 +87,19 @@ def place(images: AnyImageSet, device: torch.device, options: DataOptions) -> An
 def _check(options: DataOptions) -> None:
     given = {
         "subset_start": options.subset_start or None,
-        "subset_seed": options.subset_seed,
-        "validation": options.validation,
+        "subset_seed": options.subset_seed if not isinstance(options.validation, float) else None,
+        "validation": options.validation if isinstance(options.validation, int) else None,
     }
     idle = [key for key, value in given.items() if value is not None]
     if options.subset is None and idle:
-        raise UserError(f"data.{idle[0]} has no effect without data.subset, the number of training images per class")
+        raise UserError(
+            f"data.{idle[0]} has no effect without data.subset, the number of training images per class"
+            + (", or hold out a share of each class with data.validation=0.2" if idle[0] == "validation" else "")
+        )
+    if options.levels is not None and options.name not in ANY_SIZE:
+        raise UserError(
+            f"data.levels: images of {options.name} have 8 bits; leave it out, or take one of {', '.join(ANY_SIZE)}"
+        )
     if options.exclude_near_duplicates and options.name not in PURGED:
         raise UserError(
             f"data.exclude_near_duplicates=true: the near-duplicates of {options.name} are not known; leave it out, or "

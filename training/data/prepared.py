@@ -23,6 +23,7 @@ from torch import Tensor
 from training.checkpoint import sha256_of
 from training.config import DataOptions, UserError
 from training.data.image_set import AnyImageSet, ImageSet, ShardSet, statistics_of
+from training.data.tree import HOLD_OUT
 
 FORMAT, SCHEMA = "evomix-prepared", 1
 INDEX, UNFINISHED = "index.json", "unfinished"
@@ -68,6 +69,12 @@ def load_prepared(options: DataOptions, root: Path, memory_limit: int) -> tuple[
             f"data.image_size={options.image_size}: {root} was prepared at {index.size} pixels; leave it out, "
             f"or prepare again with --size {options.image_size}"
         )
+    if options.levels is not None:
+        raise UserError(
+            f"data.levels: {root} was prepared with its levels; leave it out, or prepare again with --levels"
+        )
+    if options.validation is None and not any(record.images for record in index.parts["test"]):
+        raise UserError(f"{root} was prepared without test images; {HOLD_OUT}")
     training, test = (_image_set(root, index, part, memory_limit) for part in PARTS)
     return training, test
 
@@ -137,11 +144,18 @@ def _image_set(root: Path, index: Index, part: str, memory_limit: int) -> AnyIma
     shards = [open_shard(root, record, index.size) for record in records]
     if sum(shard.nbytes for shard in shards) <= memory_limit:
         _check_contents(root, records)
-        images = torch.from_numpy(np.concatenate(shards))
+        images = torch.from_numpy(np.concatenate(shards or [np.empty((0, 3, index.size, index.size), np.uint8)]))
         return ImageSet(images, labels, index.class_names, crop, flip=True)
     counts = torch.tensor([record.counts for record in records]).sum(0)
     return ShardSet(
-        shards, torch.arange(len(labels)), labels, index.class_names, statistics_of(counts), crop, flip=True
+        shards,
+        torch.arange(len(labels)),
+        labels,
+        index.class_names,
+        statistics_of(counts),
+        crop,
+        flip=True,
+        sums=[record.sha256 for record in records],
     )
 
 

@@ -21,8 +21,9 @@ from evo.saved import replacing
 from training.checkpoint import sha256_of, write_atomically
 from training.config import UserError
 from training.data.decode import Decoder, decode_into
-from training.data.folder import Files, read_tree
 from training.data.image_set import check_classes, level_counts, unreadable_named
+from training.data.levels import Levels
+from training.data.names import printable
 from training.data.prefetch import decoding_threads
 from training.data.prepared import (
     INDEX,
@@ -36,10 +37,11 @@ from training.data.prepared import (
     read_index,
     record_from,
 )
+from training.data.tree import Files, read_tree
 from training.locks import LOCK, alone_in
 
 SHARD_BYTES = 256 * 2**20  # held in memory twice; what a kill costs at most
-DECODER = 1  # raised when Decoder's pixels change, so that shards are made anew
+DECODER = 2  # raised when Decoder's pixels change, so that shards are made anew
 
 Show = Callable[[str], None]
 
@@ -53,31 +55,40 @@ class Planned:
     files: Files
 
 
-def prepare(folder: Path, size: int, out: Path, workers: int | None, max_unreadable: float, show: Show) -> Index:
+def prepare(
+    folder: Path,
+    size: int,
+    out: Path,
+    workers: int | None,
+    max_unreadable: float,
+    show: Show,
+    given: tuple[float, float] | None = None,
+) -> Index:
     """Decode FOLDER/train and FOLDER/val to `size` pixels a side into shards in `out`; returns what index.json holds.
 
     Finished shards whose files have not changed are checked and kept, so that a run that was cut off goes on and a
-    second run verifies. show: takes a line that says how far it is. Raises UserError where the tree is not sound,
+    second run verifies. A tree without test images is prepared without. show: takes a line that says how far it is.
+    given: levels of images with more than 8 bits a channel, as data.levels. Raises UserError where the tree is not sound,
     `out` holds something else, the disk is too small, or more than the share max_unreadable of the files cannot be
     read; finished shards stay.
     """
     if out.exists() and not is_prepared(out) and any(entry.name != LOCK for entry in out.iterdir()):
         raise UserError(f"{out} is there and was not made by ./run prepare; name another folder with --out")
-    tree = read_tree(folder)
+    tree = read_tree(folder, "if any")
     with alone_in(out):
         plan = [
             Planned(f"{part}-{number:05d}.npy", part, files)
             for part, all_files in zip(PARTS, (tree.training, tree.test), strict=True)
             for number, files in enumerate(_shares(all_files, max(1, SHARD_BYTES // (3 * size * size))))
         ]
-        digests = {planned.file: _digest(planned, folder, size, tree.class_names) for planned in plan}
+        digests = {planned.file: _digest(planned, folder, size, tree.class_names, given) for planned in plan}
         kept = dict(_kept(out, plan, digests, show))
         missing = [planned for planned in plan if planned.file not in kept]
         if missing or not (out / INDEX).is_file():
             _check_disk(out, sum(len(planned.files) for planned in missing) * 3 * size * size)
             _reopen(out, kept)
             files = sum(len(planned.files) for planned in plan)
-            work = _Work(folder, size, out, kept, show)
+            work = _Work(folder, size, out, kept, show, Levels(given))
             work.make(missing, digests, workers or decoding_threads(), max_unreadable * files)
         return _finish(out, plan, kept, size, tree.class_names)
 
@@ -86,12 +97,18 @@ def _shares(files: Files, length: int) -> Iterator[Files]:
     return (files[start : start + length] for start in range(0, len(files), length))
 
 
-def _digest(planned: Planned, folder: Path, size: int, class_names: list[str]) -> str:
-    """What a shard is made of: it changes with any of its files, the size and the classes."""
-    digest = hashlib.sha256(json.dumps([DECODER, size, class_names]).encode())
+def _digest(
+    planned: Planned, folder: Path, size: int, class_names: list[str], given: tuple[float, float] | None
+) -> str:
+    """What a shard is made of: it changes with any of its files, the size, the classes and the levels."""
+    digest = hashlib.sha256(json.dumps([DECODER, size, class_names, *([given] if given else [])]).encode())
     for path, label in planned.files:
-        stat = path.stat()
-        digest.update(json.dumps([str(path.relative_to(folder)), label, stat.st_size, stat.st_mtime_ns]).encode())
+        try:
+            status = path.stat()
+            found = [status.st_size, status.st_mtime_ns]
+        except OSError:  # a link to nothing, say: decoding will tell
+            found = []
+        digest.update(json.dumps([str(path.relative_to(folder)), label, *found]).encode())
     return digest.hexdigest()
 
 
@@ -147,8 +164,7 @@ def _write_record(out: Path, record: Record) -> None:
 def _finish(out: Path, plan: list[Planned], kept: dict[str, Record], size: int, class_names: list[str]) -> Index:
     """Write the index, then drop what it replaces."""
     index = Index(size, class_names, {part: [kept[p.file] for p in plan if p.part == part] for part in PARTS})
-    for part in PARTS:
-        check_classes(labels_of(index.parts[part]), class_names)
+    check_classes(labels_of(index.parts[PARTS[0]]), class_names)
     write_atomically(out / INDEX, index_text(index))
     shutil.rmtree(out / UNFINISHED, ignore_errors=True)
     for path in out.iterdir():
@@ -160,7 +176,8 @@ def _finish(out: Path, plan: list[Planned], kept: dict[str, Record], size: int, 
 class _Work:
     """Decodes shards one after the other, each in many threads; the last one is written meanwhile."""
 
-    def __init__(self, folder: Path, size: int, out: Path, kept: dict[str, Record], show: Show) -> None:
+    def __init__(self, folder: Path, size: int, out: Path, kept: dict[str, Record], show: Show, levels: Levels) -> None:
+        self.decode, self.levels = Decoder(size, levels), levels
         self.folder, self.size, self.out, self.kept, self.show = folder, size, out, kept, show
         self.unreadable = [file for record in kept.values() for file in record.unreadable]
         self.writing: list[Future[Record]] = []
@@ -183,16 +200,18 @@ class _Work:
                 self.writing.append(writer.submit(self._write, planned, pixels, failed, digests[planned.file]))
             self._settle()
 
-    def _decode(self, planned: Planned, pool: ThreadPoolExecutor) -> tuple[NDArray[np.uint8], list[int]]:
-        """A shard's pixels, and the rows of those that cannot be read."""
+    def _decode(self, planned: Planned, pool: ThreadPoolExecutor) -> tuple[NDArray[np.uint8], dict[int, str]]:
+        """A shard's pixels, and the rows of those that cannot be read, with their names and the reasons."""
         pixels = np.empty((len(planned.files), 3, self.size, self.size), np.uint8)
-        failed = sorted(decode_into(pixels, [path for path, _ in planned.files], Decoder(self.size), pool, self._tell))
+        failed = decode_into(pixels, [path for path, _ in planned.files], self.decode, pool, self._tell)
+        self.levels.check()
         self.done += len(pixels)
-        self.unreadable += [self._named(planned, row) for row in failed]
-        return pixels, failed
-
-    def _named(self, planned: Planned, row: int) -> str:
-        return str(planned.files[row][0].relative_to(self.folder))
+        named = {
+            row: f"{printable(planned.files[row][0].relative_to(self.folder))} ({failed[row]})"
+            for row in sorted(failed)
+        }
+        self.unreadable += named.values()
+        return pixels, named
 
     def _settle(self) -> None:
         """Wait until the last shard is written."""
@@ -208,13 +227,12 @@ class _Work:
             + (f"  {bad:,} unreadable" if bad else "")
         )
 
-    def _write(self, planned: Planned, pixels: NDArray[np.uint8], failed: list[int], digest: str) -> Record:
-        pixels = np.delete(pixels, failed, axis=0) if failed else pixels
+    def _write(self, planned: Planned, pixels: NDArray[np.uint8], failed: dict[int, str], digest: str) -> Record:
+        pixels = np.delete(pixels, list(failed), axis=0) if failed else pixels
         path = self.out / planned.file
         with replacing(path) as file:
             np.save(file, pixels, allow_pickle=False)
-        gone = set(failed)
-        labels = [label for row, (_, label) in enumerate(planned.files) if row not in gone]
+        labels = [label for row, (_, label) in enumerate(planned.files) if row not in failed]
         record = Record(
             planned.file,
             len(pixels),
@@ -222,7 +240,7 @@ class _Work:
             path.stat().st_size,
             sha256_of(path),
             digest,
-            [self._named(planned, row) for row in failed],
+            list(failed.values()),
             level_counts(torch.from_numpy(pixels)).tolist(),
         )
         _write_record(self.out, record)

@@ -11,8 +11,11 @@ import shutil
 from pathlib import Path
 
 from training.config import DataOptions, UserError
-from training.data.folder import class_folders, files_by_class, image_set
+from training.data.folder import image_set
 from training.data.image_set import AnyImageSet
+from training.data.levels import Levels
+from training.data.names import printable
+from training.data.tree import Files, class_folders, files_by_class
 from training.locks import alone_in
 
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
@@ -33,17 +36,29 @@ def load(options: DataOptions, root: Path) -> tuple[AnyImageSet, AnyImageSet]:
             "folder"
         )
     class_names = class_folders(tree / "train")
+    validation = _validation(tree, annotations, class_names)
+    size, limit, levels = options.image_size or 64, options.max_unreadable, Levels(options.levels)
+    training = image_set(files_by_class(tree / "train", class_names), class_names, size, limit, levels)
+    test = image_set(validation, class_names, size, limit, levels, tests=True)
+    levels.check()
+    return training, test
+
+
+def _validation(tree: Path, annotations: Path, class_names: list[str]) -> Files:
+    """(file, label) of the validation images, as the file of annotations has them, each once."""
     labels = {name: label for label, name in enumerate(class_names)}
-    lines = [line.split("\t") for line in annotations.read_text().splitlines() if line.strip()]
+    text = annotations.read_text(encoding="utf-8", errors="surrogateescape")
+    lines = [line.rstrip("\r").split("\t") for line in text.split("\n") if line.strip()]
     unknown = [line for line in lines if len(line) < 2 or line[1] not in labels]
     if unknown:
-        raise UserError(f"data: {annotations} names a class that {tree / 'train'} has not: {' '.join(unknown[0]):.80}")
-    validation = [(tree / "val" / "images" / file, labels[name]) for file, name, *_ in lines]
-    size = options.image_size or 64
-    return (
-        image_set(files_by_class(tree / "train", class_names), class_names, size, options.max_unreadable),
-        image_set(validation, class_names, size, options.max_unreadable),
-    )
+        raise UserError(
+            f"data: {annotations} names a class that {tree / 'train'} has not: {printable(' '.join(unknown[0])):.80}"
+        )
+    found: dict[str, int] = {}
+    for file, name, *_ in lines:
+        if found.setdefault(file, labels[name]) != labels[name]:
+            raise UserError(f"data: {annotations} gives {printable(file)} two labels; restore the file")
+    return [(tree / "val" / "images" / file, label) for file, label in found.items()]
 
 
 def _download(root: Path) -> None:
