@@ -100,7 +100,7 @@ def test_a_bank_is_drawn_from(tmp_path):
     st.integers(1, 4),
     st.tuples(st.integers(4, 9), st.integers(4, 9)),
     st.sampled_from([torch.uint8, torch.bfloat16, torch.float16, torch.float32, torch.float64]),
-    st.sampled_from(["int16", "int32", "int64", "uint8", "one-hot", "soft"]),
+    st.sampled_from(["int16", "int32", "int64", "uint8", "uint16", "one-hot", "soft"]),
     st.sampled_from(list(MASK_SAMPLERS)),
     st.booleans(),
 )
@@ -144,7 +144,9 @@ def test_it_takes_a_pair_and_stands_among_torchvisions_transforms():
     expected = with_two(IMAGES, LABELS)
     for given_pair in ((IMAGES, LABELS), [IMAGES, LABELS]):
         with_pair.generator.manual_seed(1)
-        assert all(torch.equal(left, right) for left, right in zip(with_pair(given_pair), expected, strict=True))
+        found = with_pair(given_pair)
+        assert type(found) is type(given_pair)
+        assert all(torch.equal(left, right) for left, right in zip(found, expected, strict=True))
     chosen = v2.RandomChoice([PatchMix(num_classes=5, grid=3), v2.CutMix(num_classes=5)])
     for _ in range(8):
         mixed, targets = chosen(IMAGES, LABELS)
@@ -169,7 +171,7 @@ def test_workers_and_epochs_draw_differently_and_again_the_same(generator):
 
 def test_another_generator_draws_differently_in_workers(monkeypatch):
     worker = type("Worker", (), {"seed": 5})
-    monkeypatch.setattr("training.mixes.patchmix.get_worker_info", lambda: worker)
+    monkeypatch.setattr("training.mixes.draws.get_worker_info", lambda: worker)
     one, same, other = (PatchMix(num_classes=5, grid=3, generator=seeded(seed)) for seed in (1, 1, 2))
     first = one.draw(LABELS)[0]
     assert torch.equal(first, same.draw(LABELS)[0]) and not torch.equal(first, other.draw(LABELS)[0])

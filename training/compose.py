@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.autograd import forward_ad
 
 Array = NDArray[Any]
 
@@ -25,7 +26,9 @@ def compose(
     """Mix images cell by cell.
 
     images: (B,C,H,W), any dtype, device and memory format; not changed. The result has the same, contiguous
-    where the images are neither contiguous nor channels_last. Differentiable in the images.
+    where the images are neither contiguous nor channels_last. Differentiable in the images, in reverse and forward
+    mode; torch.func's transforms, vmap included, torch.compile and torch's tracers take it as they take torch's own
+    functions (below vmap the result is contiguous).
     masks: (R,G,G) bool; pairing: (R,) integer. rows: (R,) integer, the own image of each result; without
     it row r's own image is image r, and R is B. out: (R,C,H,W), written to and returned.
     Where G does not divide H or W, cells differ by one pixel: pixel y lies in cell floor(y G / H).
@@ -37,7 +40,7 @@ def compose(
         _check_out(images, len(masks), out)
     masks, pairing = masks.to(images.device), pairing.to(images.device)
     rows = None if rows is None else rows.to(images.device)
-    if torch.compiler.is_compiling() or (images.requires_grad and torch.is_grad_enabled()):
+    if _is_followed(images, masks, pairing, rows, out):
         mixed = _compose_by_expression(images, masks, pairing, rows)
         return mixed if out is None else out.copy_(mixed)
     return _compose_into_memory(images.detach(), masks, pairing, rows, out)
@@ -48,21 +51,89 @@ def image_targets(
 ) -> Tensor:
     """Soft targets (R,K) float32: each image's label weighs its realised share of cells.
 
-    labels: (B,) integer, or (B,K) floating (one-hot or soft). rows: as for `compose`.
+    labels: (B,) integer, or (B,K) one-hot or soft. rows: as for `compose`. Raises ValueError for labels of another
+    shape, and for integers (B,1).
     """
+    check_label_shape(labels)
     share = masks.flatten(1).mean(1, keepdim=True, dtype=torch.float32)  # (R,1): what the own image keeps
     own, other = labels if rows is None else _pick(labels, rows), _pick(labels, pairing)
     if labels.ndim == 2:
         return share * own.float() + (1 - share) * other.float()
-    targets = torch.zeros(len(masks), num_classes, device=labels.device)
-    targets.scatter_(1, own.long().view(-1, 1), share)
-    return targets.scatter_add_(1, other.long().view(-1, 1), 1 - share)
+    targets = torch.zeros(len(masks), num_classes, dtype=torch.float32, device=labels.device)
+    targets = targets.scatter(1, own.long().unsqueeze(1), share)  # not in place, which vmap cannot map
+    return targets.scatter_add(1, other.long().unsqueeze(1), 1 - share)
 
 
 def cell_targets(labels: Tensor, masks: Tensor, pairing: Tensor, *, rows: Tensor | None = None) -> Tensor:
-    """Hard targets (R,G,G): the label, of labels (B,), of the image each cell came from."""
+    """Hard targets (R,G,G): the label, of integer labels (B,), of the image each cell came from.
+
+    Raises ValueError for other labels.
+    """
+    if labels.ndim != 1 or not is_integer(labels):
+        raise ValueError(f"labels of cells must be integer (B,), got {labels.dtype} {tuple(labels.shape)}")
     own = labels if rows is None else _pick(labels, rows)
     return torch.where(masks, own.view(-1, 1, 1), _pick(labels, pairing).view(-1, 1, 1))
+
+
+def check_label_shape(labels: Tensor) -> None:
+    """Raises ValueError where labels are neither (B,) integers nor (B,K) one-hot or soft."""
+    if labels.ndim == 2 and labels.shape[1] == 1 and not labels.is_floating_point():
+        raise ValueError(
+            f"labels (B,) must be integers without a second dimension, got {labels.dtype} {tuple(labels.shape)}; "
+            "give labels.squeeze(1)"
+        )
+    if labels.ndim not in (1, 2) or labels.is_complex():
+        raise ValueError(
+            f"labels must be (B,) integers or (B,K) one-hot or soft, got {labels.dtype} {tuple(labels.shape)}"
+        )
+    if labels.ndim == 1 and not is_integer(labels):
+        raise ValueError(f"labels (B,) must be integers, got {labels.dtype}; give labels.long(), or soft labels (B,K)")
+
+
+def is_integer(tensor: Tensor) -> bool:
+    """Whether its numbers are integers, which bool's are not."""
+    return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
+
+
+def unwrapped(tensor: Tensor) -> Tensor:
+    """The tensor that torch.func's transforms have wrapped, whose memory numpy can read."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor
+
+
+def is_mapped(tensor: Tensor) -> bool:
+    """Whether a torch.vmap runs over a dimension of it."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        if torch._C._functorch.is_batchedtensor(tensor):
+            return True
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return False
+
+
+def is_traced() -> bool:
+    """Whether torch.jit.trace writes down what is computed."""
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
+
+
+def _is_followed(images: Tensor, *others: Tensor | None) -> bool:
+    """Whether something follows what is computed, and would not see numbers that are moved in memory.
+
+    That is autograd in either mode, torch.func's transforms, a compiler, a tracer, or tensors that hold no numbers.
+    """
+    if torch.compiler.is_compiling() or is_traced() or torch._C._len_torch_dispatch_stack():
+        return True
+    if images.requires_grad and torch.is_grad_enabled():
+        return True
+    return any(_is_wrapped(tensor) for tensor in (images, *others) if tensor is not None)
+
+
+def _is_wrapped(tensor: Tensor) -> bool:
+    return (
+        torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+        or type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__
+        or forward_ad.unpack_dual(tensor).tangent is not None
+    )
 
 
 def _pick(values: Tensor, index: Tensor) -> Tensor:
@@ -72,22 +143,18 @@ def _pick(values: Tensor, index: Tensor) -> Tensor:
 def _check(images: Tensor, masks: Tensor, pairing: Tensor, rows: Tensor | None) -> None:
     if images.ndim != 4:
         raise ValueError(f"images must be (B,C,H,W), got {tuple(images.shape)}")
-    if rows is not None and (rows.ndim != 1 or not _is_index(rows)):
+    if rows is not None and (rows.ndim != 1 or not is_integer(rows)):
         raise ValueError(f"rows must be integer (R,), got {rows.dtype} {tuple(rows.shape)}")
     count = len(images) if rows is None else len(rows)
     if masks.dtype != torch.bool or masks.ndim != 3 or masks.shape[1] != masks.shape[2] or len(masks) != count:
         raise ValueError(f"masks must be bool ({count},G,G), got {masks.dtype} {tuple(masks.shape)}")
-    if pairing.shape != (count,) or not _is_index(pairing):
+    if pairing.shape != (count,) or not is_integer(pairing):
         raise ValueError(f"pairing must be integer ({count},), got {pairing.dtype} {tuple(pairing.shape)}")
     if not 1 <= masks.shape[1] <= min(images.shape[2:]):
         raise ValueError(
             f"a grid of {masks.shape[1]} does not fit images of {images.shape[2]}x{images.shape[3]}; "
             f"at least 1, at most {min(images.shape[2:])}"
         )
-
-
-def _is_index(tensor: Tensor) -> bool:
-    return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
 
 
 def _check_out(images: Tensor, count: int, out: Tensor) -> None:
@@ -97,7 +164,7 @@ def _check_out(images: Tensor, count: int, out: Tensor) -> None:
             f"out must be {tuple(shape)} {images.dtype} on {images.device}, "
             f"got {tuple(out.shape)} {out.dtype} on {out.device}"
         )
-    if not torch.compiler.is_compiling() and _overlap(images, out):
+    if not _is_followed(images, out) and _overlap(images, out):
         raise ValueError("out shares memory with images, which are not to be changed; give it memory of its own")
 
 
@@ -124,7 +191,10 @@ def _cells(size: int, grid: int, device: torch.device) -> Tensor:
     return torch.arange(size, device=device) * grid // size
 
 
-def _memory_format(images: Tensor) -> torch.memory_format:
+def _memory_format(images: Tensor, *others: Tensor | None) -> torch.memory_format:
+    """That of the images; contiguous below vmap, where none can be told."""
+    if not torch.compiler.is_compiling() and any(is_mapped(t) for t in (images, *others) if t is not None):
+        return torch.contiguous_format
     last = images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
     return torch.channels_last if last else torch.contiguous_format
 
@@ -146,7 +216,7 @@ def _images(lines: Tensor, shape: tuple[int, ...], memory_format: torch.memory_f
 def _compose_by_expression(images: Tensor, masks: Tensor, pairing: Tensor, rows: Tensor | None) -> Tensor:
     """Differentiable and, compiled, one kernel: where G divides W, each pixel is read and written once."""
     grid = masks.shape[1]
-    memory_format = _memory_format(images)
+    memory_format = _memory_format(images, masks, pairing, rows)
     if images.shape[3] % grid:
         return _select_pixels(images, masks, pairing, rows).contiguous(memory_format=memory_format)
     lines = _lines(images.contiguous(memory_format=memory_format), memory_format)

@@ -68,7 +68,9 @@ def probe(
     filled = -(-count // chunk) * chunk - count if forward is not None else 0
     own, partner = (_sent(array.astype(np.int64), filled, device) for array in (rows.image, rows.partner))
     masks = _sent(rows.masks, filled, device)
-    losses = torch.empty(len(forwards), count, grid * grid + 1, device=device)  # cells, then the image
+    losses = torch.empty(
+        len(forwards), count, grid * grid + 1, dtype=torch.float32, device=device
+    )  # cells, then the image
     with _evaluation(model), _evaluation(reference), torch.no_grad(), _same_random_states(device):
         for start in range(0, count, chunk):
             part = slice(start, start + chunk)

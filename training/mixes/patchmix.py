@@ -3,33 +3,60 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import get_worker_info
+from torch import Tensor, nn
+from torch.utils.data import default_collate
 
 from evo.bank import PatternBank
 from evo.operators import MASK_SAMPLERS
-from training.compose import compose, image_targets
+from training.compose import compose, image_targets, is_mapped, is_traced, unwrapped
 from training.devices import sent
+from training.mixes import structure
+from training.mixes.draws import MAPPED, Draws
+from training.mixes.labels import check_share, checked_labels, smoothed
+from training.mixes.structure import LabelsGetter
+
+Composition = tuple[Tensor, Tensor]  # masks (B,G,G) bool, pairing (B,) int64
 
 
-class PatchMix:
+class PatchMix(nn.Module):
     """A batch transform: (images, labels) -> (mixed images, soft labels), like torchvision's CutMix.
 
     num_classes: K, needed where labels are integers and no bank says it. grid: G, which a bank overrules.
     probability: that a call mixes; other calls return the very images given. sampler: a name in MASK_SAMPLERS.
     bank: a pattern file (or PatternBank) to draw masks and pairings from instead; it pairs by class, wants
-    integer labels, and waits for them where they lie on a GPU. generator: a CPU torch.Generator; without one,
-    draws follow torch's global generator. In a DataLoader's workers the worker's seed decides beside it, so
-    that workers and epochs differ. mixup_enabled: an attribute; False switches mixing off, as timm's loop does.
+    integer labels, and waits for them where they lie on a GPU. label_smoothing: s of at least 0 and below 1; soft
+    labels y become (1 - s) y + s / K, as in timm's Mixup (whose default is 0.1). Smooth once: not in the loss as
+    well. labels_getter: "default", or a function that returns the labels of a batch, as in torchvision.
 
-    Call it with images and labels, or with one pair of them. images: (B,C,H,W), any dtype, device and memory
-    format, not changed; H and W of at least G. labels: (B,) integer, or (B,K) one-hot or soft. Returns images
-    like the given ones and soft labels (B,K) float32; with return_composition=True also masks (B,G,G) bool,
-    True = the cell keeps the row's own image, and the pairing (B,) int64. Raises ValueError where values do not
-    fit; whether labels are 0..K-1 is looked at on the CPU only.
+    generator: a CPU torch.Generator; without one, draws follow torch's global generator, and nothing else that is
+    global. In a DataLoader's workers the worker's seed decides beside it, so that workers and epochs differ.
+    Processes that train together and are seeded alike draw alike; with generator="rank" draws follow torch's global
+    generator and the process's rank, that of torch.distributed or of a launcher's environment (see Draws.rank), in
+    workers as well.
+
+    Call it with images and labels, or with a tuple, list or dictionary that has them: mix(images, labels),
+    mix((images, labels, names)), mix({"pixel_values": images, "labels": labels}). images: (B,C,H,W), any dtype,
+    device and memory format, not changed; H and W of at least G. labels: (B,) integer, or (B,K) one-hot or soft.
+    Returns the same with mixed images like the given ones and soft labels (B,K) float32 in their places. Everything
+    else (indices, file names, weights) is passed on, in place and order, and stays that of the row's own image.
+    Labels are the second item, or the entry `labels`, or what labels_getter finds; images are torchvision's
+    tv_tensors Image and Video, all in the same way, or else the first item, or the only tensor of four dimensions;
+    structure.find has the whole rule. With return_composition=True, a keyword, also masks (B,G,G) bool, True = the
+    cell keeps the row's own image, and the pairing (B,) int64: (images, soft labels, ..., masks, pairing) of a tuple
+    or list, (dictionary, masks, pairing) of a dictionary.
+
+    An nn.Module without parameters: it goes into Sequential, to workers that are spawned (`collate`), and through
+    torch.compile, which leaves it as it is. In evaluation mode it neither mixes nor smooths: the very images, and
+    labels as rows (B,K). mixup_enabled: an attribute; False switches mixing off, as timm's loop does. Workers that
+    persist (persistent_workers=True) do not learn of either.
+
+    Raises ValueError where values do not fit, where images and labels cannot be told, below torch.vmap, and where
+    torch.export or torch.jit.trace would keep one composition for good; the values of labels are looked at on the
+    CPU only.
     """
 
     def __init__(
@@ -40,105 +67,152 @@ class PatchMix:
         probability: float = 1.0,
         sampler: str = "box",
         bank: PatternBank | Path | str | None = None,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | Literal["rank"] | None = None,
+        label_smoothing: float = 0.0,
+        labels_getter: LabelsGetter | Literal["default"] = "default",
     ) -> None:
+        super().__init__()
         _check_count("grid", grid)
         if num_classes is not None:
             _check_count("num_classes", num_classes)
-        _check_probability(probability)
+        check_share("probability", probability)
+        check_share("label_smoothing", label_smoothing, below_one=True)
         if not isinstance(sampler, str) or sampler not in MASK_SAMPLERS:
             raise ValueError(f"unknown sampler {sampler!r}; there are {', '.join(MASK_SAMPLERS)}")
-        if generator is not None and (not isinstance(generator, torch.Generator) or generator.device.type != "cpu"):
-            raise ValueError(f"generator must be a torch.Generator on the CPU, got {generator!r}")
+        if labels_getter != "default" and not callable(labels_getter):
+            raise ValueError(f'labels_getter must be "default" or a function of the batch, got {labels_getter!r}')
+        self.generator = generator
         self.bank = _opened(bank, num_classes)
         self.grid = grid if self.bank is None else self.bank.grid
         self.num_classes = num_classes if self.bank is None else self.bank.num_classes
-        self.probability, self.sampler, self.generator = probability, sampler, generator
+        self.probability, self.sampler, self.label_smoothing = probability, sampler, label_smoothing
+        self.labels_getter = labels_getter
         self.mixup_enabled = True
-        self._worker: tuple[int, torch.Generator] | None = None  # a worker's seed and the generator made of it
 
-    def __call__(
-        self,
-        images: Tensor | tuple[Tensor, Tensor] | list[Tensor],
-        labels: Tensor | None = None,
-        return_composition: bool = False,
-    ) -> tuple[Tensor, ...]:
-        if labels is None and isinstance(images, tuple | list) and len(images) == 2:
-            images, labels = images
-        if not isinstance(images, Tensor) or not isinstance(labels, Tensor):
-            raise ValueError(f"expected tensors of images and labels, got {_kind(images)} and {_kind(labels)}")
-        num_classes = self._check(images, labels)
-        mixes = self.mixup_enabled and len(images) and torch.rand((), generator=self._generator()) < self.probability
-        on_cpu = self.draw(labels) if mixes else self._unmixed(len(images))
-        masks, pairing = (sent(part, images.device) for part in on_cpu)
-        if mixes:
-            images = compose(images, masks, pairing)
-        same = labels.device == images.device
-        kept, partner = (masks, pairing) if same else (sent(part, labels.device) for part in on_cpu)
-        targets = image_targets(labels, kept, partner, num_classes)
-        return (images, targets, masks, pairing) if return_composition else (images, targets)
+    @property
+    def generator(self) -> torch.Generator | Literal["rank"] | None:
+        """What draws follow; it can be set to another."""
+        return "rank" if self._draws.by_rank else self._draws.generator
 
-    def _unmixed(self, count: int) -> tuple[Tensor, Tensor]:
-        return torch.ones(count, self.grid, self.grid, dtype=torch.bool), torch.arange(count)
+    @generator.setter
+    def generator(self, generator: torch.Generator | Literal["rank"] | None) -> None:
+        self._draws = Draws(generator)
 
-    def draw(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, *inputs: Any, return_composition: bool = False, **named: Any) -> Any:
+        """Mix a batch, as the class says. named: `images` and `labels`, for those who call them by name."""
+        if is_traced() or torch.compiler.is_exporting():
+            raise ValueError("PatchMix draws anew at each call, which a traced or exported model cannot; leave it out")
+        batch = _one_batch(inputs, named)
+        if torch.compiler.is_compiling():  # numpy draws: whoever compiles goes on behind it
+            eager = torch.compiler.disable(self._mixed, reason="PatchMix draws with numpy's generator")
+            return eager(batch, return_composition)
+        return self._mixed(batch, return_composition)
+
+    def collate(self, samples: list[Any], *, return_composition: bool = False) -> Any:
+        """A DataLoader's collate_fn, whose workers then mix: torch's default_collate of the samples, mixed.
+
+        It can be pickled, as workers that are spawned need it.
+        """
+        return self(default_collate(samples), return_composition=return_composition)
+
+    def draw(self, labels: Tensor) -> Composition:
         """A composition for a batch of `labels`: masks (B,G,G) bool and a pairing (B,) int64, on the CPU."""
-        seed = torch.randint(2**63 - 1, (), generator=self._generator())
-        rng = np.random.default_rng(int(seed))
+        rng = self._draws.rng()
         if self.bank is None:
             masks = MASK_SAMPLERS[self.sampler](len(labels), self.grid, rng)
             pairing = rng.permutation(len(labels))
         else:
-            masks, pairing = self.bank.draw(labels.cpu().numpy(), rng)
+            masks, pairing = self.bank.draw(np.array(unwrapped(labels.long().cpu()).tolist(), np.int64), rng)
         return torch.from_numpy(masks), torch.from_numpy(pairing.astype(np.int64, copy=False))
 
-    def _generator(self) -> torch.Generator | None:
-        """The one to draw from: workers begin with equal copies of ours, each epoch anew."""
-        worker = get_worker_info()
-        if worker is None or self.generator is None:
-            return self.generator
-        if self._worker is None or self._worker[0] != worker.seed:
-            seed = np.random.SeedSequence([self.generator.initial_seed(), worker.seed]).generate_state(1, np.uint64)
-            self._worker = worker.seed, torch.Generator().manual_seed(int(seed[0]) >> 1)
-        return self._worker[1]
+    def extra_repr(self) -> str:
+        drawn = f"sampler={self.sampler!r}" if self.bank is None else f"bank of {len(self.bank)} patterns"
+        return (
+            f"num_classes={self.num_classes}, grid={self.grid}, probability={self.probability:g}, {drawn}, "
+            f"label_smoothing={self.label_smoothing:g}"
+        )
 
-    def _check(self, images: Tensor, labels: Tensor) -> int:
-        if images.ndim != 4 or labels.ndim not in (1, 2) or len(images) != len(labels):
+    def _mixed(self, batch: Any, return_composition: bool) -> Any:
+        getter = None if self.labels_getter == "default" else self.labels_getter
+        paths, labels_path = structure.find(batch, getter)
+        images, given = [structure.at(batch, path) for path in paths], structure.at(batch, labels_path)
+        for part in images:
+            self._check(part, given)
+        if self.bank is not None and given.ndim == 2 and not _is_column(given):
+            raise ValueError(f"a bank pairs by class and needs integer labels (B,), got {tuple(given.shape)}")
+        labels, num_classes = checked_labels(given, self.num_classes)
+        mixes = self.training and self.mixup_enabled and len(labels) and self._draws.happens(self.probability)
+        on_cpu = self.draw(labels) if mixes else self._unmixed(len(labels))
+        device = images[0].device
+        masks, pairing = (sent(part, device) for part in on_cpu)
+        same = labels.device == device
+        kept, partner = (masks, pairing) if same else (sent(part, labels.device) for part in on_cpu)
+        targets = image_targets(labels, kept, partner, num_classes)
+        values: dict[structure.Path, Any] = {
+            labels_path: smoothed(targets, self.label_smoothing if self.training else 0)
+        }
+        if mixes:
+            values |= {path: _composed(part, masks, pairing) for path, part in zip(paths, images, strict=True)}
+        mixed = structure.replaced(batch, values)
+        if not return_composition:
+            return mixed
+        return (*mixed, masks, pairing) if isinstance(mixed, tuple | list) else (mixed, masks, pairing)
+
+    def _unmixed(self, count: int) -> Composition:
+        masks = torch.ones(count, self.grid, self.grid, dtype=torch.bool, device="cpu")
+        return masks, torch.arange(count, device="cpu")
+
+    def _check(self, images: Tensor, labels: Tensor) -> None:
+        if is_mapped(images) or is_mapped(labels):
+            raise ValueError(MAPPED)
+        dimensions = 5 if _is_video(images) else 4
+        if images.ndim != dimensions or labels.ndim not in (1, 2) or len(images) != len(labels):
+            shape = "(B,T,C,H,W)" if dimensions == 5 else "(B,C,H,W)"
             raise ValueError(
-                "expected images (B,C,H,W) with labels (B,) or (B,K), "
+                f"expected images {shape} with labels (B,) or (B,K), "
                 f"got {tuple(images.shape)} and {tuple(labels.shape)}"
             )
-        height, width = images.shape[2:]
+        height, width = images.shape[-2:]
         if self.grid > min(height, width):
             raise ValueError(
                 f"a grid of {self.grid} does not fit images of {height}x{width}; at most {min(height, width)}"
             )
-        return self._check_soft(labels) if labels.ndim == 2 else self._check_integer(labels)
-
-    def _check_soft(self, labels: Tensor) -> int:
-        if self.bank is not None:
-            raise ValueError(f"a bank pairs by class and needs integer labels (B,), got {tuple(labels.shape)}")
-        if self.num_classes not in (None, labels.shape[1]):
-            raise ValueError(f"num_classes is {self.num_classes}, labels have {labels.shape[1]} columns")
-        return labels.shape[1]
-
-    def _check_integer(self, labels: Tensor) -> int:
-        if self.num_classes is None:
-            raise ValueError("integer labels need num_classes: PatchMix(num_classes=...)")
-        if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-            raise ValueError(f"labels (B,) must be integers, got {labels.dtype}")
-        # On another device this look would wait for it; there torch's own index check speaks.
-        if labels.device.type == "cpu" and len(labels):
-            low, high = (int(bound) for bound in labels.aminmax())
-            if not 0 <= low <= high < self.num_classes:
-                raise ValueError(f"labels must be 0..{self.num_classes - 1}, got {low}..{high}")
-        return self.num_classes
 
 
-def _check_probability(value: object) -> None:
-    number = isinstance(value, int | float | np.floating) and not isinstance(value, bool)
-    if not number or not 0 <= float(value) <= 1:  # type: ignore[arg-type]
-        raise ValueError(f"probability must be 0..1, got {value!r}")
+def _one_batch(inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:
+    """What was given to a call as one batch: its only argument, or all of them."""
+    unknown = [name for name in named if name not in ("images", "labels")]
+    if unknown or not (inputs or named):
+        raise ValueError(
+            "expected images and labels, as two arguments or in a tuple, a list or a dictionary, "
+            f"got {', '.join(unknown) or 'nothing'}"
+        )
+    if "images" in named:
+        inputs = (named["images"], *inputs)
+    if "labels" in named:
+        inputs = (*inputs[:1], named["labels"], *inputs[1:])
+    return inputs if len(inputs) > 1 else inputs[0]
+
+
+def _is_column(labels: Tensor) -> bool:
+    return labels.shape[1] == 1 and not labels.is_floating_point()
+
+
+def _is_video(images: Tensor) -> bool:
+    """Whether it is torchvision's kind of tensor for videos, which is asked by name: its import takes seconds."""
+    return any(kind.__name__ == "Video" and kind.__module__.startswith("torchvision.") for kind in type(images).__mro__)
+
+
+def _composed(images: Tensor, masks: Tensor, pairing: Tensor) -> Tensor:
+    """`compose`, of torchvision's tensors too: an Image stays one, a Video (B,T,C,H,W) is mixed alike in all frames."""
+    if not type(images).__module__.startswith("torchvision."):
+        return compose(images, masks, pairing)
+    from torchvision import tv_tensors
+
+    plain = images.as_subclass(Tensor)
+    mixed = compose(plain.flatten(1, -3), masks, pairing).view(plain.shape)
+    wrapped: Tensor = tv_tensors.wrap(mixed, like=images)
+    return wrapped
 
 
 def _check_count(name: str, value: object) -> None:
@@ -152,14 +226,10 @@ def _opened(bank: PatternBank | Path | str | None, num_classes: int | None) -> P
     if bank is None:
         return None
     if not isinstance(bank, PatternBank | Path | str):
-        raise ValueError(f"bank must be a pattern file or a PatternBank, got {_kind(bank)}")
+        raise ValueError(f"bank must be a pattern file or a PatternBank, got {type(bank).__name__}")
     bank = bank if isinstance(bank, PatternBank) else PatternBank.load(bank)
     if not len(bank):
         raise ValueError("this pattern bank is empty; export a run's with `./run patterns RUN`")
     if num_classes not in (None, bank.num_classes):
         raise ValueError(f"num_classes is {num_classes}, the bank knows {bank.num_classes} classes")
     return bank
-
-
-def _kind(value: object) -> str:
-    return type(value).__name__
