@@ -1,15 +1,24 @@
-"""`./run demo`: the main job on real digits, with a plain and a random run of the same budget beside it."""
+"""`./run demo`: the main job on real digits.
+
+Three runs of the same number of optimiser steps, without mixing, with random and with evolved compositions; then a
+search experiment on the model that the evolved run trained.
+"""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
-from analysis.run_folder import RunFolder, first_to_last
-from runs.folders import numbered, shown
+from analysis.run_folder import RunFolder
+from runs.folders import numbered, recorded_config, shown
+from runs.search import forwards_text, search_config, search_in
 from runs.train import call_train, train_in
 from training.config import load_config
 
 MIXES = ("plain", "patchmix", "evolved")
+POINTS = 7  # of the fitness curve that are printed
 
 
 def run_demo() -> None:
@@ -21,46 +30,72 @@ def run_demo() -> None:
         folder = root / mix
         train_in(folder, lambda config=config, folder=folder: call_train(config, folder))
         runs[mix] = RunFolder(folder)
-    print(summary(runs))
+    print("A search experiment on the model that the evolved run trained", file=sys.stderr)
+    found = search_on(runs["evolved"], root / "search")
+    print("\n".join(["", *trainings_text(runs), "", *search_text(found), *files_text(runs["evolved"], found)]))
 
 
-def summary(runs: dict[str, RunFolder]) -> str:
-    """The figures of the three runs, and where everything lies; draws what it names."""
+def search_on(run: RunFolder, folder: Path) -> RunFolder:
+    """A search experiment against a run's model, with the defaults of `./run search`."""
+    trained = recorded_config(run)
+    config = search_config(trained)
+    train_in(folder, lambda: search_in(folder, config, run, trained), "search")
+    return RunFolder(folder)
+
+
+def trainings_text(runs: Mapping[str, RunFolder]) -> list[str]:
+    """A table of the three trainings, and what it is worth."""
+    lines = [f"{'mix':<10}{'accuracy':>10}{'median of last 10':>19}{'steps':>7}{'image forwards':>16}{'seconds':>9}"]
+    for mix, run in runs.items():
+        result = ended(run)
+        lines.append(
+            f"{mix:<10}{result['last_accuracy']:>8.2f} %{result['median10_accuracy']:>17.2f} %{result['steps']:>7,}"
+            f"{result['image_forwards']:>16,}{result['seconds']:>9.1f}"
+        )
+    images = ended(runs["evolved"])["test_images"]
+    return [
+        *lines,
+        f"on {images} test images (one image is {100 / images:.2f} points) and one seed: too few to rank the three",
+    ]
+
+
+def search_text(run: RunFolder) -> list[str]:
+    """The search experiment's fitness curve at a few generations, and its cost."""
+    from analysis.curves import by_generation
+    from evo.search import spread
+
+    options, best = run.config["search"], by_generation(run)["best"]
+    points = best.iloc[spread(len(best), POINTS)]
+    return [
+        f"search experiment on the evolved run's model: {options['batch']} images, {options['population']} genomes, "
+        f"{len(best)} generations",
+        f"{'generation':<24}" + "".join(f"{generation:>8}" for generation in points.index),
+        f"{'fitness (' + options['objective'] + '), nats':<24}" + "".join(f"{value:>8.3f}" for value in points),
+        forwards_text(ended(run)),
+        "",
+    ]
+
+
+def files_text(evolved: RunFolder, search: RunFolder) -> list[str]:
+    """Where everything lies; draws and writes what it names."""
     from analysis.curves import draw_curves
     from analysis.patterns import draw_patterns, export_bank
     from analysis.report import write_report
     from evo.bank import PatternBank
 
-    evolved = runs["evolved"]
-    curve = draw_curves([evolved], evolved.figures() / "curves.png")
     bank = PatternBank.load(evolved.bank_file())
-    json_file, picture = export_bank(evolved, bank)[0], draw_patterns(evolved, bank)
-    report = write_report([evolved])
-    first, last = first_to_last(evolved)
+    files = {
+        "fitness curve": draw_curves([search], search.figures() / "curves.png"),
+        "patterns": draw_patterns(evolved, bank),
+        "patterns (json)": export_bank(evolved, bank)[0],
+        "report": write_report([evolved]),
+        "run folders": evolved.path.parent,
+    }
+    return [f"{label:<17}{shown(path)}" for label, path in files.items()]
 
-    lines = [
-        "",
-        f"{'mix':<10}{'accuracy':>10}{'median of last 10':>19}{'steps':>7}{'image forwards':>16}{'seconds':>9}",
-    ]
-    for mix, run in runs.items():
-        result = run.result
-        assert result is not None
-        lines.append(
-            f"{mix:<10}{result['last_accuracy']:>8.2f} %{result['median10_accuracy']:>17.2f} %{result['steps']:>7,}"
-            f"{result['image_forwards']:>16,}{result['seconds']:>9.1f}"
-        )
-    result = evolved.result
+
+def ended(run: RunFolder) -> dict[str, Any]:
+    """The `end` event of a run that has ended."""
+    result = run.result
     assert result is not None
-    one_image = 100 / result["test_images"]
-    lines += [
-        f"on {result['test_images']} test images (one image is {one_image:.2f} points) and one seed: too few to rank the three",
-        "",
-        f"fitness ({evolved.config['search']['objective']}: mean cell loss, nats): {first:.3f} in the first generation, "
-        f"{last:.3f} in the last",
-        f"run folder       {shown(evolved.path)}",
-        f"fitness curve    {shown(curve)}",
-        f"patterns         {shown(picture)}",
-        f"patterns (json)  {shown(json_file)}",
-        f"report           {shown(report)}",
-    ]
-    return "\n".join(lines)
+    return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,25 +23,34 @@ def run_search(name: str | None, overrides: list[str], evaluation: str | None, r
     else:
         run = find_run(str(name))
         trained = recorded_config(run)
-        changes = [*DEFAULTS, "mix.name=evolved", "run.name=null"]
-        if not trained.searches:
-            changes.append("search.objective=hard")  # it has kept no average of its weights to compare with
-        changes += overrides
-        if evaluation is not None:
-            changes.append(f"search.evaluation={evaluation}")
-        config = with_run_paths(make_config(trained.model_dump(), changes, "search", trains=False))
+        asked = overrides if evaluation is None else [*overrides, f"search.evaluation={evaluation}"]
+        config = search_config(trained, asked)
         folder = numbered(f"{run.name}-search") if config.run.name is None else new_run_folder(config, "search")
         result = train_in(folder, lambda: search_in(folder, config, run, trained), "search")
     found = RunFolder(folder)
     figures = _draw(found)
     print(
-        f"fitness {result['first']:.3f} in the first generation, {result['last']:.3f} in the last; "
-        f"{result['search_forwards']:,} image forwards in {result['seconds']:.1f} s "
-        f"(evaluating every row of every generation would have taken {result['full_forwards']:,})"
+        f"fitness {result['first']:.3f} in the first generation, {result['last']:.3f} in the last; {forwards_text(result)}"
     )
     print(f"run folder {shown(folder)}")
     for label, path in figures.items():
         print(f"{label} {shown(path)}")
+
+
+def search_config(trained: Config, overrides: Sequence[str] = ()) -> Config:
+    """The config of a search experiment on the model of a run that was trained with `trained`."""
+    changes = [*DEFAULTS, "mix.name=evolved", "run.name=null"]
+    if not trained.searches:
+        changes.append("search.objective=hard")  # it has kept no average of its weights to compare with
+    return with_run_paths(make_config(trained.model_dump(), [*changes, *overrides], "search", trains=False))
+
+
+def forwards_text(result: Mapping[str, Any]) -> str:
+    """What a search experiment has cost, from its `end` event."""
+    return (
+        f"{result['search_forwards']:,} image forwards in {result['seconds']:.1f} s "
+        f"(evaluating every row of every generation would have taken {result['full_forwards']:,})"
+    )
 
 
 def resume_search(name: str, overrides: list[str], evaluation: str | None) -> tuple[Path, dict[str, Any]]:

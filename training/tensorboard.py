@@ -1,13 +1,28 @@
-"""TensorBoard's event files, for those who watch their runs there. The extra `tensorboard` installs it."""
+"""TensorBoard's event file, for those who watch their runs there. The extra `tensorboard` installs it.
+
+What is in it, by tag, and what its steps count:
+
+    accuracy, image_loss, ...   after every epoch, all numbers of the log's epoch event: optimiser steps
+    step/...                    every step's losses (nats) and learning rate, and images/s since the last point
+    search/best, search/mean, search/diversity   every generation: generations of all searches of the run, from 1
+    search/final_best           the fittest genome at the end of every search: searches, from 1
+    final/...                   the numbers of the log's end event: optimiser steps, of a search experiment generations
+    the options, for the HParams page, with final/... as its metrics
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from evo.saved import replacing
 from training.config import UserError
+
+FLUSH = 2.0  # seconds that points wait at most in this process, while there are others
+GENERATION = ("best", "mean", "diversity")
 
 
 def check_tensorboard() -> None:
@@ -20,22 +35,99 @@ def check_tensorboard() -> None:
 
 
 class Board:
-    """Writes numbers by optimiser step into FOLDER/tensorboard.
+    """Writes FOLDER/tensorboard/events.out.tfevents.TIME.evomix; it is flushed after FLUSH seconds and on `length`.
 
-    purge_step: where a resumed run goes on; later points of the folder are hidden.
+    kept: the bytes of the file that a resumed run keeps, as `length` gave them to its checkpoint; what the process
+    that was cut off wrote after them would be there twice. None begins anew.
+    A resumed run goes on in a new file, which begins with the kept bytes after an event that makes a TensorBoard
+    which is watching forget what it has read: it counts what was dropped no more than one that is started later.
     """
 
-    def __init__(self, folder: Path, purge_step: int | None = None) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # 2 s
+    def __init__(self, folder: Path, kept: int | None = None) -> None:
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
-        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=purge_step)
+        place = folder / "tensorboard"
+        place.mkdir(exist_ok=True)
+        head = _head()
+        older = sorted(place.glob("events.out.tfevents.*.evomix"))
+        body = older[-1].read_bytes()[len(head) : kept] if older and kept else b""
+        number = max([int(time.time()), *(int(path.name.split(".")[-2]) + 1 for path in older)])  # read in this order
+        path = place / f"events.out.tfevents.{number:010d}.evomix"
+        with replacing(path) as file:
+            file.write(head + body)
+        for left in older:
+            left.unlink()
+        self._file = open(path, "ab")  # noqa: SIM115 (close() closes it)
+        self._records = RecordWriter(self._file)
+        self._flushed = time.monotonic()
 
-    def add(self, step: int, values: Mapping[str, Any]) -> None:
-        """Write every number among `values`."""
-        for name, value in values.items():
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                self._writer.add_scalar(name, value, step)
-        self._writer.flush()
+    def add(self, step: int, values: Mapping[str, Any], when: float | None = None) -> None:
+        """Write every number among `values`, as of `when` (seconds since 1970), else of now."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        numbers = {
+            name: float(value)
+            for name, value in values.items()
+            if isinstance(value, int | float) and not isinstance(value, bool)
+        }
+        if numbers:
+            points = [Summary.Value(tag=name, simple_value=value) for name, value in numbers.items()]
+            self._write(Summary(value=points), step, when)
+
+    def begin(self, options: Mapping[str, Any], metrics: list[str]) -> None:
+        """Write a run's options, and which tags are its results, for the HParams page."""
+        from torch.utils.tensorboard.summary import hparams
+
+        experiment, started, _ = hparams(dict(flattened(options)), dict.fromkeys(metrics, 0.0))
+        for summary in (experiment, started):
+            self._write(summary, 0)
+
+    def end(self, step: int, result: Mapping[str, Any]) -> None:
+        """Write a run's result, and that it has ended well."""
+        from torch.utils.tensorboard.summary import hparams
+
+        self.add(step, {f"final/{name}": value for name, value in result.items()})
+        self._write(hparams({}, {})[2], step)
+
+    def length(self) -> int:
+        """Bytes of the file, all handed to the system."""
+        self._file.flush()
+        self._flushed = time.monotonic()
+        return self._file.tell()
 
     def close(self) -> None:
-        self._writer.close()
+        self._file.close()
+
+    def _write(self, summary: Any, step: int, when: float | None = None) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        event = Event(wall_time=time.time() if when is None else when, step=step, summary=summary)
+        self._records.write(event.SerializeToString())
+        if time.monotonic() - self._flushed > FLUSH:
+            self.length()
+
+
+def flattened(options: Mapping[str, Any]) -> Iterator[tuple[str, bool | float | str]]:
+    """Options as SECTION.OPTION with a value that the HParams page can show; those without a value are left out."""
+    for section, values in options.items():
+        for name, value in values.items() if isinstance(values, Mapping) else ():
+            if value is not None:
+                shown = value if isinstance(value, bool | int | float | str) else str(value)
+                yield f"{section}.{name}", shown
+
+
+def _head() -> bytes:
+    """What a file begins with, of one length always: its version, and that all points follow."""
+    import io
+
+    from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    file, now = io.BytesIO(), time.time()
+    records = RecordWriter(file)
+    for event in (
+        Event(wall_time=now, file_version="brain.Event:2"),
+        Event(wall_time=now, session_log=SessionLog(status=SessionLog.START)),
+    ):
+        records.write(event.SerializeToString())
+    return file.getvalue()
