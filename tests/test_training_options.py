@@ -1,4 +1,4 @@
-"""What options of training change: precision of a step, averages, parts, compilation, boards, devices, memory."""
+"""What options of training change: precision of a step, averages, parts, compilation, devices, memory."""
 
 import io
 
@@ -7,7 +7,6 @@ import torch
 
 from analysis.run_folder import RunFolder
 from tests.conftest import TINY
-from tests.test_resume import At, Killed, die
 from training import devices
 from training.checkpoint import load_checkpoint
 from training.config import RunOptions, TrainOptions, UserError, load_config
@@ -226,44 +225,6 @@ def test_too_little_memory_names_the_option_to_lower(tmp_path, monkeypatch):
         train(tiny("mix.name=plain"), tmp_path / "tests")
     with pytest.raises(RuntimeError, match="something else"), memory_explained("lower x"):
         raise RuntimeError("something else")
-
-
-def test_tensorboard_has_the_epochs_also_after_a_resume(tmp_path):
-    accumulator = pytest.importorskip(
-        "tensorboard.backend.event_processing.event_accumulator", reason="the extra tensorboard is not installed"
-    )
-    config = tiny(
-        "mix.name=evolved", "run.tensorboard=true", "train.save_minutes=1e-9",
-        "search.every=3", "search.consume=each", "search.start_epoch=1",
-    )  # fmt: skip
-
-    def points(name):
-        board = accumulator.EventAccumulator(str(tmp_path / name / "tensorboard"))
-        board.Reload()
-        return {
-            tag: [(point.step, pytest.approx(point.value)) for point in board.Scalars(tag)]
-            for tag in board.Tags()["scalars"]
-            if "seconds" not in tag
-        }
-
-    train(config, tmp_path / "whole")
-    with pytest.raises(Killed):
-        train(config, tmp_path / "cut", progress=At(16, die))
-    killed = points("cut")
-    train(config, tmp_path / "cut", resume=True)
-    resumed = next(event for event in RunFolder(tmp_path / "cut").events if event["event"] == "resume")["step"]
-    assert 10 < resumed < max(step for step, _ in killed["search/best"])  # generations that no checkpoint knew of
-    whole, cut = points("whole"), points("cut")
-    assert {"accuracy", "image_loss", "cell_loss", "search/best"} <= set(whole) and cut == whole
-    epochs = RunFolder(tmp_path / "whole").epochs
-    assert whole["accuracy"] == list(zip(epochs["step"], epochs["accuracy"], strict=True))
-
-
-def test_a_missing_tensorboard_is_one_line_before_anything_is_written(tmp_path, monkeypatch):
-    monkeypatch.setattr("training.tensorboard.find_spec", lambda name: None)
-    with pytest.raises(UserError, match="run.tensorboard=true needs the package tensorboard: install it with"):
-        train(tiny("run.tensorboard=true"), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
 
 
 class Terminal(io.StringIO):

@@ -28,6 +28,9 @@ from training.models.trained import (
 from training.progress import Progress
 from training.randomness import Streams
 from training.run_log import RunLog, command_line
+from training.tensorboard import check_tensorboard
+
+RESULTS = ("last", "image_forwards", "seconds")
 
 
 def search_batch(
@@ -47,6 +50,8 @@ def search_batch(
     """
     progress = progress or Progress()
     device = pick_device(config.run)
+    if config.run.tensorboard:
+        check_tensorboard()
     training_set = load_data(config.data)[0].to(device)
     names = training_set.class_names
     count = config.search.batch or config.train.batch
@@ -81,6 +86,7 @@ def search_batch(
         )
 
     def on_search(record: SearchRecord) -> None:
+        log.search_ended(record)
         log.search(record, names)
         genome, row = distinct_rows(record.elites[-1])
         labels, last = record.labels.cpu().numpy(), record.elites[-1]
@@ -108,10 +114,11 @@ def search_batch(
         with log.telling_failure():
             if resume:
                 log.claim()
-                experiment.resume()
+                log.watch(config, RESULTS, experiment.resume())
             else:
                 log.begin(config, device, command_line())
                 log.event("start", training_images=count, classes=names, grid=model.grid, model=str(trained))
+                log.watch(config, RESULTS)
             evolved.go_on(experiment.search, experiment.elites, images, labels)
             result = experiment.result(full_forwards=config.search.population * config.search.islands * count)
             log.event("end", **result)
@@ -159,8 +166,10 @@ class Experiment:
         )
         self.saved = time.perf_counter()
 
-    def resume(self) -> None:
-        """Take over what was saved, and cut from the logs what came after. Raises UserError where it is unsound."""
+    def resume(self) -> int | None:
+        """Take over what was saved, and cut from the logs what came after; return the bytes of TensorBoard's file that
+        are kept, if there is one. Raises UserError where what was saved is unsound.
+        """
         try:
             state, extra = saved.read(self.file)
             self.search.set_state(state)
@@ -170,10 +179,12 @@ class Experiment:
             self.fitness = extra["best"].tolist()
             self.seconds = float(extra["seconds"])
             torch.set_rng_state(torch.from_numpy(extra["torch"]))
-            self.log.cut(json.loads(str(extra["log_lengths"])))
+            lengths = json.loads(str(extra["log_lengths"]))
+            self.log.cut(lengths)
         except (ValueError, KeyError) as error:
             raise UserError(f"{self.file}: {error}; the search cannot go on from it") from None
         self.log.event("resume", generation=len(self.fitness))
+        return lengths.get("tensorboard")
 
     def result(self, full_forwards: int) -> dict[str, Any]:
         """The `end` event. full_forwards: what evaluating every row of a generation takes."""

@@ -71,6 +71,11 @@ class Optimiser:
                 group["lr"] = peak * factor
             optimiser.step()
 
+    def learning_rates(self, factor: float) -> dict[str, float]:
+        """At `factor` times the peaks: learning_rate, and of muon adam_learning_rate, that of the AdamW beside it."""
+        names = ("learning_rate", "adam_learning_rate")
+        return {name: peak * factor for name, (_, peak) in zip(names, self.parts, strict=False)}
+
     def state(self) -> dict[str, Tensor]:
         """Its tensors, for a checkpoint: PART.PARAMETER.NAME."""
         return {

@@ -39,11 +39,13 @@ from training.optimisers import Optimiser, learning_rate_factor
 from training.randomness import Streams
 from training.run_log import RunLog, command_line
 from training.shelf import open_entry
-from training.tensorboard import Board, check_tensorboard
+from training.tensorboard import check_tensorboard
 
 SNAPSHOTS = 10  # searches written whole, over a run
 ALWAYS_TESTED = 10  # last epochs, whose median is reported
 GENERATORS = ("order", "crops", "choice")
+STEPS_TOLD = 100  # at once to TensorBoard, which has to wait for the device
+RESULTS = ("last_accuracy", "median10_accuracy", "best_accuracy", "image_forwards", "seconds")
 
 Forward = Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -99,6 +101,8 @@ class Run:
         self._ticked = time.perf_counter()
         self._started_at = 0  # the step this process began with
         self._started_seconds = 0.0
+        self._untold: list[tuple[int, float, Tensor]] = []  # step, seconds since 1970, (4,): not yet on TensorBoard
+        self._told_at, self._told_seconds = 0, 0.0
 
     @property
     def device(self) -> torch.device:
@@ -119,7 +123,14 @@ class Run:
     @property
     def learning_rate_factor(self) -> float:
         """Of the next step."""
-        return learning_rate_factor(self.step, self.total_steps, self.steps_per_epoch, self.config.train)
+        return self._factor_of(self.step)
+
+    def learning_rates(self, step: int) -> dict[str, float]:
+        """Of the step after `step` others, as Optimiser.learning_rates names them."""
+        return self.optimiser.learning_rates(self._factor_of(step))
+
+    def _factor_of(self, step: int) -> float:
+        return learning_rate_factor(step, self.total_steps, self.steps_per_epoch, self.config.train)
 
     def begin(self) -> None:
         """Make the run folder. Raises UserError where it is there already."""
@@ -135,12 +146,13 @@ class Run:
             parameters=sum(parameter.numel() for parameter in self.model.parameters()),
             processes=self.world.size,
         )
-        self._open_board(None)
+        self.log.watch(self.config, RESULTS)
 
-    def continued(self) -> None:
-        """What follows a resume."""
+    def continued(self, board: int | None) -> None:
+        """What follows a resume. board: bytes of TensorBoard's file that the checkpoint knows of."""
         self.log.event("resume", epoch=self.epoch, step=self.step, processes=self.world.size)
-        self._open_board(self.step + 1)
+        self.log.watch(self.config, RESULTS, board)
+        self._told_at, self._told_seconds = self.step, self.seconds
         self._started_at, self._started_seconds = self.step, self.seconds
 
     def begin_epoch(self) -> None:
@@ -149,8 +161,43 @@ class Run:
         self.model.train()
         self.tick(counts=False)
 
+    def count(self, measured: Tensor) -> None:
+        """Take note of a step that has been taken. measured: (4,) as train.training_step returns it."""
+        self.sums += measured
+        self.step += 1
+        self.position += 1
+        self.log.step = self.step
+        if self.config.run.tensorboard:
+            self._untold.append((self.step, time.time(), measured))
+            if len(self._untold) == STEPS_TOLD:
+                self.tell_steps()
+
+    def tell_steps(self) -> None:
+        """Tell TensorBoard the losses and learning rates of the steps since it was last told, and images/s.
+
+        It waits for the device, and all processes call it after the same step.
+        """
+        if not self._untold:
+            return
+        untold, self._untold = self._untold, []
+        sums = self.world.sum(torch.stack([measured for *_, measured in untold])).tolist()
+        self.tick()
+        if self.log.board is not None:
+            for (step, when, _), (image_loss, cell_loss, _, weight) in zip(untold, sums, strict=True):
+                losses = {"image_loss": image_loss / weight, "loss": image_loss / weight}
+                if self.mix.cells:
+                    losses["cell_loss"] = cell_loss / weight
+                    losses["loss"] += self.config.mix.patch_weight * cell_loss / weight
+                values = {**losses, **self.learning_rates(step - 1)}
+                self.log.board.add(step, {f"step/{name}": value for name, value in values.items()}, when)
+            images = (self.step - self._told_at) * self.config.train.batch
+            rate = images / max(self.seconds - self._told_seconds, 1e-9)
+            self.log.board.add(self.step, {"step/images_per_second": rate})
+        self._told_at, self._told_seconds = self.step, self.seconds
+
     def end_epoch(self) -> dict[str, float | None]:
-        """Close an epoch; return its mean losses (nats) and training accuracy (percent)."""
+        """Close an epoch; return its mean losses (nats), training accuracy (percent) and last learning rate."""
+        self.tell_steps()
         sums = self.world.sum(self.sums)
         self.check(sums, weights=True)  # waits for the device, so that its time counts
         self.tick()
@@ -162,6 +209,7 @@ class Run:
             "image_loss": image_loss,
             "cell_loss": cell_loss if self.mix.cells else None,
             "training_accuracy": 100 * hit,
+            **self.learning_rates(self.step - 1),
         }
 
     def tick(self, *, counts: bool = True) -> None:
@@ -251,10 +299,6 @@ class Run:
         kept = "; the last checkpoint is kept" if self.has_checkpoint else ""
         return UserError(f"{what}; lower train.lr={self.config.train.lr:g}, or set train.clip{kept}")
 
-    def _open_board(self, purge_step: int | None) -> None:
-        if self.config.run.tensorboard and self.world.main:
-            self.log.watch(Board(self.log.folder, purge_step))
-
 
 def set_up(config: Config, folder: Path, *, resume: bool = False) -> Run:
     """Load the data and build everything else; nothing is written yet.
@@ -284,6 +328,7 @@ def set_up(config: Config, folder: Path, *, resume: bool = False) -> Run:
     log.snapshots = snapshot_epochs(config.train.epochs)
 
     def on_search(record: SearchRecord) -> None:
+        log.search_ended(record)
         if log.epoch in log.snapshots:
             log.search(record, names)
 

@@ -19,7 +19,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -39,7 +39,7 @@ from training.compose import compose
 from training.config import PROJECT, Config, UserError
 from training.locks import take_lock
 from training.mixes.evolved import SearchRecord
-from training.tensorboard import Board
+from training.tensorboard import GENERATION, Board
 
 Array = NDArray[Any]
 
@@ -65,7 +65,8 @@ class RunLog:
         self.snapshots: set[int] = set()  # epochs whose first search is yet to be written whole
         self._files: dict[str, TextIO] = {}
         self._lock: TextIO | None = None
-        self._board: Board | None = None
+        self.board: Board | None = None
+        self._generations = 0  # of all searches of the run
 
     def begin(self, config: Config, device: torch.device, command: str) -> None:
         """Make the folder, with config.json and environment.json. Raises UserError where it is there already."""
@@ -97,14 +98,25 @@ class RunLog:
         if self._lock is None:
             raise UserError(f"{self.folder}: another process is writing this run; wait for it, or stop it")
 
-    def watch(self, board: Board) -> None:
-        """Tell a TensorBoard everything that is logged from now on."""
-        self._board = board
+    def watch(self, config: Config, results: Sequence[str], kept: int | None = None) -> None:
+        """Tell a TensorBoard what is logged from now on, if the config asks for one.
+
+        results: the numbers of the `end` event that runs are compared by. kept: see Board.
+        """
+        if not (config.run.tensorboard and self.writes):
+            return
+        self.board = Board(self.folder, kept)
+        with suppress(FileNotFoundError):
+            self._generations = (self.folder / "generations.jsonl").read_bytes().count(b"\n") - 1  # and the schema
+        if not kept:
+            self.board.begin(config.model_dump(), [f"final/{name}" for name in results])
 
     def event(self, name: str, **values: Any) -> None:
         self._append("log.jsonl", {"event": name, "time": now(), **values})
-        if self._board is not None and name == "epoch":
-            self._board.add(values["step"], values)
+        if self.board is not None and name == "epoch":
+            self.board.add(values["step"], values)
+        if self.board is not None and name == "end":
+            self.board.end(values["steps"] if "steps" in values else values["generations"], values)
 
     @contextmanager
     def telling_failure(self) -> Iterator[None]:
@@ -127,10 +139,14 @@ class RunLog:
 
     def generation(self, record: Mapping[str, Any]) -> None:
         self._append("generations.jsonl", {"epoch": self.epoch, "step": self.step, **record})
-        if self._board is not None:  # under the step it is for: a resume hides those after its own
-            self._board.add(
-                self.step + 1, {f"search/{name}": record[name] for name in ("best", "mean") if name in record}
-            )
+        self._generations += 1
+        if self.board is not None:
+            self.board.add(self._generations, {f"search/{name}": record[name] for name in GENERATION if name in record})
+
+    def search_ended(self, record: SearchRecord) -> None:
+        """Tell the TensorBoard what a search has come to."""
+        if self.board is not None:
+            self.board.add(record.number, {"search/final_best": float(record.elites[-1].fitness[0])})
 
     def search(self, record: SearchRecord, class_names: list[str]) -> None:
         """Write a search's elites, and rows of its fittest genome as images: the best and the worst."""
@@ -156,12 +172,15 @@ class RunLog:
             np.savez_compressed(file, **arrays)
 
     def lengths(self) -> dict[str, int]:
-        """Bytes of each log, all on the disk: what a checkpoint remembers, to cut off what came after it."""
+        """Bytes of each log, all on the disk, and of TensorBoard's file: what a checkpoint remembers, to cut off what came
+        after it.
+        """
         files = {name: self._open(name) for name in LOGS}
         for file in files.values():
             file.flush()
             os.fsync(file.fileno())
-        return {name: file.tell() for name, file in files.items()}
+        board = {} if self.board is None else {"tensorboard": self.board.length()}
+        return {name: file.tell() for name, file in files.items()} | board
 
     def cut(self, lengths: Mapping[str, int]) -> None:
         """Drop the lines written after a checkpoint; the resumed run writes them again."""
@@ -175,11 +194,11 @@ class RunLog:
                 file.truncate(min(length, lengths[name]))
 
     def close(self) -> None:
-        for file in (*self._files.values(), self._lock, self._board):
+        for file in (*self._files.values(), self._lock, self.board):
             if file is not None:
                 file.close()
         self._files.clear()
-        self._lock = self._board = None
+        self._lock = self.board = None
 
     def _append(self, name: str, record: Mapping[str, Any]) -> None:
         if not self.writes:

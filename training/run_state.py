@@ -26,6 +26,7 @@ def save_run(run: Run, *, best: bool = False) -> None:
     finite; the old one stays.
     """
     began = time.monotonic()
+    run.tell_steps()
     sums = run.world.sum(run.sums.clone())
     run.check(sums, weights=True)
     _write(run, sums, best)
@@ -73,7 +74,7 @@ def resume_run(run: Run) -> None:
     run.log.snapshots = set(saved.meta["snapshots"])
     run.checked, run.has_checkpoint = run.step, True
     run.log.cut(saved.meta["log_lengths"])
-    run.continued()
+    run.continued(saved.meta["log_lengths"].get("tensorboard"))
 
 
 def run_state(run: Run, sums: Tensor) -> Checkpoint:

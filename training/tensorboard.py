@@ -12,6 +12,7 @@ What is in it, by tag, and what its steps count:
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
@@ -39,8 +40,8 @@ class Board:
 
     kept: the bytes of the file that a resumed run keeps, as `length` gave them to its checkpoint; what the process
     that was cut off wrote after them would be there twice. None begins anew.
-    A resumed run goes on in a new file, which begins with the kept bytes after an event that makes a TensorBoard
-    which is watching forget what it has read: it counts what was dropped no more than one that is started later.
+    A resumed run goes on in a new file. It begins with an event upon which a TensorBoard that is watching forgets what
+    it has read so far, and the kept bytes follow; the old file is emptied.
     """
 
     def __init__(self, folder: Path, kept: int | None = None) -> None:
@@ -55,8 +56,10 @@ class Board:
         path = place / f"events.out.tfevents.{number:010d}.evomix"
         with replacing(path) as file:
             file.write(head + body)
-        for left in older:
+        for left in older[:-1]:
             left.unlink()
+        if older:  # a TensorBoard that reads this one would never go on to the next if it were gone
+            os.truncate(older[-1], 0)
         self._file = open(path, "ab")  # noqa: SIM115 (close() closes it)
         self._records = RecordWriter(self._file)
         self._flushed = time.monotonic()
@@ -107,13 +110,13 @@ class Board:
             self.length()
 
 
-def flattened(options: Mapping[str, Any]) -> Iterator[tuple[str, bool | float | str]]:
+def flattened(options: Mapping[str, Any]) -> Iterator[tuple[str, float | str]]:
     """Options as SECTION.OPTION with a value that the HParams page can show; those without a value are left out."""
     for section, values in options.items():
         for name, value in values.items() if isinstance(values, Mapping) else ():
             if value is not None:
-                shown = value if isinstance(value, bool | int | float | str) else str(value)
-                yield f"{section}.{name}", shown
+                number = isinstance(value, int | float) and not isinstance(value, bool)
+                yield f"{section}.{name}", value if number else str(value)
 
 
 def _head() -> bytes:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,9 @@ def train(config: Config, folder: Path, *, resume: bool = False, progress: Progr
             return result
         finally:
             progress.close()
+            if run.world.size == 1:  # else the other processes may be gone
+                with suppress(Exception):  # what a run that failed has come to; it is told why already
+                    run.tell_steps()
             run.log.close()
 
 
@@ -92,10 +95,7 @@ def train_epoch(run: Run, epoch: int, progress: Progress, interruption: Interrup
         probability = run.config.mix.probability_in(epoch)
         for group in mixed_groups(epoch_batches(run), probability, run.mix.span, run.choice):
             for item in group_items(run, group, epoch):
-                run.sums += training_step(run, item)
-                run.step += 1
-                run.position += 1
-                run.log.step = run.step
+                run.count(training_step(run, item))
                 progress.update(lambda: step_line(run, epoch))
             run.tick()
             between_groups(run, interruption)
