@@ -8,7 +8,8 @@ import os
 import zipfile
 import zlib
 from collections.abc import Mapping
-from datetime import datetime
+from contextlib import suppress
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from analysis.states import State, state_of_event
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,6 +71,14 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.read_at = datetime.now(UTC)
+
+    def read(self) -> RunFolder:
+        """Read its logs now, as of `read_at`, and not when each is asked for; what is wrong with them is told then."""
+        for part in ("events", "generations", "state"):
+            with suppress(RunFolderError, OSError, LookupError, TypeError):
+                getattr(self, part)
+        return self
 
     @property
     def name(self) -> str:
@@ -106,8 +117,13 @@ class RunFolder:
         """One row a generation: epoch, step, search, images, generation, new_rows, full_rows, forwards, best, mean,
         median, diversity, ...
         """
+        return _table(self.generation_lines)
+
+    @cached_property
+    def generation_lines(self) -> list[dict[str, Any]]:
+        """The lines of generations.jsonl; none where there is no such file."""
         path = self.path / "generations.jsonl"
-        return _table(read_lines(path) if path.is_file() else [])
+        return read_lines(path) if path.is_file() else []
 
     @property
     def start(self) -> dict[str, Any]:
@@ -121,8 +137,8 @@ class RunFolder:
         tested = [event["test_loss"] for event in self.events if event["event"] == "epoch" and "test_loss" in event]
         return {**end, "last_test_loss": tested[-1]} if end and tested else end
 
-    @property
-    def state(self) -> str:
+    @cached_property
+    def state(self) -> State:
         """As state_of says."""
         return state_of(self.path, self.events[-1] if self.events else {})
 
@@ -169,18 +185,14 @@ class RunFolder:
         return dict(data)
 
 
-def state_of(folder: Path, last: Mapping[str, Any]) -> str:
-    """running, done, failed (training raised), stopped (by a person, after its checkpoint) or killed, by the last event
-    of the log, {} where there is none yet.
-    """
-    if is_locked(folder / LOCK):
-        return "running"
-    return {"end": "done", "failed": "failed", "stopped": "stopped"}.get(str(last.get("event")), "killed")
+def state_of(folder: Path, last: Mapping[str, Any]) -> State:
+    """Whether a process is writing it, else by the last event of the log, {} where there is none yet."""
+    return State.RUNNING if is_locked(folder / LOCK) else state_of_event(last.get("event"))
 
 
 def first_to_last(run: RunFolder) -> tuple[float, float]:
     """Best fitness of the first and of the last generation, means over the run's searches (nats). No pandas."""
-    lines = read_lines(run.path / "generations.jsonl")
+    lines = run.generation_lines
     ends = min(line["generation"] for line in lines), max(line["generation"] for line in lines)
     first, last = (fmean(line["best"] for line in lines if line["generation"] == end) for end in ends)
     return first, last

@@ -116,6 +116,24 @@
     scrollBy({top: moved(), behavior: "instant"});
   }
 
+  // What moment each section shows: that of the page's first line, but where a newer figure is being drawn, or waits.
+  const clock = (time) => new Date(time).toLocaleTimeString("en-GB");
+  let moment = "", older = {};
+  function stamp() {
+    for (const section of all(document, "main > section[id]")) {
+      const heading = section.querySelector(":scope > h2");
+      if (!heading || !moment || waiting.has(section.id)) continue;
+      let mark = section.querySelector(":scope > .moment");
+      if (!mark) {
+        mark = document.createElement("small");
+        mark.className = "moment soft";
+        heading.before(mark);
+      }
+      const text = older[section.id] ? `as of ${clock(older[section.id])}, a newer one is being made` : `as of ${clock(moment)}`;
+      if (mark.textContent !== text) mark.textContent = text;
+    }
+  }
+
   async function ask() {
     const answer = await fetch("changes?" + new URLSearchParams(versions), {cache: "no-store"});
     if (!answer.ok) throw new Error(answer.statusText);
@@ -123,12 +141,15 @@
       const changes = await answer.json();
       for (const [id, html] of Object.entries(changes.sections)) waiting.set(id, html);
       Object.assign(versions, changes.versions);
-      time.textContent = "Renewed at " + new Date().toLocaleTimeString("en-GB") + ".";
+      moment = changes.moment;
+      older = changes.older;
+      time.textContent = moment ? "As of " + clock(moment) + "." : "";
       line.dataset.text = changes.status.text;
       line.dataset.was = changes.status.state;
     }
     say(line.dataset.text || "", line.dataset.was || "");
     settle();
+    stamp();
   }
 
   let timer = 0, busy = false;

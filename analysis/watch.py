@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -28,6 +29,7 @@ from urllib.parse import parse_qsl
 from analysis.report import SECTIONS, Section, page
 from analysis.run_folder import LOCK, RunFolder, RunFolderError, is_locked, out_root
 from analysis.sections.parts import paragraph, section
+from analysis.states import State
 
 ADDRESS = "127.0.0.1"
 PORTS_TRIED = 100
@@ -54,9 +56,9 @@ NICE = 5  # of the other sections' thread; at 10 a training that takes all cores
 
 
 class Status(NamedTuple):
-    """How the runs stand. state: waiting, running, done, failed, stopped, killed or damaged; text: a line about them."""
+    """How the runs stand, and a line about them."""
 
-    state: str
+    state: State
     text: str
 
 
@@ -68,11 +70,14 @@ class Shown(NamedTuple):
 
 
 class Made(NamedTuple):
-    """Of what files a section was made, when (seconds, monotonic), and what processor time that took."""
+    """Of what files a section was made, when (seconds, monotonic), what processor time that took, and the moment
+    (ISO 8601) at which the files were as it shows them.
+    """
 
     of: Any
     began: float
     took: float
+    moment: str = ""
 
 
 EMPTY = Shown("", "")
@@ -88,7 +93,9 @@ class LivePage:
 
     def __init__(self, names: Sequence[str], sections: Mapping[str, Section] = SECTIONS) -> None:
         self.names = list(names)
-        self.status = Status("waiting", "Reading the runs." if len(names) > 1 else "Reading the run.")
+        self.status = self._next_status = Status(
+            State.WAITING, "Reading the runs." if len(names) > 1 else "Reading the run."
+        )
         self._makers = dict(sections)
         self._shown = dict.fromkeys(sections, EMPTY)
         self._made: dict[str, Made] = {}
@@ -96,13 +103,17 @@ class LivePage:
         self._runs: list[RunFolder] = []
         self._logs: list[Any] = []
         self._files: list[Any] = []
+        self._moment = self._read_at = ""  # of what the page shows in words, and of the files as they were last read
+        self._older: dict[str, str] = {}  # sections of an earlier moment than that, and theirs
         self._asked = float("-inf")
         self._wanted, self._closing = threading.Event(), threading.Event()
-        self._lock = threading.Lock()
-        texts = [name for name in sections if name in TEXTS]
+        self._seen: Any = None
+        self._texts = [name for name in sections if name in TEXTS]
+        self._reading = threading.Lock()  # held while files are looked at
+        self._lock = threading.Lock()  # held for a moment, so that what is shown changes all at once
         others = [name for name in sections if name not in TEXTS]
         self._threads = [
-            threading.Thread(target=self._work, args=work, daemon=True) for work in ((texts, 0), (others, NICE))
+            threading.Thread(target=self._work, args=work, daemon=True) for work in ((self._texts, 0), (others, NICE))
         ]
 
     def start(self) -> None:
@@ -125,18 +136,22 @@ class LivePage:
     def changes(self, known: Mapping[str, str]) -> dict[str, Any] | None:
         """What differs from the versions that a page has, by id and as `status`; None where nothing does.
 
-        sections: id -> HTML; versions: id -> version, and that of `status`; status: state and text.
+        sections: id -> HTML; versions: id -> version, and that of `status`; status: state and text; moment: of what
+        the page shows (ISO 8601); older: id -> moment of those sections that are of an earlier one and made anew.
         """
         self._look()
-        status = self.status
-        new = {name: shown for name, shown in self._shown.items() if shown.version != known.get(name, "")}
-        status_version = hash_of(repr(status))
+        with self._lock:
+            status, moment, older, shown_now = self.status, self._moment, self._older, self._shown
+        new = {name: shown for name, shown in shown_now.items() if shown.version != known.get(name, "")}
+        status_version = hash_of(repr((status, moment, older)))
         if not new and status_version == known.get("status"):
             return None
         return {
             "sections": {name: shown.html or f'<section id="{name}" hidden></section>' for name, shown in new.items()},
             "versions": {name: shown.version for name, shown in new.items()} | {"status": status_version},
             "status": status._asdict(),
+            "moment": moment,
+            "older": older,
         }
 
     def _look(self) -> None:
@@ -154,16 +169,31 @@ class LivePage:
                 self._closing.wait(TICK)
 
     def renew(self, names: Sequence[str]) -> bool:
-        """Make that one of these sections that is due and was made longest ago; False where none is. Never raises."""
-        with self._lock:
+        """Make that one of these sections that is due and was made longest ago, of the texts all that are due, which
+        are shown together; False where none is. Never raises.
+        """
+        with self._reading:
             self._read()
-            runs, due = self._runs, [name for name in names if self._is_due(name)]
-            if not due:
-                return False
-            name = min(due, key=lambda name: (self._made.get(name, NEVER).began, name in LAST))
-            of = self._reads(name)
-        self._make(name, runs, of)
-        return True
+            runs, moment, status = self._runs, self._read_at, self._next_status
+            due = [name for name in names if self._is_due(name)]
+            if due:
+                first = min(due, key=lambda name: (self._made.get(name, NEVER).began, name in LAST))
+                due = [name for name in due if name in TEXTS] if first in TEXTS else [first]
+            of = {name: self._reads(name) for name in due}
+        made = {name: self._make(name, runs, of[name], moment) for name in due}
+        with self._reading, self._lock:
+            self._shown = {**self._shown, **{name: shown for name, (shown, _) in made.items()}}
+            self._made |= {name: how for name, (_, how) in made.items()}
+            if not self._texts or not self._runs:  # no words to wait for
+                self._moment, self.status = self._read_at, self._next_status
+            elif due and due[0] in TEXTS:
+                self._moment, self.status = moment, status
+            self._older = {
+                name: self._made[name].moment
+                for name, shown in self._shown.items()
+                if shown.html and name not in TEXTS and self._made[name].of != self._reads(name)
+            }
+        return bool(due)
 
     def _read(self) -> None:
         """Look at the runs; the same objects stay, with what they have read, where their logs have."""
@@ -173,14 +203,16 @@ class LivePage:
             path and (path, is_locked(path / LOCK), [files.get(name) for name in LOGS])
             for path, files in zip(paths, self._files, strict=True)
         ]
+        if (logs, self._files) != self._seen:
+            self._seen, self._read_at = (logs, self._files), datetime.now(UTC).isoformat(timespec="seconds")
         if logs != self._logs:
-            self._logs, self._runs = logs, [RunFolder(path) for path in paths if path is not None]
+            self._logs, self._runs = logs, [RunFolder(path).read() for path in paths if path is not None]
             found = iter(self._runs)
             told = [
                 (name, *(told_of(next(found)) if path else WAITING))
                 for name, path in zip(self.names, paths, strict=True)
             ]
-            self.status = summed_up(told)
+            self._next_status = summed_up(told)
 
     def _is_due(self, name: str) -> bool:
         made = self._made.get(name, NEVER)
@@ -192,7 +224,7 @@ class LivePage:
             return self._logs, self._files
         return [files and {part: files.get(part) for part in READS[name]} for files in self._files]
 
-    def _make(self, name: str, runs: Sequence[RunFolder], of: Any) -> None:
+    def _make(self, name: str, runs: Sequence[RunFolder], of: Any, moment: str) -> tuple[Shown, Made]:
         began, spent = time.monotonic(), time.thread_time()
         try:
             html = self._makers[name](runs)
@@ -200,9 +232,7 @@ class LivePage:
             html = section(name, name.capitalize(), paragraph(f"This part could not be drawn: {described(error)}"))
         version = hash_of(html) if html else ""
         tagged = html.replace("<section", f'<section data-version="{version}"', 1)
-        with self._lock:
-            self._shown = {**self._shown, name: Shown(tagged, version)}
-            self._made[name] = Made(of, began, time.thread_time() - spent)
+        return Shown(tagged, version), Made(of, began, time.thread_time() - spent, moment)
 
 
 def place_of(name: str) -> Path | None:
@@ -229,38 +259,35 @@ def mark(path: Path) -> tuple[str, int, int, int]:
     return path.name, status.st_size, status.st_mtime_ns, status.st_ino
 
 
-WAITING = ("waiting", "there is no such run yet")
+WAITING = (State.WAITING, State.WAITING.meaning)
 
 
-def told_of(run: RunFolder) -> tuple[str, str]:
+def told_of(run: RunFolder) -> tuple[State, str]:
     """A run's state, and a few words about it."""
     try:
         state = run.state
         reason = next((event["reason"] for event in reversed(run.events) if event["event"] == "failed"), "")
     except (RunFolderError, OSError, LookupError, TypeError) as error:
-        return "damaged", described(error)
-    return state, {
-        "running": "it goes on",
-        "done": "it has ended",
-        "stopped": "it was stopped",
-        "failed": f"it failed: {reason}",
-        "killed": "it has not ended, and no process is writing it",
-    }[state]
+        return State.DAMAGED, described(error)
+    return state, f"{state.meaning}: {reason}" if state == State.FAILED else state.meaning
 
 
 # A page of several runs has the first of these states that one of them has.
-BY_WEIGHT = ("running", "waiting", "damaged", "failed", "killed", "stopped", "done")
+BY_WEIGHT = (
+    State.RUNNING, State.WAITING, State.DAMAGED, State.FAILED, State.KILLED, State.STOPPED, State.DONE,
+)  # fmt: skip
 
 
-def summed_up(told: Sequence[tuple[str, str, str]]) -> Status:
+def summed_up(told: Sequence[tuple[str, State, str]]) -> Status:
     """One status of names, states and words."""
     state = min((state for _, state, _ in told), key=BY_WEIGHT.index)
     if len(told) == 1:
         name, state, words = told[0]
-        text = f"Waiting for {name}: {words}." if state == "waiting" else f"{state.capitalize()}: {words}."
+        text = f"Waiting for {name}: {words}." if state == State.WAITING else f"{state.capitalize()}: {words}."
     else:
         text = " ".join(
-            f"{name}: {state}{f', {words}' if state in ('failed', 'damaged') else ''}." for name, state, words in told
+            f"{name}: {state}{f', {words}' if state in (State.FAILED, State.DAMAGED) else ''}."
+            for name, state, words in told
         )
     return Status(state, text.replace("..", "."))
 

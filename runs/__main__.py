@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from analysis.states import State
 from runs import LOST
 from runs.parameters import place, share, whole
 
@@ -186,7 +187,7 @@ def results(
 def list_runs(
     states: Annotated[
         str | None,
-        typer.Option("--state", metavar="STATE,...", help="running, done, stopped, failed, killed, damaged."),
+        typer.Option("--state", metavar="STATE,...", help=f"{', '.join(State)}."),
     ] = None,
     data: Annotated[str | None, typer.Option(metavar="NAME", help="Runs on these data alone.")] = None,
     model: Annotated[str | None, typer.Option(metavar="NAME", help="Runs of this model alone.")] = None,

@@ -21,10 +21,11 @@ from analysis.run_folder import (
     out_root,
     state_of,
 )
+from analysis.states import State, state_named
+from analysis.time_left import seconds_left
 from runs.folders import shown
 from training.config import UserError
 
-STATES = ("running", "done", "stopped", "failed", "killed", "damaged")
 PARTS = {"checkpoint", "elites", "patterns", "figures", "transfer"}  # of a run folder: no runs lie in them
 WIDTH = 100  # characters of a line
 TAIL = 64 * 1024  # bytes of a log that are looked at: more than a hundred epochs
@@ -36,7 +37,7 @@ Row = dict[str, Any]
 SORTS: dict[str, tuple[Callable[[Row], Any], bool]] = {
     "age": (lambda row: row["age_seconds"], False),
     "name": (lambda row: row["name"], False),
-    "state": (lambda row: STATES.index(row["state"]), False),
+    "state": (lambda row: list(State).index(row["state"]), False),
     "data": (lambda row: row["data"], False),
     "model": (lambda row: row["model"], False),
     "mix": (lambda row: row["mix"], False),
@@ -52,13 +53,15 @@ def run_list(
 
     states, data, model, mix: which runs; [] and None stand for all. sort: a key of SORTS; the youngest, and the
     largest epoch and accuracy, come first. An element of the array has the keys, null where they do not apply:
-        name, path; kind: training or search; state: one of STATES; reason: of a failed or damaged one
+        name, path; kind: training or search; state: a State; reason: of a failed or damaged one
         data, model, mix, seed; epoch, epochs: done and planned; generation, generations: of a search experiment
         accuracy: percent, of the last test so far; started, last_event: ISO 8601; age_seconds: since the last event
     Raises UserError on an unknown state or sort.
     """
-    wanted = [word for given in states for word in given.split(",") if word]
-    _known("--state", wanted, STATES)
+    try:
+        wanted = [state_named(word) for given in states for word in given.split(",") if word.strip()]
+    except ValueError as error:
+        raise UserError(f"--state: {error}") from None
     _known("--sort", [sort], tuple(SORTS))
     found = [row_of(path) for path in run_folders(out_root())]
     filters = {"data": data, "model": model, "mix": mix}
@@ -109,9 +112,9 @@ def row_of(path: Path) -> Row:
         row.update(_configured(RunFolder(path).config))
         row.update(_progress(path, row))
     except RunFolderError as error:
-        row.update(state="damaged", reason=_without(str(error), path))
+        row.update(state=State.DAMAGED, reason=_without(str(error), path))
     except (OSError, KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
-        row.update(state="damaged", reason=f"{type(error).__name__}: {error}")
+        row.update(state=State.DAMAGED, reason=f"{type(error).__name__}: {error}")
     return row
 
 
@@ -145,7 +148,7 @@ def _progress(path: Path, row: Row) -> Row:
     result: Row = {
         "kind": "search" if is_search else "training",
         "state": state,
-        "reason": str(last.get("reason") or "no reason is recorded") if state == "failed" else None,
+        "reason": str(last.get("reason") or "no reason is recorded") if state == State.FAILED else None,
         "accuracy": _number(accuracy),
         "started": start.get("time"),
         "last_event": last.get("time"),
@@ -254,7 +257,9 @@ def as_table(rows: list[Row], now: datetime | None = None) -> str:
     """Aligned columns within 100 characters; a damaged folder says what is wrong with it."""
     head = ["name", "state", "data", "model", "mix", "epoch", "accuracy", "age"]
     table = [head, *(_cells(row) for row in rows)]
-    whole = [line for line, row in zip(table, [None, *rows], strict=True) if row is None or row["state"] != "damaged"]
+    whole = [
+        line for line, row in zip(table, [None, *rows], strict=True) if row is None or row["state"] != State.DAMAGED
+    ]
     widths = [max(len(line[column]) for line in whole) for column in range(len(head))]
     widths[0] = max(len(line[0]) for line in table)
     widths[1] = max(len(line[1]) for line in table)
@@ -264,7 +269,7 @@ def as_table(rows: list[Row], now: datetime | None = None) -> str:
     lines = []
     for cells, row in zip(table, [None, *rows], strict=True):
         start = [shortened(cell, width).ljust(width) for cell, width in zip(cells, widths, strict=True)]
-        if row is not None and row["state"] == "damaged":
+        if row is not None and row["state"] == State.DAMAGED:
             room = WIDTH - widths[0] - widths[1] - 4
             start = [*start[:2], shortened(str(row["reason"]), room)]
         else:
@@ -334,7 +339,7 @@ def run_show(name: str, *, as_json: bool) -> None:
     """
     run = find_run(name)
     row = row_of(run.path)
-    if row["state"] == "damaged":
+    if row["state"] == State.DAMAGED:
         raise RunFolderError(f"run {run.name} is damaged: {row['reason']}")
     details = row | _details(run, row)
     print(json.dumps(details, indent=1) if as_json else as_card(details))
@@ -346,7 +351,7 @@ def _details(run: RunFolder, row: Row) -> Row:
     result = run.result or {}
     numbers = ("seconds", "search_seconds", "image_forwards", "search_forwards")
     return {
-        "left_seconds": seconds_left(run, row),
+        "left_seconds": seconds_left(run),
         "steps": next((event["step"] for event in reversed(events) if "step" in event), None),
         "median10_accuracy": result.get("median10_accuracy"),
         "test_images": next((event["test_images"] for event in reversed(events) if "test_images" in event), None),
@@ -355,27 +360,6 @@ def _details(run: RunFolder, row: Row) -> Row:
         "files": _files(run),
         "commands": _commands(run, row),
     }
-
-
-def seconds_left(run: RunFolder, row: Row) -> float | None:
-    """An estimate for a running run, at the pace since it was started or last gone on with; None where unknown."""
-    if row["state"] != "running":
-        return None
-    begun = next((event for event in reversed(run.events) if event["event"] in ("start", "resume")), None)
-    if begun is None:
-        return None
-    since = datetime.fromisoformat(begun["time"])
-    if row["kind"] == "search":
-        done, todo = row["generation"], row["generations"] - row["generation"]
-        taken = datetime.now(UTC).timestamp() - row["age_seconds"] - since.timestamp()
-    else:
-        epochs = [event for event in run.events[run.events.index(begun) :] if event["event"] == "epoch"]
-        done, todo = len(epochs), row["epochs"] - row["epoch"]
-        taken = (datetime.fromisoformat(epochs[-1]["time"]) - since).total_seconds() if epochs else 0.0
-    if not done:
-        return None
-    left = todo * taken / done - row["age_seconds"]
-    return round(max(0.0, left), 1)
 
 
 def _fitness(run: RunFolder) -> list[float] | None:
@@ -403,7 +387,7 @@ def _has_something(path: Path) -> bool:
 
 def _commands(run: RunFolder, row: Row) -> dict[str, str | None]:
     verb, kept = ("search", "search.npz") if row["kind"] == "search" else ("train", "latest.json")
-    goes_on = row["state"] in ("stopped", "failed", "killed") and (run.path / "checkpoint" / kept).is_file()
+    goes_on = row["state"] in (State.STOPPED, State.FAILED, State.KILLED) and (run.path / "checkpoint" / kept).is_file()
     try:
         command = run.environment.get("command")
     except RunFolderError:  # a run that was killed at once, or an old one
@@ -411,7 +395,7 @@ def _commands(run: RunFolder, row: Row) -> dict[str, str | None]:
     return {
         "repeat": str(command) if command else None,
         "resume": f"./run {verb} --resume {run.name}" if goes_on else None,
-        "watch": f"./run watch {run.name}" if row["state"] == "running" else None,
+        "watch": f"./run watch {run.name}" if row["state"] == State.RUNNING else None,
         "report": f"./run report {run.name}",
     }
 
@@ -439,13 +423,10 @@ def as_card(details: Row) -> str:
 
 def _state_text(details: Row) -> str:
     age = human(details["age_seconds"])
-    return {
-        "running": f"running; its last sign was {age} ago",
-        "done": f"done, {age} ago",
-        "stopped": f"stopped on request, {age} ago",
-        "failed": f"failed, {age} ago: {details['reason']}",
-        "killed": f"killed: it did not end and no process is writing it; its last sign was {age} ago",
-    }[details["state"]]
+    state = details["state"]
+    when = f"; its last sign was {age} ago" if state in (State.RUNNING, State.KILLED) else f", {age} ago"
+    why = f": {details['reason']}" if state == State.FAILED else ""
+    return f"{state}: {state.meaning}{when}{why}"
 
 
 def _progress_text(details: Row) -> str:

@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis.run_folder import RunFolder, RunFolderError
+from analysis.states import State
+from analysis.time_left import seconds_left
 from runs.listing import (
     SORTS,
-    STATES,
     WIDTH,
     human,
     in_order,
@@ -232,8 +233,8 @@ def test_filters(runs, held, capsys):
 
 
 def test_what_is_unknown_is_refused_with_what_there_is(runs, capsys):
-    with pytest.raises(UserError, match="--state finished: expected one of running, done"):
-        listed(capsys, states=["finished"])
+    with pytest.raises(UserError, match="--state: expected one of waiting, running, done.*, got 'ended'"):
+        listed(capsys, states=["ended"])
     with pytest.raises(UserError, match="--sort size: expected one of age, name"):
         listed(capsys, sort="size")
     assert listed(capsys, mix="cutmix", as_json=False) == (
@@ -276,7 +277,7 @@ def test_a_table_fits_100_characters_and_columns_stand_below_their_heads(runs, h
     assert max(len(line) for line in text.splitlines()) <= WIDTH
     assert any(line.startswith("long") and "…" in line and "name-s0 " in line for line in rest)
     column = head.index("state")
-    assert all(line[column - 2 : column] == "  " and line[column:].split()[0] in STATES for line in rest)
+    assert all(line[column - 2 : column] == "  " and line[column:].split()[0] in set(State) for line in rest)
     assert listed(capsys)[-3]["name"] == f"{'long' * 12}/of-a-long-name-s0"  # whole in JSON
 
 
@@ -355,7 +356,14 @@ def test_show_a_finished_run(runs, capsys):
         "repeat": "./run train digits", "resume": None, "watch": None, "report": "./run report done",
     }  # fmt: skip
     text = shown_text(capsys, "done")
-    for part in ("done, 3 h ago", "epoch 4 of 4", "61.50 %", "1.125", "1.375", "1,200 image forwards, 200 of them"):
+    for part in (
+        "done: it has ended as planned, 3 h ago",
+        "epoch 4 of 4",
+        "61.50 %",
+        "1.125",
+        "1.375",
+        "1,200 image forwards, 200 of them",
+    ):
         assert part in text
 
 
@@ -384,6 +392,15 @@ def test_the_time_left_is_the_pace_since_the_run_was_gone_on_with(held, capsys):
             file.write(json.dumps(record) + "\n")
     assert shown_json(capsys, "running")["left_seconds"] == pytest.approx(1, abs=2)
     assert "left" in shown_text(capsys, "running")
+
+
+def test_a_search_that_was_gone_on_with_counts_its_generations_since(out):
+    folder = write_run(out / "search", search=True, mix="evolved")  # three of five generations
+    with (folder / "log.jsonl").open("a") as file:
+        file.write(json.dumps({"event": "resume", "time": ago(10), "generation": 2}) + "\n")
+    with open(folder / ".lock", "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert seconds_left(RunFolder(folder)) == pytest.approx(2 * 10, abs=3)  # one in 10 s
 
 
 def test_a_run_that_does_not_run_has_no_time_left(runs, capsys):

@@ -26,6 +26,7 @@ from analysis.sections.parts import duration, figure, picture, table
 from analysis.sections.result import comparison, result
 from analysis.settings import differing, settings_of
 from analysis.style import for_page, new_figure
+from tests.test_listing import write_run
 
 VERSION_1 = Path(__file__).parent / "data" / "runs-v1"
 VOID = {"meta", "link", "img", "input", "br", "hr"}
@@ -221,15 +222,32 @@ def test_a_single_seed_and_few_test_images_are_warned_of(tmp_path):
     ("event", "title", "words"),
     [
         ({"event": "failed", "reason": "the loss is NaN"}, "Failed", "the loss is NaN"),
-        ({"event": "stopped", "step": 3}, "Not finished", "stopped before its end"),
-        ({"event": "resume"}, "Not finished", "cut off"),
+        ({"event": "stopped", "step": 3}, "Stopped", "stopped on request before its end"),
+        ({"event": "resume"}, "Killed", "no process is writing it"),
     ],
 )
 def test_a_run_that_did_not_finish_is_warned_of(tmp_path, event, title, words):
     run = make(tmp_path / "a", events=[{"time": "2026-01-01T00:00:00+00:00", **event}])
     caveat = next(caveat for caveat in caveats_of([run]) if caveat.title == title)
     assert caveat.warns and words in caveat.text
-    assert "finished" not in head([run]).replace("unfinished", "")
+    assert f"</span> {title.lower()}</span>" in head([run])
+
+
+def test_the_head_of_a_run_that_goes_on_has_its_accuracy_so_far_and_the_time_left(out):
+    import fcntl
+
+    folder = write_run(out / "a", age=4)  # two of four epochs, of 10 s
+    other = write_run(out / "b", age=4, seed=1)
+    with open(folder / ".lock", "a") as file, open(other / ".lock", "a") as second:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        shown = head([RunFolder(folder)])
+        assert "<strong>52.00 %</strong> <span>accuracy so far, after epoch 2; 95 % interval of" in shown
+        left = re.search(r"<strong>about (\d+)\.\d s</strong> <span>left at the pace so far</span>", shown)
+        assert 10 <= int(left[1]) <= 17
+        fcntl.flock(second, fcntl.LOCK_EX)
+        both = head([RunFolder(folder), RunFolder(other)])
+        assert "accuracy so far, after epoch 2" in both and "left at the pace so far until the last of 2" in both
+    assert "left at the pace" not in head([RunFolder(folder)])  # it does not run any more
 
 
 def change_generations(run, change):

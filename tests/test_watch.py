@@ -14,8 +14,10 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -73,8 +75,8 @@ def live(out, calls):
     return LivePage(["a"], {name: counting(calls, name) for name in ("gallery", "head", "search")})
 
 
-def settle(live):
-    while live.renew(EVERY):
+def settle(live, names=EVERY):
+    while live.renew(names):
         pass
 
 
@@ -259,11 +261,45 @@ def test_a_damaged_log_is_told_and_gets_well(live, clock, out):
     assert "6 lines" in shown(live, "head")
 
 
+def test_words_and_status_change_together_and_older_figures_say_of_when_they_are(out, clock, monkeypatch):
+    """What a page gets in any one answer is of one moment, or says that it is not."""
+    moments = iter(range(60))
+    fixed = SimpleNamespace(now=lambda zone: datetime(2026, 1, 1, 0, 0, next(moments), tzinfo=zone))
+    monkeypatch.setattr("analysis.watch.datetime", fixed)
+    folder = write_run(out / "a")
+    names = ("head", "warnings", "training", "gallery")
+    live = LivePage(["a"], {name: counting([], name) for name in names})
+    settle(live, names)
+    first = live.changes({})
+    assert (first["moment"], first["older"]) == ("2026-01-01T00:00:00+00:00", {})
+    append(folder / "log.jsonl", END | {"time": "2026-01-01T00:00:00+00:00"})
+    clock.now += 2
+    assert live.renew(("head", "warnings", "how"))  # the texts' thread alone
+    now = live.changes(first["versions"])
+    assert set(now["sections"]) == {"head", "warnings"} and now["status"]["state"] == "done"
+    assert now["moment"] == "2026-01-01T00:00:01+00:00"
+    assert now["older"] == {"training": first["moment"]}  # the gallery reads no log, and is of now
+    assert live.renew(("training", "gallery"))
+    last = live.changes(now["versions"])
+    assert (set(last["sections"]), last["older"], last["moment"]) == ({"training"}, {}, now["moment"])
+
+
+def test_until_the_words_are_made_the_status_is_the_one_they_were_made_with(out, clock):
+    folder = write_run(out / "a")
+    live = LivePage(["a"], {name: counting([], name) for name in ("head", "training")})
+    settle(live, ("head", "training"))
+    before = shown(live, "training")
+    append(folder / "log.jsonl", END | {"time": "2026-01-01T00:00:00+00:00"})
+    clock.now += 2
+    assert live.renew(("training",)) and live.status.state == "killed" and shown(live, "training") != before
+    assert live.renew(("head",)) and live.status.state == "done"
+
+
 @pytest.mark.parametrize(
     ("last", "state", "words"),
     [
         (END, "done", "it has ended"),
-        (FAILED, "failed", "it failed: the loss is not finite at step 3"),
+        (FAILED, "failed", "an error ended it: the loss is not finite at step 3"),
         ({"event": "stopped", "step": 1}, "stopped", "it was stopped"),
         (None, "killed", "no process is writing it"),
     ],
@@ -284,7 +320,7 @@ def test_a_run_that_is_held_runs_and_its_end_is_seen_without_a_changed_file(out,
     with open(folder / ".lock", "a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         live.renew(EVERY)
-        assert live.status == ("running", "Running: it goes on.")
+        assert live.status == ("running", "Running: a process is writing it.")
     live.renew(EVERY)
     assert live.status.state == "killed"
 
@@ -623,6 +659,8 @@ def test_in_a_browser(served, growing, opened):
     second, also_wrong = opened(served.url)
     second.wait_for_selector("#training svg", timeout=300_000)
     assert "killed" in first.locator("[role=status]").inner_text().lower()
+    assert re.fullmatch(r"As of \d\d:\d\d:\d\d\.", first.locator(".live .soft").inner_text())
+    assert first.locator("#training .moment").inner_text().startswith("as of ")
     points, pictures = first.evaluate(POINTS), first.evaluate(LOADED)
     assert pictures and all(width > 0 for width in pictures)
 

@@ -11,6 +11,7 @@ from analysis.run_folder import RunFolder
 from analysis.sections.head import accuracy_interval
 from analysis.sections.parts import section
 from analysis.settings import Setting, settings_of
+from analysis.states import State
 from analysis.statistics import t_interval
 
 FEW_TEST_IMAGES = 2000  # below, the test images' error alone exceeds 2 points at 70 % accuracy
@@ -58,19 +59,20 @@ def caveats_of(runs: Sequence[RunFolder]) -> list[Caveat]:
 
 def _unfinished(run: RunFolder) -> list[Caveat]:
     state = run.state
-    if state == "done":
+    if state == State.DONE:
         return []
-    if state == "failed":
+    if state == State.FAILED:
         reason = next(
             (str(event.get("reason", "")) for event in reversed(run.events) if event["event"] == "failed"), ""
         )
-        return [Caveat("Failed", f"The run ended with an error: {reason or 'no reason was logged'}.")]
-    words = {
-        "running": "The run goes on; what is shown is what it has logged so far.",
-        "stopped": "The run was stopped before its end; ./run train --resume goes on with it.",
-        "killed": "The run was cut off: its process is gone and it logged no end; ./run train --resume goes on with it.",
-    }
-    return [Caveat("Not finished", words.get(state, f"The run's state is {state}."))]
+        return [Caveat(state.capitalize(), f"The run ended with an error: {reason or 'no reason was logged'}.")]
+    verb = "search" if "model" in run.start else "train"
+    what = (
+        "what is shown is what it has logged so far"
+        if state == State.RUNNING
+        else f"./run {verb} --resume goes on with it from its checkpoint, if it has one"
+    )
+    return [Caveat(state.capitalize(), f"The run is {state}: {state.meaning}; {what}.")]
 
 
 def _test_error(run: RunFolder) -> list[Caveat]:

@@ -12,16 +12,11 @@ from analysis.rounding import decimal_text
 from analysis.run_folder import RunFolder, first_to_last
 from analysis.sections.parts import count, duration, percent
 from analysis.settings import Setting, seed_of, settings_of
+from analysis.states import State
 from analysis.statistics import t_interval
+from analysis.time_left import seconds_left
 
 MOST_SETTINGS = 6  # with a key figure
-STATES = {  # how a state reads; the sign stands beside the word, so that colour is not all that tells them apart
-    "done": ("✓", "finished"),
-    "running": ("▶", "running"),
-    "stopped": ("■", "stopped"),
-    "failed": ("✗", "failed"),
-    "killed": ("✗", "cut off"),
-}
 
 
 def head(runs: Sequence[RunFolder]) -> str:
@@ -53,12 +48,7 @@ def _about(run: RunFolder) -> str:
 
 
 def state_badge(run: RunFolder) -> str:
-    sign, word = STATES.get(run.state, ("", run.state))
-    return f"<span class='state {escape(run.state)}'><span aria-hidden='true'>{sign}</span> {escape(word)}</span>"
-
-
-def state_word(run: RunFolder) -> str:
-    return STATES.get(run.state, ("", run.state))[1]
+    return f"<span class='state {run.state}'><span aria-hidden='true'>{run.state.sign}</span> {run.state}</span>"
 
 
 def _about_all(runs: Sequence[RunFolder]) -> str:
@@ -74,9 +64,9 @@ def _seeds(seeds: Sequence[int]) -> str:
 def _facts(runs: Sequence[RunFolder]) -> list[tuple[str, str]]:
     """Key figures with their meanings; of several runs the mean accuracies of the first settings."""
     if len(runs) > 1:
-        return _by_setting(settings_of(runs))
+        return [*_by_setting(settings_of(runs)), *_left(runs)]
     run = runs[0]
-    facts = [*_accuracy(run), *_progress(run)]
+    facts = [*_accuracy(run), *_progress(run), *_left(runs)]
     if not run.generations.empty:
         first, last = first_to_last(run)
         searches = run.generations["search"].nunique()
@@ -110,12 +100,19 @@ def _by_setting(settings: Sequence[Setting]) -> list[tuple[str, str]]:
                     f"{setting.name}: accuracy at the last epoch, {seeds}",
                 )
             )
+        elif tested := [last for run in setting.runs if (last := last_test(run))]:
+            mean = sum(accuracy for accuracy, _ in tested) / len(tested)
+            epochs = sorted({epoch for _, epoch in tested})
+            after = f"epoch {epochs[0]}" + (f" to {epochs[-1]}" if len(epochs) > 1 else "")
+            facts.append((percent(mean), f"{setting.name}: accuracy so far, after {after}"))
     return facts
 
 
 def _accuracy(run: RunFolder) -> list[tuple[str, str]]:
     result = run.result
-    if not result or "last_accuracy" not in result:
+    if not result:
+        return _accuracy_so_far(run)
+    if "last_accuracy" not in result:
         return []
     low, high = accuracy_interval(result["last_accuracy"], result["test_images"])
     return [
@@ -124,6 +121,34 @@ def _accuracy(run: RunFolder) -> list[tuple[str, str]]:
             f"accuracy at the last epoch; 95 % interval of {result['test_images']:,} test images {low:.1f} to {high:.1f} %",
         )
     ]
+
+
+def _accuracy_so_far(run: RunFolder) -> list[tuple[str, str]]:
+    last = last_test(run)
+    if last is None:
+        return []
+    accuracy, epoch = last
+    text = f"accuracy so far, after epoch {epoch:,}"
+    if images := run.start.get("test_images"):
+        low, high = accuracy_interval(accuracy, images)
+        text += f"; 95 % interval of {images:,} test images {low:.1f} to {high:.1f} %"
+    return [(percent(accuracy), text)]
+
+
+def last_test(run: RunFolder) -> tuple[float, int] | None:
+    """The accuracy of the last test so far, percent, and the epoch it followed; None before the first."""
+    tested = [event for event in run.events if event["event"] == "epoch" and "accuracy" in event]
+    return (float(tested[-1]["accuracy"]), int(tested[-1]["epoch"])) if tested else None
+
+
+def _left(runs: Sequence[RunFolder]) -> list[tuple[str, str]]:
+    """The time until the last of those that run has ended, at the pace so far."""
+    running = [run for run in runs if run.state == State.RUNNING]
+    known = [seconds for run in running if (seconds := seconds_left(run)) is not None]
+    if not known:
+        return []
+    whose = "" if len(runs) == 1 else f" until the last of {len(known)} running runs has ended"
+    return [(f"about {duration(max(known))}", f"left at the pace so far{whose}")]
 
 
 def _progress(run: RunFolder) -> list[tuple[str, str]]:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from analysis.ablation import MEASURES, as_html, per_seed
 from analysis.rounding import decimal_text
 from analysis.run_folder import RunFolder, first_to_last
-from analysis.sections.head import accuracy_interval, state_word
+from analysis.sections.head import accuracy_interval, last_test
 from analysis.sections.parts import count, duration, figure, paragraph, percent, section, table
 from analysis.settings import Setting, differing, seed_of, settings_of
 from analysis.statistics import compare, t_interval
@@ -30,7 +30,7 @@ def result(runs: Sequence[RunFolder]) -> str:
     """Accuracy by run with intervals; fitness of search experiments."""
     trained = [run for run in runs if "model" not in run.start]
     searches = [run for run in runs if "model" in run.start and not run.generations.empty]
-    tested = [run for run in trained if run.result or _last_test(run) is not None]
+    tested = [run for run in trained if run.result or last_test(run) is not None]
     parts = [paragraph(text) for text in _sentences(tested)]
     if tested:
         parts.append(table(HEAD, [_line(run) for run in tested], "Accuracy on the test images by run", words=3))
@@ -64,26 +64,22 @@ def _sentences(runs: Sequence[RunFolder]) -> list[str]:
     return lines
 
 
-def _last_test(run: RunFolder) -> float | None:
-    tested = [event["accuracy"] for event in run.events if event["event"] == "epoch" and "accuracy" in event]
-    return float(tested[-1]) if tested else None
-
-
 def _line(run: RunFolder) -> list[str]:
     found = run.result
     if found is None:
         last: dict[str, Any] = next((event for event in reversed(run.events) if event["event"] == "epoch"), {})
-        so_far = f"{percent(_last_test(run))} so far"
-        return [run.name, str(seed_of(run)), state_word(run), so_far, "–", "–", count(last.get("step"))]
+        tested = last_test(run)
+        so_far = f"{percent(tested[0] if tested else None)} so far"
+        return [run.name, str(seed_of(run)), str(run.state), so_far, "–", "–", count(last.get("step"))]
     accuracies = [percent(found.get(key)) for key in ("last_accuracy", "median10_accuracy", "best_accuracy")]
-    return [run.name, str(seed_of(run)), state_word(run), *accuracies, count(found.get("steps"))]
+    return [run.name, str(seed_of(run)), str(run.state), *accuracies, count(found.get("steps"))]
 
 
 def _search_line(run: RunFolder) -> list[str]:
     first, last = first_to_last(run)
     cost = run.result or {}
     forwards = cost.get("image_forwards", run.generations["forwards"].max())
-    return [run.name, state_word(run), f"{first:.3f}", f"{last:.3f}", count(forwards), duration(cost.get("seconds"))]
+    return [run.name, str(run.state), f"{first:.3f}", f"{last:.3f}", count(forwards), duration(cost.get("seconds"))]
 
 
 def comparison(runs: Sequence[RunFolder]) -> str:
