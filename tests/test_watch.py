@@ -274,13 +274,13 @@ def test_words_and_status_change_together_and_older_figures_say_of_when_they_are
     assert (first["moment"], first["older"]) == ("2026-01-01T00:00:00+00:00", {})
     append(folder / "log.jsonl", END | {"time": "2026-01-01T00:00:00+00:00"})
     clock.now += 2
-    assert live.renew(("head", "warnings", "how"))  # the texts' thread alone
+    assert live.renew(("head", "warnings"))  # the texts' thread alone
     now = live.changes(first["versions"])
     assert set(now["sections"]) == {"head", "warnings"} and now["status"]["state"] == "done"
     assert now["moment"] == "2026-01-01T00:00:01+00:00"
     assert now["older"] == {"training": first["moment"]}  # the gallery reads no log, and is of now
     assert live.renew(("training", "gallery"))
-    last = live.changes(now["versions"])
+    last = live.changes(first["versions"] | now["versions"])
     assert (set(last["sections"]), last["older"], last["moment"]) == ({"training"}, {}, now["moment"])
 
 
