@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from training.compose import cell_targets, image_targets
-from training.losses import image_losses
+from training.losses import cell_losses, image_losses
 from training.mixes import PatchMix
 
 IMAGES, LABELS = torch.rand(5, 3, 8, 8), torch.tensor([0, 1, 2, 3, 4])
@@ -25,7 +25,9 @@ def test_integers_of_every_type_do_the_same(name):
     mixed, targets, masks, pairing = seeded(num_classes=5)(IMAGES, labels, return_composition=True)
     assert torch.equal(mixed, expected[0]) and torch.equal(targets, expected[1])
     assert torch.equal(image_targets(labels, masks, pairing.to(labels.dtype), 5), targets)
-    assert torch.equal(cell_targets(labels, masks, pairing).long(), cell_targets(LABELS, masks, pairing))
+    cells, logits = cell_targets(LABELS, masks, pairing), torch.rand(5, 4, 4, 5)
+    assert torch.equal(cell_targets(labels, masks, pairing).long(), cells)
+    assert torch.equal(cell_losses(logits, cell_targets(labels, masks, pairing)), cell_losses(logits, cells))
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool, torch.float16, torch.float64])

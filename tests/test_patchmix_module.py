@@ -174,10 +174,14 @@ def test_it_leaves_global_generators_alone():
     assert np.array_equal(np.random.get_state()[1], states[1]) and random.getstate() == states[2]
 
 
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+AUTOCAST = functools.partial(torch.autocast, "cpu", torch.bfloat16)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad, AUTOCAST])
 def test_in_every_mode_of_autograd_it_does_the_same(mode):
+    expected = seeded()(IMAGES, LABELS)
     with mode():
-        assert equal(seeded()(IMAGES, LABELS), seeded()(IMAGES.clone(), LABELS))
+        assert equal(seeded()(IMAGES.clone(), LABELS), expected)
     leaf = IMAGES.clone().requires_grad_()
     with mode():
         assert torch.equal(seeded()(leaf, LABELS)[0].detach(), seeded()(IMAGES, LABELS)[0])

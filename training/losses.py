@@ -12,8 +12,8 @@ def image_losses(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) 
 
 
 def cell_losses(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Cross-entropy (B,G,G) in nats of cell logits (B,G,G,K) against hard targets (B,G,G)."""
+    """Cross-entropy (B,G,G) in nats of cell logits (B,G,G,K) against hard targets (B,G,G), any integers."""
     flat = F.cross_entropy(
-        logits.float().flatten(0, 2), targets.flatten(), reduction="none", label_smoothing=label_smoothing
+        logits.float().flatten(0, 2), targets.flatten().long(), reduction="none", label_smoothing=label_smoothing
     )
     return flat.view(targets.shape)

@@ -30,7 +30,9 @@ class PatchMix(nn.Module):
     bank: a pattern file (or PatternBank) to draw masks and pairings from instead; it pairs by class, wants
     integer labels, and waits for them where they lie on a GPU. label_smoothing: s of at least 0 and below 1; soft
     labels y become (1 - s) y + s / K, as in timm's Mixup (whose default is 0.1). Smooth once: not in the loss as
-    well. labels_getter: "default", or a function that returns the labels of a batch, as in torchvision.
+    well; cells have hard labels, which cell_losses smooths. labels_getter: "default", or a function that returns the
+    labels of a batch, as in torchvision; one that can be pickled, like operator.itemgetter("fine_label"), goes to
+    workers that are spawned.
 
     generator: a CPU torch.Generator; without one, draws follow torch's global generator, and nothing else that is
     global. In a DataLoader's workers the worker's seed decides beside it, so that workers and epochs differ.
@@ -50,7 +52,7 @@ class PatchMix(nn.Module):
     or list, (dictionary, masks, pairing) of a dictionary.
 
     An nn.Module without parameters: it goes into Sequential, to workers that are spawned (`collate`), and through
-    torch.compile, which leaves it as it is. In evaluation mode it neither mixes nor smooths: the very images, and
+    torch.compile, which breaks its graph there and leaves it as it is. In evaluation mode it neither mixes nor smooths: the very images, and
     labels as rows (B,K). mixup_enabled: an attribute; False switches mixing off, as timm's loop does. Workers that
     persist (persistent_workers=True) do not learn of either.
 
