@@ -52,9 +52,9 @@ class PatchMix(nn.Module):
     or list, (dictionary, masks, pairing) of a dictionary.
 
     An nn.Module without parameters: it goes into Sequential, to workers that are spawned (`collate`), and through
-    torch.compile, which breaks its graph there and leaves it as it is. In evaluation mode it neither mixes nor smooths: the very images, and
-    labels as rows (B,K). mixup_enabled: an attribute; False switches mixing off, as timm's loop does. Workers that
-    persist (persistent_workers=True) do not learn of either.
+    torch.compile, which breaks its graph there and leaves it as it is. In evaluation mode it neither mixes nor
+    smooths: it returns the very images, and labels as rows (B,K). mixup_enabled: an attribute; False switches mixing
+    off, as timm's loop does. Workers that persist (persistent_workers=True) do not learn of either.
 
     Raises ValueError where values do not fit, where images and labels cannot be told, below torch.vmap, and where
     torch.export or torch.jit.trace would keep one composition for good; the values of labels are looked at on the
