@@ -18,7 +18,7 @@ from runs.engines import Engine
 from runs.folders import shown
 from runs.published import publish_done, publish_trial, results_folder, with_needed, with_published
 from runs.schedule import Estimate, Report, Schedule, accuracy, overview, run_schedule
-from runs.trials import Trial
+from runs.trials import Trial, check_same_images
 from training.config import PROJECT, UserError, read_yaml, recipe_path
 
 FORMS = ("per_seed.csv", "table.csv", "table.md", "table.tex", "figure.png", "figure.svg", "cost.png", "cost.svg")
@@ -85,6 +85,7 @@ def run_ablation(
         publish_done(file, done)
     names = {trial.name for trial in done}
     unfinished = [trial for trial in schedule.trials.values() if trial.name not in names]
+    check_same_images(done)
     write(file, trials, done, publish)
     if unfinished:
         raise UserError("\n".join(unfinished_lines(schedule, unfinished, again)))
@@ -97,6 +98,7 @@ def write_so_far(file: Path, trials: Sequence[Trial], publish: bool) -> None:
         raise UserError(
             f"{file.stem}: no trial is done yet, so there is nothing to show; leave out --tables to run them"
         )
+    check_same_images(done)
     write(file, trials, done, publish)
     if len(done) < len(trials):
         print(f"of {len(done)} of {len(trials)} trials, the others are not done", file=sys.stderr)

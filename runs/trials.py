@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -201,6 +201,28 @@ class Trial:
             within = Path(wanted).relative_to(place).parts
             return Path(made).parts[-len(within) :] == within
         return option == "data.root" or bool(made == wanted)
+
+
+def check_same_images(trials: Iterable[Trial]) -> None:
+    """Raise UserError where trials of the same data options were trained, or tested, on different images.
+
+    trials: done ones. Those of older versions, which kept no digest of their images, are taken on trust.
+    """
+    seen: dict[str, tuple[Trial, tuple[str, str]]] = {}
+    for trial in trials:
+        if not (trial.folder / "log.jsonl").is_file():  # its published result stands for it
+            continue
+        start = next((event for event in trial.run.events if event["event"] == "start"), {})
+        if "images" not in start or "test" not in start:
+            continue
+        of = json.dumps(trial.config.data.model_dump(exclude={"root", "download", "resident"}))
+        other, images = seen.setdefault(of, (trial, (start["images"], start["test"])))
+        if images != (start["images"], start["test"]):
+            raise UserError(
+                f"{other.name} and {trial.name} have the same data options and were trained on different images, so that "
+                f"they cannot be compared; restore the images and remove the run folder of the other trial: {other.folder} "
+                f"or {trial.folder}"
+            )
 
 
 def told_apart_by(config: Config) -> dict[str, Any]:

@@ -350,21 +350,22 @@ def test_a_repeated_call_reuses_and_prints_the_same(tiny, capsys, monkeypatch):
 
 
 def test_what_identifies_an_outcome(tiny, digits):
-    def file(overrides=(), seed=0, method="finetune", subject=None):
+    def file(overrides=(), seed=0, method="finetune", subject=None, training=digits.training):
         config = command.target_config("digits", ["data.subset=30", *overrides])
-        target = transfer.Target("digits", config.data, digits.training, digits.test)
+        target = transfer.Target("digits", config.data, training, digits.test)
         return transfer.kept_file(tiny, "digits", transfer.identity(subject or about, target, method, seed, config))
 
     source = transfer.Source(recorded_config(find_run("group/tiny-s0")), tiny, "model")
     about = transfer.about_backbone(source, make_config({}), CPU)
     first = file()
     assert first == file(["run.threads=2", "train.eval_batch=9", "data.download=false"])
+    assert first == file(["data.root=/moved"])
     others = [
         file(["train.epochs=9"]),
         file(["train.batch=8"]),
         file(["train.lr=0.5"]),
         file(["data.subset_start=1"]),
-        file(["data.root=/elsewhere"]),
+        file(training=digits.training.select(torch.arange(len(digits.training)).flip(0))),
         file(["data.cutout=2"]),
         file(seed=1),
         file(method="linear"),

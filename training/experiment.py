@@ -14,6 +14,7 @@ from evo import saved
 from evo.islands import Islands
 from evo.search import Elites, Search
 from training.config import Config, UserError
+from training.data.identity import check_images
 from training.data.load import load_data
 from training.devices import autocast_type, pick_device
 from training.distributed import World
@@ -64,6 +65,8 @@ def search_batch(
             f"data.name={config.data.name} has images {training_set.shape} of {len(names)} classes, the run was trained "
             f"on {source.image_shape} of {len(source.class_names)} classes, or other ones; search on the run's own data"
         )
+    if _selection(config) == _selection(trained_config):
+        check_images(str(trained), "training images", source.images, training_set.identity())
     if not trains_cells(trained_config):
         raise UserError(
             f"the run was trained with mix {trained_config.mix.name}, patch_weight {trained_config.mix.patch_weight}: its "
@@ -74,7 +77,7 @@ def search_batch(
     average = load_trained(trained_config, trained, device, "average").model if needs_average(config) else None
 
     log, streams = RunLog(folder), Streams(config.run.seed)
-    experiment = Experiment(folder, log)
+    experiment = Experiment(folder, log, training_set.identity())
 
     def on_generation(record: dict[str, Any]) -> None:
         log.generation(record)
@@ -117,7 +120,14 @@ def search_batch(
                 log.watch(config, RESULTS, experiment.resume())
             else:
                 log.begin(config, device, command_line())
-                log.event("start", training_images=count, classes=names, grid=model.grid, model=str(trained))
+                log.event(
+                    "start",
+                    training_images=count,
+                    images=experiment.images,
+                    classes=names,
+                    grid=model.grid,
+                    model=str(trained),
+                )
                 log.watch(config, RESULTS)
             evolved.go_on(experiment.search, experiment.elites, images, labels)
             result = experiment.result(full_forwards=config.search.population * config.search.islands * count)
@@ -127,13 +137,19 @@ def search_batch(
     return result
 
 
+def _selection(config: Config) -> dict[str, Any]:
+    """The options that say which images are trained on, wherever they lie."""
+    aside = {"root", "download", "resident", "max_unreadable", "crop", "flip", "cutout", "exclude_near_duplicates"}
+    return config.data.model_dump(exclude=aside)
+
+
 class Experiment:
     """What a search experiment has come to, and how it is saved and gone on with: as if never interrupted."""
 
     SAVE_EVERY = 1.0  # seconds, at the end of a generation: what a stop costs at most, besides that generation
 
-    def __init__(self, folder: Path, log: RunLog) -> None:
-        self.file, self.log = folder / "checkpoint" / "search.npz", log
+    def __init__(self, folder: Path, log: RunLog, images: str) -> None:
+        self.file, self.log, self.images = folder / "checkpoint" / "search.npz", log, images
         self.search: Search | Islands
         self.elites: list[Elites] = []
         self.fitness: list[float] = []
@@ -162,6 +178,7 @@ class Experiment:
                 "seconds": np.array(self.seconds + time.perf_counter() - self.began),
                 "torch": torch.get_rng_state().numpy(),
                 "log_lengths": np.array(json.dumps(self.log.lengths())),
+                "images": np.array(self.images),
             },
         )
         self.saved = time.perf_counter()
@@ -172,6 +189,12 @@ class Experiment:
         """
         try:
             state, extra = saved.read(self.file)
+            check_images(
+                str(self.file.parent.parent),
+                "training images",
+                str(extra["images"]) if "images" in extra else None,
+                self.images,
+            )
             self.search.set_state(state)
             cuts = np.cumsum(extra["sizes"])
             parts = zip(*(np.split(extra[f"elites.{name}"], cuts[:-1]) for name in Elites._fields), strict=True)
@@ -181,6 +204,8 @@ class Experiment:
             torch.set_rng_state(torch.from_numpy(extra["torch"]))
             lengths = json.loads(str(extra["log_lengths"]))
             self.log.cut(lengths)
+        except UserError:
+            raise
         except (ValueError, KeyError) as error:
             raise UserError(f"{self.file}: {error}; the search cannot go on from it") from None
         self.log.event("resume", generation=len(self.fitness))

@@ -83,6 +83,8 @@ class Run:
             "class_names": self.class_names,
             "training_images": len(self.training_set),
             "labels": hashlib.sha256(self.training_set.labels.cpu().numpy().tobytes()).hexdigest(),
+            "images": self.training_set.identity(),
+            "test": self.test_set.identity(),
             "reference": reference_digest(self.config.search.reference),
         }
         self.epoch = 0  # whole ones
@@ -141,6 +143,8 @@ class Run:
             steps=self.total_steps,
             training_images=len(self.training_set),
             test_images=len(self.test_set),
+            images=self.origin["images"],
+            test=self.origin["test"],
             classes=self.training_set.class_names,
             grid=self.model.grid,
             parameters=sum(parameter.numel() for parameter in self.model.parameters()),

@@ -11,12 +11,14 @@ from torch import Tensor
 
 from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from training.config import UserError
+from training.data.identity import check_images
 from training.mixes.evolved import Evolved
 from training.models.trained import load_weights
 from training.run import GENERATORS, Run
 
 COUNTERS = ("epoch", "position", "step", "seconds", "accuracies")
 AVERAGES = ("average", "ema")
+IMAGES = {"images": "training images", "test": "test images"}  # digests; checkpoints of older versions have none
 
 
 def save_run(run: Run, *, best: bool = False) -> None:
@@ -115,12 +117,14 @@ def _check_origin(run: Run, meta: Mapping[str, Any]) -> None:
             f"search.reference={run.config.search.reference}: that run has another checkpoint now than when this one "
             "began; restore it, or train anew"
         )
-    if any(meta[name] != value for name, value in now.items()):
+    if any(name in meta and meta[name] != value for name, value in now.items() if name not in IMAGES):
         raise UserError(
             f"{run.log.folder}: its checkpoint is of {meta['training_images']} training images {meta['image_shape']} of "
             f"{len(meta['class_names'])} classes, the data are {now['training_images']} {now['image_shape']} of "
             f"{len(now['class_names'])}, or other ones; restore the data it was trained on"
         )
+    for name, what in IMAGES.items():
+        check_images(str(run.log.folder), what, meta.get(name), now[name])
 
 
 def _below(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.checkpoint import write_atomically
-from training.config import Config, DataOptions, TrainOptions, UserError, data_root
+from training.config import Config, DataOptions, TrainOptions, UserError
 from training.data.augment import augment
 from training.data.image_set import AnyImageSet
 from training.data.load import load_data, place
@@ -85,6 +86,11 @@ class Target:
     options: DataOptions
     training: AnyImageSet
     test: AnyImageSet
+
+    @cached_property
+    def content(self) -> list[str]:
+        """What tells its training and test images from others."""
+        return [self.training.identity(), self.test.identity()]
 
     def to(self, device: torch.device) -> Target:
         """The data set with its batches on `device`, the images as data.resident says."""
@@ -517,7 +523,7 @@ def identity(about: dict[str, Any], target: Target, method: str, seed: int, conf
         settings |= {"lr": list(tried_rates(config.train)), "weight_decay": list(tried_decays(config.train))}
         settings |= {"trials": [TRIAL_STEPS, TRIAL_IMAGES], **config.train.model_dump(include=names)}
     data = target.options.model_dump(exclude={"root", "download", "resident", "max_unreadable"})
-    data |= {"root": str(data_root(target.options)), "training": len(target.training), "test": len(target.test)}
+    data |= {"content": target.content, "training": len(target.training), "test": len(target.test)}
     return {"backbone": about, "data": data, "method": settings}
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from training.config import UserError
 from training.data.prefetch import decoding_threads
+from training.progress import speaks
 
 SAMPLE = 4096
 DIGEST = 16  # bytes
@@ -56,6 +59,25 @@ def file_digest(path: Path) -> bytes:
             return made.digest()
     except OSError:
         return bytes(DIGEST)
+
+
+def check_images(owner: str, what: str, recorded: str | None, now: str) -> None:
+    """Raise UserError where images are not those of the recorded digest; say so where none was recorded.
+
+    owner: what was made with them. what: `training images`, for example.
+    """
+    if recorded is None:
+        if speaks():
+            print(
+                f"data: {owner} was made by an older version, which kept no digest of its {what}; that they are still the "
+                "same is taken on trust",
+                file=sys.stderr,
+            )
+    elif recorded != now:
+        raise UserError(
+            f"{owner}: the {what} have changed since it was made, though there are as many or their options are the same; "
+            "restore the images, or begin anew"
+        )
 
 
 def _digest_of_tensor(values: Tensor) -> bytes:

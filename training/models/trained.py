@@ -37,12 +37,15 @@ class Prepare:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A model with what it was trained on: its input's scaling, image shape (C,H,W) and classes."""
+    """A model with what it was trained on: its input's scaling, image shape (C,H,W), classes, and a digest of the images
+    where the checkpoint has one.
+    """
 
     model: PatchModel
     prepare: Prepare
     image_shape: tuple[int, int, int]
     class_names: list[str]
+    images: str | None = None
 
 
 class Rescaled(nn.Module):
@@ -88,7 +91,7 @@ def load_trained(config: Config, folder: Path, device: torch.device, weights: st
     load_weights(model, saved, weights)
     model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     prepare = Prepare(saved.tensors["input.mean"], saved.tensors["input.std"], device)
-    return TrainedModel(model, prepare, (channels, height, width), names)
+    return TrainedModel(model, prepare, (channels, height, width), names, saved.meta.get("images"))
 
 
 def without_fetching(config: Config) -> ModelOptions:
