@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.ticker import MaxNLocator
 
 from analysis.cost import write_cost
 from analysis.files import replace_text
 from analysis.rounding import decimal_text
 from analysis.run_folder import RunFolder, RunFolderError
-from analysis.statistics import BOOTSTRAP_FROM, LEVEL, LOWER_IS_BETTER, compare, smallest_p
-from analysis.style import GREY, colour, new_figure, save, tidy
+from analysis.statistics import BOOTSTRAP_FROM, DECIMALS, LEVEL, LOWER_IS_BETTER, compare, smallest_p, widest_interval
+from analysis.style import GREY, LEAST_POINTS, colour, ink, new_figure, save, tidy, widen
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -300,14 +301,33 @@ def _best_note(table: pd.DataFrame) -> str:
     best = known[known["best"]].iloc[0]
     _, form = MEASURES.get(best["measure"], ("", ".4g"))
     extreme = "lowest" if best["measure"] in LOWER_IS_BETTER else "highest"
-    rivals = list(known["variant"][~known["best"] & ~known["apart"]])
+    equal = _equal_to_best(known, form)
+    rivals = list(known["variant"][~equal & ~known["apart"]])
+    others, it = len(known) - int(equal.sum()), "it" if equal.sum() == 1 else "them"
+    if not others:
+        return f"All {len(known)} variants have the same mean, {decimal_text(best['mean'], form)}."
     if not rivals:
-        rest = f"every other can be told from it at 95 %{_told_how(known)}."
-    elif len(rivals) > 3 and len(rivals) == len(known) - 1:
-        rest = "no other can be told from it at 95 %."
+        rest = f"every other can be told from {it} at 95 %{_told_how(known) if it == 'it' else ''}."
+    elif len(rivals) > 3 and len(rivals) == others:
+        rest = f"no other can be told from {it} at 95 %."
     else:
-        rest = f"{', '.join(rivals)} cannot be told from it at 95 %."
-    return f"{best['variant']} {decimal_text(best['mean'], form)} is the {extreme} mean; {rest}{_seeds_needed(known, rivals)}"
+        rest = f"{', '.join(rivals)} cannot be told from {it} at 95 %."
+    mean = decimal_text(best["mean"], form)
+    if it == "it":
+        found = f"{best['variant']} {mean} is the {extreme} mean"
+    else:
+        found = (
+            f"{' and '.join([', '.join(known['variant'][equal][:-1]), known['variant'][equal].iloc[-1]])} share the "
+        )
+        found += f"{extreme} mean, {mean}"
+    return f"{found}; {rest}{_seeds_needed(known, rivals)}"
+
+
+def _equal_to_best(known: pd.DataFrame, form: str) -> pd.Series:
+    """Which means are the best one's, but for the rounding of a sum, or as the table shows them."""
+    best = known[known["best"]].iloc[0]["mean"]
+    alike = known["mean"].round(DECIMALS) == round(best, DECIMALS)
+    return alike | (known["mean"].map(lambda mean: decimal_text(mean, form)) == decimal_text(best, form))
 
 
 def _told_how(known: pd.DataFrame) -> str:
@@ -485,6 +505,11 @@ def draw_comparison(trials: pd.DataFrame, table: pd.DataFrame, path: Path) -> Pa
             differences = by_seed[row.variant] - by_seed[baseline]
             _draw_row(axes, place, differences, row.difference, row.difference_high)
         _finish(axes, f"difference to {_folded(baseline)}", "Differences paired by seed")
+    if "accuracy" in measure:
+        least = max(LEAST_POINTS, widest_interval(trials[measure]))
+        widen(panels[0].xaxis, least)
+        for axes in panels[1:]:
+            widen(axes.xaxis, least, within=(-100, 100))
     return save(figure, path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
@@ -492,9 +517,12 @@ NOTE: dict[str, Any] = {"color": GREY, "fontsize": 9, "ha": "right", "va": "cent
 
 
 def _draw_row(axes: Axes, place: float, values: pd.Series, mean: float, high: float) -> None:
-    axes.scatter(values, [place - 0.06] * len(values), color=colour(0), s=22, alpha=0.55, linewidths=0, zorder=3)
+    axes.scatter(
+        values, [place - 0.06] * len(values), facecolors=to_rgba(colour(0), 0.4), edgecolors=colour(0), s=22,
+        linewidths=0.8, zorder=3,
+    )  # fmt: skip
     if not math.isnan(high):
-        axes.errorbar(mean, place + 0.06, xerr=high - mean, fmt="D", color="black", markersize=4, capsize=3, zorder=4)
+        axes.errorbar(mean, place + 0.06, xerr=high - mean, fmt="D", color=ink(), markersize=4, capsize=3, zorder=4)
 
 
 def _finish(axes: Axes, xlabel: str, title: str) -> None:

@@ -12,7 +12,7 @@ under its null whatever the numbers of rows:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import comb, nan
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis.rounding import significant
 from analysis.run_folder import RunFolder
 from analysis.statistics import LEVEL, holm
 from evo.bank import PatternBank, random_masks
@@ -55,6 +56,7 @@ class Statement(NamedTuple):
     p: float
     p_holm: float
     null: str  # what counts as chance
+    strength: float = nan  # how far from chance, in standard deviations of what chance gives
 
 
 class Orbits(NamedTuple):
@@ -105,9 +107,12 @@ class Atlas:
     epochs: Array  # (S,) of the searches kept whole; search numbers where there are no epochs
     by: str  # what `epochs` counts: epoch or search
     movements: list[Movement]
-    statements: list[Statement]
+    statements: list[Statement]  # told from no preference first, of these the strongest first
     notes: list[str]
     tested: int  # rows
+    pair_p: (
+        Array | None
+    )  # (K,K) of pairs of different classes that come more often than by chance; None where not tested
 
 
 class Rows(NamedTuple):
@@ -139,9 +144,10 @@ def atlas_of(run: RunFolder) -> Atlas:
     mattered, pictured = where_it_mattered(snapshots, bank.grid)
     statements: list[Statement] = []
     movements: list[Movement] = []
+    pair_p = None
     if len(rows.masks):
         alternatives = _alternatives(rows.masks, sampler, int(search.get("min_cells", 0)), rng)
-        statements = statements_of(rows, alternatives, sampler, search, bank.class_names, rng)
+        statements, pair_p = statements_of(rows, alternatives, sampler, search, bank.class_names, rng)
         movements = _movements(rows, alternatives, found, search)
     return Atlas(
         run.name,
@@ -158,6 +164,7 @@ def atlas_of(run: RunFolder) -> Atlas:
         statements,
         _notes(search, sampler, len(snapshots)),
         len(rows.masks),
+        pair_p,
     )
 
 
@@ -294,16 +301,25 @@ def statements_of(
     search: dict[str, Any],
     class_names: list[str],
     rng: np.random.Generator,
-) -> list[Statement]:
-    """All statements, with p adjusted by Holm over those that are tested."""
+) -> tuple[list[Statement], Array | None]:
+    """All statements, with p adjusted by Holm over those that are tested, in the order that Atlas says; and its pair_p."""
     form = SAME_SHARE if sampler == "bernoulli" else RANDOM.format(sampler=sampler)
+    about_pairs, pair_p = _pairings(rows, search, class_names, rng)
     found = [
         *_shares(alternatives.drawn, RANDOM.format(sampler=sampler), bool(search.get("hold")), rng),
         *_forms(alternatives.alike, rows.masks.shape[-1], form, rng),
-        *_pairings(rows, search, class_names, rng),
+        *about_pairs,
     ]
     adjusted = holm([s.p for s in found])
-    return [_worded(s._replace(p_holm=float(p))) for s, p in zip(found, adjusted, strict=True)]
+    found = [_worded(s._replace(p_holm=float(p))) for s, p in zip(found, adjusted, strict=True)]
+    return sorted(found, key=_rank), pair_p
+
+
+def _rank(statement: Statement) -> tuple[int, float]:
+    """Told from no preference, not told from it, not tested; within each the furthest from chance first."""
+    if np.isnan(statement.p_holm):
+        return 2, 0.0
+    return int(statement.p_holm >= LEVEL), -statement.strength
 
 
 class Words(NamedTuple):
@@ -317,20 +333,20 @@ class Words(NamedTuple):
 
 
 WORDS = {
-    "share": Words("share of cells kept", "keeping more of the own image", "keeping less of the own image", "{:.1f} %"),
-    "balance": Words("how evenly images are mixed", "mixing less evenly", "mixing more evenly", "{:.1f}",
+    "share": Words("share of cells kept", "keeping more of the own image", "keeping less of the own image", "{} %"),
+    "balance": Words("how evenly images are mixed", "mixing less evenly", "mixing more evenly", "{}",
                      " points away from half and half"),
-    "unmixed": Words("rows not mixed at all", "leaving rows unmixed", "mixing every row", "{:.1f} %", " of rows unmixed"),
-    "places": Words("which cells are kept", "keeping certain cells", "keeping all cells alike", "{:.2f}",
+    "unmixed": Words("rows not mixed at all", "leaving rows unmixed", "mixing every row", "{} %", " of rows unmixed"),
+    "places": Words("which cells are kept", "keeping certain cells", "keeping all cells alike", "{}",
                     " percentage points between places"),
-    "pieces": Words("pieces of a mask", "more pieces", "fewer pieces", "{:.2f}", " pieces of either image"),
-    "boundary": Words("boundary of a mask", "longer boundaries", "shorter boundaries", "{:.2f}", " edges"),
-    "patterns": Words("rows that share a pattern", "certain patterns", "varied patterns", "{:.3f} %", " of pairs of rows alike"),
-    "same class": Words("partners of the own class", "partners of the own class", "partners of other classes", "{:.1f} %",
+    "pieces": Words("pieces of a mask", "more pieces", "fewer pieces", "{}", " pieces of either image"),
+    "boundary": Words("boundary of a mask", "longer boundaries", "shorter boundaries", "{}", " edges"),
+    "patterns": Words("rows that share a pattern", "certain patterns", "varied patterns", "{} %", " of pairs of rows alike"),
+    "same class": Words("partners of the own class", "partners of the own class", "partners of other classes", "{} %",
                         " of rows with a partner of their class"),
-    "itself": Words("images as their own partners", "images as their own partners", "other images as partners", "{:.2f} %",
+    "itself": Words("images as their own partners", "images as their own partners", "other images as partners", "{} %",
                     " of rows"),
-    "class pairs": Words("which classes are paired", "certain pairs of classes", "evenly spread pairs of classes", "{:.2f}",
+    "class pairs": Words("which classes are paired", "certain pairs of classes", "evenly spread pairs of classes", "{}",
                          " (chi-square for each pair of classes)"),
 }  # fmt: skip
 
@@ -339,10 +355,10 @@ def _worded(statement: Statement) -> Statement:
     if np.isnan(statement.p):
         return statement
     words = WORDS[statement.name]
-    observed, expected = words.value.format(statement.observed), words.value.format(statement.expected)
+    observed, expected = (words.value.format(significant(value)) for value in (statement.observed, statement.expected))
     told = (
-        f"{observed}{words.rest} against {expected} of {statement.null} (p = {statement.p:.2g}, adjusted "
-        f"{statement.p_holm:.2g})"
+        f"{observed}{words.rest} against {expected} of {statement.null} (p = {significant(statement.p)}, adjusted "
+        f"{significant(statement.p_holm)})"
     )
     if statement.p_holm >= LEVEL:
         return statement._replace(text=f"no preference seen: {words.subject}, {told}")
@@ -394,7 +410,8 @@ def _picked(values: dict[str, tuple[Array, float, str]], null: str, rng: np.rand
         observed, by_chance = float(numbers[:, 0].sum()), np.concatenate(sums[name])
         p = _p(abs(observed - centre), abs(by_chance - centre))
         expected = float(numbers[:, 1:].mean()) * size
-        found.append(Statement(name, "", observed / count * size, expected, unit, p, nan, null))
+        strength = _strength(observed, by_chance)
+        found.append(Statement(name, "", observed / count * size, expected, unit, p, nan, null, strength))
     return found
 
 
@@ -416,7 +433,9 @@ def _places(alike: Array, null: str, rng: np.random.Generator) -> Statement:
     rows = rng.integers(1, beside, count)  # one of the null for each row: what chance alone makes of the places
     observed = float(uneven(alike[:, 0].sum(axis=0)))
     expected = float(uneven(alike[np.arange(count), rows].sum(axis=0)))
-    return Statement("places", "", observed, expected, "points", _p(observed, by_chance), nan, null)
+    return Statement(
+        "places", "", observed, expected, "points", _p(observed, by_chance), nan, null, _strength(observed, by_chance)
+    )
 
 
 def _repeats(flat: Array, count: int, null: str, rng: np.random.Generator) -> Statement:
@@ -440,21 +459,25 @@ def _repeats(flat: Array, count: int, null: str, rng: np.random.Generator) -> St
     observed = alike(which[:, 0])
     centre = float(np.mean([alike(which[:, column]) for column in range(beside)]))
     p = _p(abs(observed - centre), abs(by_chance - centre))
-    return Statement("patterns", "", observed, expected, "% of pairs of rows", p, nan, null)
+    return Statement(
+        "patterns", "", observed, expected, "% of pairs of rows", p, nan, null, _strength(observed, by_chance)
+    )
 
 
-def _pairings(rows: Rows, search: dict[str, Any], class_names: list[str], rng: np.random.Generator) -> list[Statement]:
-    """Which classes are paired, and whether images are their own partners."""
+def _pairings(
+    rows: Rows, search: dict[str, Any], class_names: list[str], rng: np.random.Generator
+) -> tuple[list[Statement], Array | None]:
+    """Which classes are paired, and whether images are their own partners; and `_pair_p`, None where it is not tested."""
     if search.get("hold") or not search.get("same_class", True):
-        return [_untested("class pairs", "the run's rules forbid some partners (search.hold, search.same_class)")]
+        return [_untested("class pairs", "the run's rules forbid some partners (search.hold, search.same_class)")], None
     if (rows.own < 0).any():
-        return [_untested("class pairs", "the images have no classes")]
+        return [_untested("class pairs", "the images have no classes")], None
     classes = len(class_names)
     dense = classes <= MOST_CLASSES
     size = classes * classes if dense else 1
     expected = _expected_pairs(rows, classes) if dense else np.zeros(1)
     apart = ~np.eye(classes, dtype=bool).ravel() & (expected.ravel() > 0) if dense else np.zeros(1, bool)
-    same, uneven = [], []
+    same, uneven, excess = [], [], []
     groups = [np.flatnonzero(rows.search == number) for number in np.unique(rows.search)]
     # That an image is its own partner is no choice of a class.
     groups = [group[~rows.itself[group]] for group in groups]
@@ -471,24 +494,29 @@ def _pairings(rows: Rows, search: dict[str, Any], class_names: list[str], rng: n
         same.append(alike)
         if dense:
             uneven.append(_unevenness(counts[:, apart], expected.ravel()[apart]))
+            excess.append(_excess(counts.reshape(-1, classes, classes), expected))
     others = max(1, int((~rows.itself).sum()))
     by_chance = np.concatenate(same) * (100 / others)
     centre = float(by_chance[1:].mean())
     statements = [
         Statement("same class", "", float(by_chance[0]), centre, "% of rows",
-                  _p(abs(by_chance[0] - centre), abs(by_chance[1:] - centre)), nan, DEALT)
+                  _p(abs(by_chance[0] - centre), abs(by_chance[1:] - centre)), nan, DEALT,
+                  _strength(by_chance[0], by_chance[1:]))
     ]  # fmt: skip
     if search.get("self_pairing", True):
         statements.append(_themselves(rows, rng))
     if dense and apart.any():
         values = np.concatenate(uneven)
         p = _p(values[0], values[1:])
-        statements.append(Statement("class pairs", "", float(values[0]), float(values[1:].mean()), "", p, nan, DEALT))
+        strength = _strength(values[0], values[1:])
+        statements.append(
+            Statement("class pairs", "", float(values[0]), float(values[1:].mean()), "", p, nan, DEALT, strength)
+        )
     else:
         statements.append(
             _untested("class pairs", f"{classes:,} classes have more pairs than {others:,} rows can tell")
         )
-    return statements
+    return statements, _pair_p(excess, classes) if dense else None
 
 
 def _expected_pairs(rows: Rows, classes: int) -> Array:
@@ -500,6 +528,30 @@ def _expected_pairs(rows: Rows, classes: int) -> Array:
         partner = np.bincount(rows.partner[chosen], minlength=classes)
         expected += np.outer(own, partner) / max(1, int(chosen.sum()))
     return expected
+
+
+def _excess(counts: Array, expected: Array) -> Array:
+    """(S,N) of the N pairs of different classes, both directions together: how far counts (S,K,K) are above what is
+    expected (K,K), in the square root of that, as of a Poisson count.
+    """
+    one, two = np.triu_indices(len(expected), 1)
+    seen, both = (counts + counts.swapaxes(1, 2))[:, one, two], (expected + expected.T)[one, two]
+    return np.divide(seen - both, np.sqrt(both), out=np.zeros(seen.shape), where=both > 0)
+
+
+def _pair_p(excess: Sequence[Array], classes: int) -> Array:
+    """(K,K) symmetric: p of each pair of different classes, NaN on the diagonal. The share of permutations in which any
+    pair is as far above chance, which accounts for the number of pairs (Westfall and Young, *Resampling-Based Multiple
+    Testing*, 1993). excess: the search's own first.
+    """
+    values = np.concatenate(excess)
+    found = np.full((classes, classes), nan)
+    if values.shape[1]:
+        largest = np.sort(values[1:].max(axis=1))
+        as_far = len(largest) - np.searchsorted(largest, values[0] - 1e-9)
+        one, two = np.triu_indices(classes, 1)
+        found[one, two] = found[two, one] = (1 + as_far) / (1 + len(largest))
+    return found
 
 
 def _unevenness(counts: Array, expected: Array) -> Array:
@@ -525,7 +577,23 @@ def _themselves(rows: Rows, rng: np.random.Generator) -> Statement:
     observed = int(rows.itself.sum())
     # Counts this small are not symmetric: twice the smaller tail.
     p = min(1.0, 2 * min(_p(observed, by_chance), _p(-observed, -by_chance)))
-    return Statement("itself", "", 100 * observed / count, 100 * centre / count, "% of rows", p, nan, DEALT)
+    return Statement(
+        "itself",
+        "",
+        100 * observed / count,
+        100 * centre / count,
+        "% of rows",
+        p,
+        nan,
+        DEALT,
+        _strength(observed, by_chance),
+    )
+
+
+def _strength(observed: float, by_chance: Array) -> float:
+    """Standard deviations from what chance gives on average; 0 where chance gives always the same."""
+    spread = float(by_chance.std())
+    return abs(float(observed - by_chance.mean())) / spread if spread > 0 else 0.0
 
 
 def _p(observed: float, by_chance: Array) -> float:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from analysis.labels import ends_of_leaders, place_labels
 from analysis.statistics import search_adds, t_interval
-from analysis.style import colour, ink, new_figure, save, soft, tidy
+from analysis.style import colour, ink, new_figure, save, soft, tidy, widen
 from analysis.words import plain, shortened
 
 if TYPE_CHECKING:
@@ -120,11 +120,12 @@ def draw_cost(found: Sequence[Spent], *, steps_alike: bool = False) -> Figure:
         half = None if own or math.isnan(one.half) else one.half
         axes.errorbar(
             one.cost, one.gain, yerr=half, fmt=marker, color=shade, ecolor=shade, elinewidth=1, capsize=3, capthick=1,
-            markersize=MARKER, alpha=0.9, zorder=4 if own else 3,
+            markersize=MARKER, zorder=4 if own else 3,
         )  # fmt: skip
     tidy(axes, xlabel=_xlabel(reference, steps_alike), ylabel=_ylabel(reference), title=_title(found))
     axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 2.5, 5, 10]))
     axes.margins(x=0.15, y=0.08)
+    widen(axes.yaxis, within=(-100, 100))
     axes.axvline(1, color=soft(), linewidth=1, linestyle="--", zorder=1)
     axes.axhline(0, color=soft(), linewidth=1, linestyle="--", zorder=1)
     lines = [1.0]

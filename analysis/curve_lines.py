@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -19,16 +19,13 @@ from analysis.curve_tables import (
     band,
     by_generation_of,
 )
-from analysis.style import colour, tidy
+from analysis.style import Look, fit_blown_up, look, tidy
 
-LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 3)))
-MARKERS = "osD^vPX"
-HATCHES = ("", "///", "...", "xxx", "\\\\\\", "++", "oo")
 SMALL = 8  # points; 10 pixels of a picture shown 900 wide
+WHOLE = ("generation", "epoch", "training step", "search")  # what has no parts: such an axis has whole numbers only
 FEW = 20  # points of a line that each have a marker
 
 Of = Callable[[History], Series | None]  # what is shown of a run; None where it did not write it
-Numbered = tuple[int, Setting]  # a setting and its place among the settings, which gives its look
 
 
 class Panel(NamedTuple):
@@ -53,36 +50,44 @@ def series_of(setting: Setting, of: Of) -> list[Series]:
 
 
 def compared(
-    title: str, settings: Sequence[Numbered], of: Of, xlabel: str, ylabel: str, bottom: float | None = None
+    title: str, settings: Sequence[Setting], of: Of, xlabel: str, ylabel: str, bottom: float | None = None
 ) -> list[Panel]:
     """A panel of a line for each setting; none where no setting has it."""
-    lines = [(number, band(series)) for number, setting in settings if (series := series_of(setting, of))]
+    lines = [(look(setting.number), band(series)) for setting in settings if (series := series_of(setting, of))]
 
     def draw(axes: Axes) -> None:
-        for number, line in lines:
-            plot(axes, line, number)
+        for shown, line in lines:
+            plot(axes, line, shown)
         finish(axes, xlabel, ylabel, bottom)
 
     return [Panel(title, draw)] if lines else []
 
 
-def plot(axes: Axes, line: Band, number: int, label: str | None = None, *, interval: bool = True) -> None:
+def plot(axes: Axes, line: Band, shown: Look, label: str | None = None, *, interval: bool = True) -> None:
     """A line, with a marker at each of few points or at some of many, and its interval."""
-    count = len(line.x)
     axes.plot(
-        line.x, line.mean, color=colour(number), linestyle=look(LINES, number), linewidth=1.8, label=label,
-        marker=look(MARKERS, number), markersize=4,
-        markevery=1 if count <= FEW else (number * count // 40, count // 8),
+        line.x, line.mean, color=shown.colour, linestyle=shown.line, linewidth=1.8, label=label, marker=shown.marker,
+        markersize=4, markevery=markers_at(len(line.x), len(axes.lines)),
     )  # fmt: skip
     if interval and np.isfinite(line.low).any():
-        axes.fill_between(line.x, line.low, line.high, color=colour(number), alpha=0.15, linewidth=0)
+        axes.fill_between(line.x, line.low, line.high, color=shown.colour, alpha=0.15, linewidth=0)
+
+
+def markers_at(points: int, lines: int) -> int | tuple[int, int]:
+    """matplotlib's markevery: every one of few points; else about eight, at other places than those of `lines` before."""
+    if points <= FEW:
+        return 1
+    step = points // 8
+    return lines * max(1, points // 40) % step, step
 
 
 def finish(axes: Axes, xlabel: str, ylabel: str, bottom: float | None = None) -> None:
     """Frame, labels, and limits: all of the lines, and of the bands as much as leaves the lines half of the height."""
     tidy(axes, xlabel=xlabel, ylabel=ylabel)
-    if "generation" not in xlabel and xlabel != "epoch":
+    if xlabel not in WHOLE:
         axes.xaxis.set_major_locator(MaxNLocator("auto"))
+    if fit_blown_up(axes):
+        return
     values = _finite([np.asarray(line.get_ydata(), float) for line in axes.lines])
     if not len(values):
         return
@@ -96,12 +101,12 @@ def finish(axes: Axes, xlabel: str, ylabel: str, bottom: float | None = None) ->
     axes.set_ylim(low - margin if bottom is None else bottom, high + margin)
 
 
-def bars(axes: Axes, values: Sequence[float], place: int, of: int, number: int, label: str | None = None) -> None:
+def bars(axes: Axes, values: Sequence[float], place: int, of: int, shown: Look, label: str | None = None) -> None:
     """Bars number `place` of `of` in each group, in percent, with the numbers beside them while there is room."""
     height = 0.8 / of
     rows = np.arange(len(values)) + (place - (of - 1) / 2) * height
     axes.barh(
-        rows, values, height=height * 0.92, color=colour(number), hatch=look(HATCHES, number), edgecolor="white",
+        rows, values, height=height * 0.92, color=shown.colour, hatch=shown.hatch, edgecolor="white",
         linewidth=0, label=label,
     )  # fmt: skip
     for row, value in zip(rows, values, strict=True):
@@ -133,18 +138,15 @@ def legend(figure: Figure, settings: Sequence[Setting]) -> None:
     from matplotlib.lines import Line2D
 
     handles = [
-        Line2D([], [], color=colour(i), linestyle=look(LINES, i), marker=look(MARKERS, i), linewidth=2, markersize=5,
+        Line2D([], [], color=shown.colour, linestyle=shown.line, marker=shown.marker, linewidth=2, markersize=5,
                label=setting.label)
-        for i, setting in enumerate(settings)
+        for setting in settings
+        for shown in [look(setting.number)]
     ]  # fmt: skip
     figure.legend(
         handles=handles, loc="outside upper center", ncols=min(3 if len(settings) != 4 else 2, len(settings)),
         frameon=False, fontsize=9, handlelength=4,
     )  # fmt: skip
-
-
-def look(of: Sequence[Any], number: int) -> Any:
-    return of[number % len(of)]
 
 
 def _finite(parts: Sequence[Array]) -> Array:

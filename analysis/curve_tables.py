@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.files import replace_text
-from analysis.run_folder import RunFolder, RunFolderError, read_lines
+from analysis.run_folder import RunFolder, RunFolderError, places_of, read_lines
 from analysis.settings import by_setting, seed_of
 from analysis.statistics import t_interval
 from analysis.words import shortened
@@ -96,10 +96,14 @@ class History(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """Runs of one setting, one of a seed, under the name that a legend has for them."""
+    """Runs of one setting, one of a seed, under the name that a legend has for them; it looks as the first of them does.
+
+    number: the first run's place among those shown together, see style.look.
+    """
 
     label: str
     histories: list[History]
+    number: int = 0
 
 
 # Reading
@@ -213,6 +217,7 @@ def settings_of(runs: Sequence[RunFolder]) -> tuple[list[Setting], list[str]]:
     Raises RunFolderError where none of them has generations.
     """
     unlike = list({run.path.resolve(): run for run in runs}.values())
+    number_of = {run.path: place for run, place in zip(unlike, places_of(unlike), strict=True)}
     histories = {run.path: read_history(run) for run in unlike}
     without = [run for run in unlike if histories[run.path] is None]
     if len(without) == len(unlike):
@@ -229,7 +234,8 @@ def settings_of(runs: Sequence[RunFolder]) -> tuple[list[Setting], list[str]]:
             if first is not history:
                 notes.append(f"Left out, as of the same setting and seed as {first.run.name}: {run.name}.")
         found.append(list(by_seed.values()))
-    return [Setting(*pair) for pair in zip(_labels(found), found, strict=True)], notes
+    numbers = [min(number_of[history.run.path] for history in group) for group in found]
+    return [Setting(*three) for three in zip(_labels(found), found, numbers, strict=True)], notes
 
 
 def _no_generations(runs: Sequence[RunFolder]) -> str:

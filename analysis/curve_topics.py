@@ -11,9 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from analysis.curve_lines import (
-    LINES,
-    MARKERS,
-    Numbered,
     Of,
     Panel,
     bars,
@@ -21,7 +18,6 @@ from analysis.curve_lines import (
     finish,
     finish_bars,
     legend_below,
-    look,
     plot,
     series_of,
     statistic,
@@ -38,8 +34,8 @@ from analysis.curve_tables import (
     over_training,
     turnover,
 )
-from analysis.lineage import operator_rows
-from analysis.style import colour
+from analysis.lineage import contested, operator_rows
+from analysis.style import Look, look, soft
 
 MEANINGS = {
     "hard": "mean cell loss, nats",
@@ -76,12 +72,11 @@ class Topic(NamedTuple):
 def topics_of(settings: Sequence[Setting]) -> list[Topic]:
     """What can be shown of these runs, in the order of reading; what their lines do not tell is left out."""
     found = []
-    numbered = list(enumerate(settings))
     for objective in dict.fromkeys(name for setting in settings for name in setting.histories[0].objectives):
-        having = [(i, setting) for i, setting in numbered if series_of(setting, statistic(objective, "best"))]
+        having = [setting for setting in settings if series_of(setting, statistic(objective, "best"))]
         if having:
             found += [_within(having, objective, len(settings)), _training(having, objective, len(settings))]
-    found += [_pareto(numbered), _efficiency(numbered), _operators(numbered)]
+    found += [_pareto(settings), _efficiency(settings), _operators(settings)]
     return [topic for topic in found if topic.panels]
 
 
@@ -99,17 +94,24 @@ def bands(settings: Sequence[Setting]) -> str:
     return text + (" Of two seeds they are very wide." if 2 in counts else "")
 
 
+def beside(setting: Setting) -> list[Look]:
+    """Looks of what is shown of one setting alone: the first is its own, the others are of no run."""
+    own = look(setting.number)
+    others = [one for one in map(look, range(len(STATISTICS))) if (one.line, one.marker) != (own.line, own.marker)]
+    return [own, *(one._replace(colour=soft()) for one in others[-(len(STATISTICS) - 1) :])]
+
+
 # Fitness
 
 
-def _within(having: Sequence[Numbered], objective: str, settings: int) -> Topic:
+def _within(having: Sequence[Setting], objective: str, settings: int) -> Topic:
     """By generation and by forwards."""
-    caption = f"Means over the searches of a run. {bands([setting for _, setting in having])}"
+    caption = f"Means over the searches of a run. {bands(having)}"
     label, title = fitness(objective), f"Fitness '{objective}' within a search"
-    first = any(setting.histories[0].objectives[0] == objective for _, setting in having)
+    first = any(setting.histories[0].objectives[0] == objective for setting in having)
     spread = compared("Spread in the population", having, statistic(objective, "std"), "generation", SPREAD, 0)
     if settings == 1:
-        setting = having[0][1]
+        setting = having[0]
         if len(setting.histories) == 1 and spread:
             caption += "Shaded: mean ± standard deviation of the population."
         panels = [_statistics(setting, objective), *([_by_forwards(setting, objective)] if first else []), *spread]
@@ -127,13 +129,13 @@ def _statistics(setting: Setting, objective: str) -> Panel:
     """Fittest, median, mean and least fit by generation; the spread of one seed, or the fittest's interval."""
 
     def draw(axes: Axes) -> None:
-        for number, (name, label) in enumerate(STATISTICS.items()):
+        for (name, label), shown in zip(STATISTICS.items(), beside(setting), strict=True):
             if series := series_of(setting, statistic(objective, name)):
-                plot(axes, band(series), number, label, interval=name == "best")
+                plot(axes, band(series), shown, label, interval=name == "best")
         mean, spread = (series_of(setting, statistic(objective, name)) for name in ("mean", "std"))
         if len(mean) == len(spread) == 1:
             axes.fill_between(
-                mean[0].x, mean[0].y - spread[0].y, mean[0].y + spread[0].y, color=colour(2), alpha=0.25, linewidth=0,
+                mean[0].x, mean[0].y - spread[0].y, mean[0].y + spread[0].y, color=soft(), alpha=0.25, linewidth=0,
                 label="mean ± standard deviation",
             )  # fmt: skip
         finish(axes, "generation", fitness(objective))
@@ -144,19 +146,19 @@ def _statistics(setting: Setting, objective: str) -> Panel:
 
 def _by_forwards(setting: Setting, objective: str) -> Panel:
     def draw(axes: Axes) -> None:
-        for number, name in ((0, "best"), (2, "mean")):
-            if series := series_of(setting, statistic(objective, name, by_forwards)):
-                plot(axes, band(series), number, STATISTICS[name], interval=name == "best")
+        for (name, label), shown in zip(STATISTICS.items(), beside(setting), strict=True):
+            if name in ("best", "mean") and (series := series_of(setting, statistic(objective, name, by_forwards))):
+                plot(axes, band(series), shown, label, interval=name == "best")
         finish(axes, PER_IMAGE, fitness(objective))
         legend_below(axes)
 
     return Panel("Fitness by image forwards", draw)
 
 
-def _training(having: Sequence[Numbered], objective: str, settings: int) -> Topic:
+def _training(having: Sequence[Setting], objective: str, settings: int) -> Topic:
     """The fittest of each search's first and last generation over the training."""
-    having = [(i, setting) for i, setting in having if all(history.searches > 1 for history in setting.histories)]
-    epochs = [len(np.unique(history.columns["epoch"])) for _, setting in having for history in setting.histories]
+    having = [setting for setting in having if all(history.searches > 1 for history in setting.histories)]
+    epochs = [len(np.unique(history.columns["epoch"])) for setting in having for history in setting.histories]
     scale = "epoch" if min(epochs, default=0) > 3 else "step"
     xlabel, label = ("epoch" if scale == "epoch" else "training step"), fitness(objective)
 
@@ -164,8 +166,8 @@ def _training(having: Sequence[Numbered], objective: str, settings: int) -> Topi
         return statistic(objective, "best", lambda history, values: over_training(history, values, which, scale))
 
     def draw(axes: Axes) -> None:
-        for number, which in enumerate(("last", "first")):
-            plot(axes, band(series_of(having[0][1], end(which))), number, f"{which} generation")
+        for which, shown in zip(("last", "first"), beside(having[0]), strict=False):
+            plot(axes, band(series_of(having[0], end(which))), shown, f"{which} generation")
         finish(axes, xlabel, label)
         legend_below(axes)
 
@@ -191,12 +193,10 @@ def _training(having: Sequence[Numbered], objective: str, settings: int) -> Topi
 # Pareto fronts
 
 
-def _pareto(numbered: Sequence[Numbered]) -> Topic:
+def _pareto(settings: Sequence[Setting]) -> Topic:
     """Non-dominated genomes of the first and the last generation, for pairs of objectives."""
-    having = [(i, setting) for i, setting in numbered if all(history.fronts for history in setting.histories)]
-    pairs = list(
-        dict.fromkeys(pair for _, setting in having for pair in combinations(setting.histories[0].objectives, 2))
-    )
+    having = [setting for setting in settings if all(history.fronts for history in setting.histories)]
+    pairs = list(dict.fromkeys(pair for setting in having for pair in combinations(setting.histories[0].objectives, 2)))
     caption = (
         "Genomes that no other genome of their generation beats in all objectives, of a run's last search; the fitter, "
         "the further up and to the right."
@@ -204,19 +204,20 @@ def _pareto(numbered: Sequence[Numbered]) -> Topic:
     if len(pairs) > MOST_PAIRS:
         caption += f" The first {MOST_PAIRS} of {len(pairs)} pairs of objectives."
     return Topic(
-        "Pareto front", caption, [_front(having, pair, several=len(numbered) > 1) for pair in pairs[:MOST_PAIRS]]
+        "Pareto front", caption, [_front(having, pair, several=len(settings) > 1) for pair in pairs[:MOST_PAIRS]]
     )
 
 
-def _front(having: Sequence[Numbered], pair: tuple[str, str], *, several: bool) -> Panel:
+def _front(having: Sequence[Setting], pair: tuple[str, str], *, several: bool) -> Panel:
     def draw(axes: Axes) -> None:
-        for number, setting in having:
+        for setting in having:
             if set(pair) <= set(setting.histories[0].objectives):
                 for seed, history in enumerate(setting.histories):
-                    for place, front in enumerate(history.fronts[-1:] if several else history.fronts[::-1]):
+                    fronts = history.fronts[-1:] if several else history.fronts[::-1]
+                    for front, shown in zip(fronts, beside(setting), strict=False):
                         values = front.values[:, [history.objectives.index(name) for name in pair]]
                         label = None if several or seed else f"generation {front.generation:,}"
-                        _points(axes, values, number if several else place, label, steps=len(history.objectives) == 2)
+                        _points(axes, values, shown, label, steps=len(history.objectives) == 2)
         finish(axes, fitness(pair[0]).replace("\n", " "), fitness(pair[1]))
         axes.xaxis.set_major_locator(MaxNLocator("auto"))
         if not several:
@@ -225,31 +226,29 @@ def _front(having: Sequence[Numbered], pair: tuple[str, str], *, several: bool) 
     return Panel("Pareto front, last generation" if several else "Pareto front", draw)
 
 
-def _points(axes: Axes, values: Array, number: int, label: str | None, *, steps: bool) -> None:
+def _points(axes: Axes, values: Array, shown: Look, label: str | None, *, steps: bool) -> None:
     """values: (n,2). steps: join them by the border of what they dominate."""
     x, y = values[np.argsort(values[:, 0], kind="stable")].T
     axes.plot(
-        x, y, drawstyle="steps-pre", linestyle=look(LINES, number) if steps else "none", linewidth=0.8,
-        color=colour(number), marker=look(MARKERS, number), markersize=5, label=label,
+        x, y, drawstyle="steps-pre", linestyle=shown.line if steps else "none", linewidth=0.8, color=shown.colour,
+        marker=shown.marker, markersize=5, label=label,
     )  # fmt: skip
 
 
 # Diversity and forwards
 
 
-def _efficiency(numbered: Sequence[Numbered]) -> Topic:
+def _efficiency(settings: Sequence[Setting]) -> Topic:
     """Diversity, row turnover, and the forwards that carried losses save."""
-    counted = [(i, setting) for i, setting in numbered if saved(setting) is not None]
+    counted = [setting for setting in settings if saved(setting) is not None]
     panels = compared(
-        "Diversity of the population", numbered, _diversity, "generation",
+        "Diversity of the population", settings, _diversity, "generation",
         "rows that differ from the\nfittest genome's, mean share", 0,
     )  # fmt: skip
     panels += (
-        _turnover(counted[0][1])
-        if len(numbered) == 1 and counted
-        else compared(TURNOVER, counted, turnover, *TURNED, 0)
+        _turnover(counted[0]) if len(settings) == 1 and counted else compared(TURNOVER, counted, turnover, *TURNED, 0)
     )
-    if len(numbered) > 1 and counted:
+    if len(settings) > 1 and counted:
         panels.append(Panel("Image forwards saved by carrying losses", lambda axes: _saved_bars(axes, counted)))
     caption = (
         "A row's losses travel with it into the children of a genome; only rows that are new are forwarded. The turnover "
@@ -267,7 +266,7 @@ def _turnover(setting: Setting) -> list[Panel]:
     """With what is saved in words."""
 
     def draw(axes: Axes) -> None:
-        plot(axes, band(series_of(setting, turnover)), 0)
+        plot(axes, band(series_of(setting, turnover)), look(setting.number))
         finish(axes, *TURNED, 0)
         text = f"image forwards saved by carrying\nlosses: {saved(setting):.0f} %"
         axes.text(0.96, 0.9, text, transform=axes.transAxes, ha="right", va="top", fontsize=9)
@@ -275,10 +274,10 @@ def _turnover(setting: Setting) -> list[Panel]:
     return [Panel(TURNOVER, draw)]
 
 
-def _saved_bars(axes: Axes, counted: Sequence[Numbered]) -> None:
-    for row, (number, setting) in enumerate(counted):
-        bars(axes, [np.nan] * row + [saved(setting) or 0.0], 0, 1, number)
-    finish_bars(axes, [setting.label for _, setting in counted], "% of the rows of newly proposed genomes")
+def _saved_bars(axes: Axes, counted: Sequence[Setting]) -> None:
+    for row, setting in enumerate(counted):
+        bars(axes, [np.nan] * row + [saved(setting) or 0.0], 0, 1, look(setting.number))
+    finish_bars(axes, [setting.label for setting in counted], "% of the rows of newly proposed genomes")
 
 
 def saved(setting: Setting) -> float | None:
@@ -290,41 +289,45 @@ def saved(setting: Setting) -> float | None:
 # Operators
 
 
-def _operators(numbered: Sequence[Numbered]) -> Topic:
-    """What came of each operator's children."""
-    credited = [(i, found) for i, setting in numbered if (found := _credits(setting))]
-    operators = list(dict.fromkeys(name for _, shares in credited for name in shares))
+def _operators(settings: Sequence[Setting]) -> Topic:
+    """What came of each operator's children, of the kinds of which there are several to be compared."""
+    credited = [(setting, found) for setting in settings if (found := _credits(setting))]
+    within = {kind for _, shares in credited for kind in contested(shares)}
+    kinds = within or contested({operator for _, shares in credited for operator in shares})
+    operators = [name for name in dict.fromkeys(name for _, shares in credited for name in shares) if name[0] in kinds]
+    names = [f"{kind}:\n{operator}" for kind, operator in operators]
     title = "What came of the operators' children"
     caption = (
-        "Of the searches that were kept whole. Ancestors: an operator's share of the bred genomes that the last "
-        "generation's elites descend from, among all operators of its kind."
+        "Of the searches that were kept whole, operators of which a run has several of a kind. Ancestors: an operator's "
+        "share of the bred genomes that the last generation's elites descend from, among all operators of its kind."
+        if within
+        else "Of the searches that were kept whole, operators in which the settings differ."
     )
 
     def draw_one(axes: Axes) -> None:
-        for number, (credit, label) in enumerate(CREDITS.items()):
-            bars(axes, [credited[0][1][operator][credit] for operator in operators], number, 3, number, label)
-        finish_bars(axes, operators, "%")
+        for place, ((credit, label), shown) in enumerate(zip(CREDITS.items(), map(look, range(3)), strict=True)):
+            bars(axes, [credited[0][1][operator][credit] for operator in operators], place, 3, shown, label)
+        finish_bars(axes, names, "%")
         legend_below(axes, 1)
 
-    # Where there is one operator of each kind, all ancestors are its own.
-    alone = len({name.split(":")[0] for name in operators}) == len(operators)
-    credit = "survived" if alone else "ancestors"
+    credit = "ancestors" if within else "survived"  # of a run's only operator of a kind all ancestors are its own
 
     def draw_several(axes: Axes) -> None:
-        for place, (number, shares) in enumerate(credited):
-            values = [shares[operator][credit] if operator in shares else np.nan for operator in operators]
-            bars(axes, values, place, len(credited), number)
-        finish_bars(axes, operators, f"{CREDITS[credit]}, %")
+        for place, (setting, shares) in enumerate(credited):
+            kept = {name for name in shares if not within or name[0] in contested(shares)}
+            values = [shares[operator][credit] if operator in kept else np.nan for operator in operators]
+            bars(axes, values, place, len(credited), look(setting.number))
+        finish_bars(axes, names, f"{CREDITS[credit]}, %")
 
-    draw = draw_one if len(numbered) == 1 else draw_several
-    return Topic(title, caption, [Panel(title, draw)] if credited else [])
+    draw = draw_one if len(settings) == 1 else draw_several
+    return Topic(title, caption, [Panel(title, draw)] if operators else [])
 
 
-def _credits(setting: Setting) -> dict[str, dict[str, float]]:
-    """Operator -> survived, elites, ancestors (percent, means over seeds); of runs that kept no lineage none."""
-    found: dict[str, list[dict[str, float]]] = {}
+def _credits(setting: Setting) -> dict[tuple[str, str], dict[str, float]]:
+    """Kind and operator -> survived, elites, ancestors (percent, means over seeds); of runs without a lineage none."""
+    found: dict[tuple[str, str], list[dict[str, float]]] = {}
     for history in setting.histories:
         for row in operator_rows(history.run):
             if row["slot"] != "drawn":
-                found.setdefault(f"{row['slot']}:\n{row['operator']}", []).append({name: row[name] for name in CREDITS})
+                found.setdefault((row["slot"], row["operator"]), []).append({name: row[name] for name in CREDITS})
     return {name: {key: float(np.mean([row[key] for row in rows])) for key in CREDITS} for name, rows in found.items()}

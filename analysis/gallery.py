@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
+from analysis.rounding import decimal_text
 from analysis.run_folder import RunFolder, RunFolderError, read_snapshot
 from analysis.style import ink, new_figure, save, soft, theme
 from analysis.words import plain
@@ -20,6 +21,7 @@ Array = NDArray[Any]
 Item = TypeVar("Item")
 LOSS = (0.75, 0.12, 0.0)  # the colour of cell losses over a picture; the larger the loss, the more opaque
 DEEPEST = 0.8  # opacity of the largest loss of a snapshot
+LARGEST_WRITTEN = 1000  # nats; a longer number does not fit into a cell
 NUMBERED = 5  # cells a side: up to there every cell's loss is written into it
 SHOWN_GENERATIONS = 5
 ACROSS = 6  # pictures in a line of the way through the generations
@@ -162,7 +164,7 @@ def _before_and_after(rows: Sequence[Row], where: str) -> Figure:
         _picture(axes[1], row.partner, _short(row.partner_label))
         _picture(axes[2], row.mixed, share_text(row))
         _grid(axes[2], row)
-        _picture(axes[3], row.mixed, f"score {row.score:.2f}")
+        _picture(axes[3], row.mixed, score_text(row))
         _losses(axes[3], row, largest)
     names = ("own image", "partner", "composed", "cell losses")
     for first, name in zip(columns[0], names, strict=True):
@@ -181,7 +183,7 @@ def _by_generation(rows: Sequence[Row], where: str) -> Figure:
         for kind, own in (("best", columns[:best]), ("worst", columns[best:])):
             found = of_kind(rows, kind, generation)
             for axes, row in zip(own, found, strict=False):
-                _picture(axes[line], row.mixed, f"{share_text(row)}\nscore {row.score:.2f}")
+                _picture(axes[line], row.mixed, f"{share_text(row)}\n{score_text(row)}")
                 _losses(axes[line], row, largest)
             for axes in own[len(found) :]:
                 axes[line].set_axis_off()
@@ -201,7 +203,7 @@ def _way(rows: Sequence[Row], where: str) -> Figure:
     panels = figure.subplots(lines, across, squeeze=False)
     largest = largest_loss(rows)
     for axes, row in zip(panels.flat, way, strict=False):
-        _picture(axes, row.mixed, f"generation {row.generation}\n{share_text(row)}\nscore {row.score:.2f}")
+        _picture(axes, row.mixed, f"generation {row.generation}\n{share_text(row)}\n{score_text(row)}")
         _losses(axes, row, largest)
     for axes in panels.flat[len(way) :]:
         axes.set_axis_off()
@@ -238,9 +240,21 @@ def share_text(row: Row) -> str:
     return f"{_short(row.own_label)}: {own} %\n{_short(row.partner_label)}: {100 - own} %"
 
 
+def score_text(row: Row) -> str:
+    return f"score {decimal_text(row.score, '.2f')}"
+
+
+def loss_texts(losses: Array) -> list[tuple[int, int, str]]:
+    """(line, column, text) of each cell's loss (G,G), where the cells are few and the numbers short enough to stand in them."""
+    if len(losses) > NUMBERED or not (np.abs(losses) < LARGEST_WRITTEN).all():
+        return []
+    return [(y, x, f"{value:.1f}") for (y, x), value in np.ndenumerate(losses)]
+
+
 def _scale(largest: float) -> str:
     return (
-        f"Cell losses in nats over the composed image: the redder a cell, the larger its loss (deepest red: {largest:.1f}). "
+        "Cell losses in nats over the composed image: the redder a cell, the larger its loss (deepest red: "
+        f"{decimal_text(largest, '.1f')}). "
         "Bold lines: where the images meet."
     )
 
@@ -288,9 +302,8 @@ def _losses(axes: Axes, row: Row, largest: float) -> None:
     axes.imshow(shade, extent=(-0.5, width - 0.5, height - 0.5, -0.5), interpolation="nearest", aspect="auto")
     axes.set_aspect("equal")
     _grid(axes, row)
-    if side <= NUMBERED:
-        for (y, x), value in np.ndenumerate(row.cell_losses):
-            axes.text(
-                (x + 0.5) * width / side - 0.5, (y + 0.5) * height / side - 0.5, f"{value:.1f}", ha="center",
-                va="center", fontsize=7, color="white", path_effects=[withStroke(linewidth=1.6, foreground="black")],
-            )  # fmt: skip
+    for y, x, text in loss_texts(row.cell_losses):
+        axes.text(
+            (x + 0.5) * width / side - 0.5, (y + 0.5) * height / side - 0.5, text, ha="center", va="center", fontsize=7,
+            color="white", path_effects=[withStroke(linewidth=1.6, foreground="black")],
+        )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +57,25 @@ def operator_rows(run: RunFolder) -> list[dict[str, Any]]:
                     }
                 )
     return rows
+
+
+def contested(operators: Iterable[tuple[str, str]]) -> set[str]:
+    """The slots of these pairs of slot and operator that more than one operator filled: only there do shares compare any."""
+    slots = [slot for slot, _ in set(operators)]
+    return {slot for slot in slots if slots.count(slot) > 1}
+
+
+def of_one_kind(table: pd.DataFrame) -> str:
+    """What the table says where every slot had a single operator; "" where there are shares to be compared."""
+    bred = table[table["slot"] != DRAWN[0]]
+    if bred.empty or contested(zip(bred["slot"], bred["operator"], strict=True)):
+        return ""
+    most = bred.loc[bred["children"].idxmax()]
+    named = ", ".join(f"{row.slot} {row.operator}" for row in bred.itertuples())
+    return (
+        f"The search had one operator of each kind ({named}), so nothing tells which operators are better. Of its "
+        f"{most['children']:,} bred genomes {most['survived']:.1f} % survived."
+    )
 
 
 def write_operator_table(run: RunFolder) -> Path | None:

@@ -11,12 +11,17 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, TwoSlopeNorm
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.image import AxesImage
+from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from analysis.atlas import Atlas, Movement, atlas_of, chance, rows_of_searches
+from analysis.curve_lines import markers_at
 from analysis.files import replace_text
+from analysis.rounding import significant
 from analysis.run_folder import RunFolder
-from analysis.style import OWN, PARTNER, colour, ink, new_figure, save, soft, tidy
+from analysis.statistics import LEVEL
+from analysis.style import OWN, PARTNER, Look, colour, ink, look, new_figure, save, soft, tidy
 from analysis.words import plain
 from evo.bank import PatternBank
 
@@ -110,16 +115,17 @@ def bank_figure(bank: PatternBank, sampler: str) -> Figure:
     by_chance = np.array([chance(mask, sampler) or np.nan for mask in bank.masks[:SHOWN]])
     _masks(upper, bank.masks[:SHOWN], [_lift_text(*pair) for pair in zip(shares, shares / by_chance, strict=True)])
     panels = lower.subplots(1, 3, width_ratios=(0.9, 1.0, 1.3))
-    _cells(panels[0], np.tensordot(bank.weights, bank.masks, 1) / total, "Own image kept, % of rows")
+    kept = np.tensordot(bank.weights, bank.masks, 1) / total
+    _colour_bar(_cells(panels[0], kept, "Own image kept, % of rows", _apart(kept)), [panels[0]])
     _shares(panels[1], bank, sampler)
     _pairs(panels[2], bank)
     return figure
 
 
-def figures_of(atlas: Atlas) -> list[tuple[str, Figure, str]]:
-    """(title, figure, caption) of each figure, in the theme in force (analysis.style)."""
+def figures_of(atlas: Atlas, number: int = 0) -> list[tuple[str, Figure, str]]:
+    """(title, figure, caption) of each figure, in the theme in force (analysis.style). number: the run's, see style.look."""
     found = [_orbits_figure(atlas), _cells_figure(atlas), _pairs_figure(atlas)]
-    return [*found, _movements_figure(atlas)] if atlas.movements else found
+    return [*found, _movements_figure(atlas, number)] if atlas.movements else found
 
 
 def _orbits_figure(atlas: Atlas) -> tuple[str, Figure, str]:
@@ -146,17 +152,21 @@ def _orbits_figure(atlas: Atlas) -> tuple[str, Figure, str]:
 def _cells_figure(atlas: Atlas) -> tuple[str, Figure, str]:
     figure = new_figure(11, 3.7)
     panels = figure.subplots(1, 3, width_ratios=(1, 1, 1.25))
-    _cells(panels[0], atlas.kept, "Own image kept, % of rows")
+    maps = [atlas.kept] if atlas.mattered is None else [atlas.kept, atlas.mattered]
+    apart = _apart(*maps)
+    image = _cells(panels[0], atlas.kept, "Own image kept, % of rows", apart)
     caption = "Left: how often each cell keeps the row's own image, over all rows trained on. "
     if atlas.mattered is None:
         panels[1].set_axis_off()
         panels[1].text(0.5, 0.5, "no cell losses were kept", ha="center", va="center", color=soft())
     else:
-        _cells(panels[1], atlas.mattered, "Cell loss from the own image, %")
+        _cells(panels[1], atlas.mattered, "Cell loss from the own image, %", apart)
         caption += (
             f"Middle: where it mattered. Of the cell losses at each place, the share at cells that kept the own image, in the "
             f"{atlas.pictured:,} pictured rows (of the fittest and the least fit; no other rows' cell losses are kept). "
+            "Both maps have the scale beside them, with half and half in its middle. "
         )
+    _colour_bar(image, list(panels[: len(maps)]))
     _shares(panels[2], atlas.bank, atlas.sampler)
     return "Cells kept", figure, caption + "Right: how many cells the rows keep."
 
@@ -165,24 +175,46 @@ def _pairs_figure(atlas: Atlas) -> tuple[str, Figure, str]:
     figure = new_figure(11, 4.8)
     panels = figure.subplots(1, 2, width_ratios=(1, 1))
     _pairs(panels[0], atlas.bank)
-    shown = _graph(panels[1], atlas.bank)
+    shown = _graph(panels[1], atlas.bank, atlas.pair_p)
     return (
         "Class pairs",
         figure,
         "How often rows of one class had a partner of another, over chance (1 = as often as the classes' frequencies say). "
         f"Right: the {len(shown)} pairs of different classes with the largest lift, both directions taken together; the "
-        f"thicker the line, the larger the lift. The strongest: {', '.join(shown[:3]) or 'none'}.",
+        f"thicker the line, the larger the lift. The strongest: {', '.join(shown[:3]) or 'none'}. {chance_of_pairs(atlas)}",
     )
 
 
-def _movements_figure(atlas: Atlas) -> tuple[str, Figure, str]:
+def chance_of_pairs(atlas: Atlas) -> str:
+    """How many pairs of classes can be told from chance, by which test."""
+    if atlas.pair_p is None:
+        return "Whether that is chance was not tested (see the statements), so the lines are dashed."
+    p = atlas.pair_p[np.triu_indices(len(atlas.pair_p), 1)]
+    if not len(p):
+        return ""
+    beyond = int((p < LEVEL).sum())
+    told = (
+        f"{beyond} of the {len(p):,} pairs {'is' if beyond == 1 else 'are'} beyond chance (solid lines; the others, dashed, "
+        "are within it)"
+        if beyond
+        else f"That is within chance: none of the {len(p):,} pairs is beyond it (smallest p {significant(float(p.min()))}; "
+        "dashed lines)"
+    )
+    return (
+        f"{told}, by a permutation test of the {atlas.tested:,} rows of the fittest genomes kept whole: partners are dealt "
+        f"anew within each search, and a pair counts whose excess fewer than {100 * LEVEL:.0f} % of the permutations reach in "
+        "any pair, which accounts for their number."
+    )
+
+
+def _movements_figure(atlas: Atlas, number: int) -> tuple[str, Figure, str]:
     moves = atlas.movements
     columns = 3
     lines = -(-len(moves) // columns)
     figure = new_figure(11, 2.9 * lines)
     panels = figure.subplots(lines, columns, squeeze=False).ravel()
     for axes, movement in zip(panels, moves, strict=False):
-        _movement(axes, movement, atlas)
+        _movement(axes, movement, atlas, look(number))
     for axes in panels[len(moves) :]:
         axes.set_axis_off()
     handles, labels = panels[0].get_legend_handles_labels()
@@ -197,9 +229,12 @@ def _movements_figure(atlas: Atlas) -> tuple[str, Figure, str]:
     )
 
 
-def _movement(axes: Axes, movement: Movement, atlas: Atlas) -> None:
-    axes.plot(atlas.epochs, movement.values, marker="o", markersize=4, color=colour(0), label="fittest genomes")
-    axes.plot(atlas.epochs, movement.expected, linestyle="--", color=colour(1), label="by chance")
+def _movement(axes: Axes, movement: Movement, atlas: Atlas, own: Look) -> None:
+    axes.plot(
+        atlas.epochs, movement.values, color=own.colour, linestyle=own.line, marker=own.marker, markersize=4,
+        markevery=markers_at(len(atlas.epochs), 0), label="fittest genomes",
+    )  # fmt: skip
+    axes.plot(atlas.epochs, movement.expected, linestyle="--", color=soft(), label="by chance")
     axes.margins(y=0.2)
     tidy(axes, title=movement.title, xlabel=atlas.by, ylabel=movement.unit)
 
@@ -215,6 +250,8 @@ def _masks(figure: Figure | SubFigure, masks: NDArray[Any], texts: list[str]) ->
         axes.pcolormesh(
             left + edges, top + edges, mask, cmap=colours, vmin=0, vmax=1, edgecolors="white", linewidth=line
         )
+        # Pale cells would end unseen on a white page.
+        axes.add_patch(Rectangle((left, top), 1, 1, fill=False, edgecolor=soft(), linewidth=0.7))
         axes.text(left + 0.5, top - 0.05, text, fontsize=8, color=soft(), ha="center", va="bottom")
     axes.set(xlim=(-0.15, 1.2 * columns - 0.05), ylim=(4, -0.4), aspect="equal")
     axes.set_axis_off()
@@ -224,15 +261,28 @@ def _lift_text(share: float, lift: float) -> str:
     return f"{100 * share:.2g} %" + ("" if isnan(lift) else f"  ×{lift:,.{int(lift < 10)}f}")
 
 
-def _cells(axes: Axes, values: NDArray[Any], title: str) -> None:
-    apart = max(0.1, float(abs(values - 0.5).max()))
-    axes.imshow(values, cmap="PuOr", vmin=0.5 - apart, vmax=0.5 + apart)
+def _apart(*maps: NDArray[Any]) -> float:
+    """How far from one half the scale of these maps reaches: a tenth at least, so that chance is pale."""
+    return max(0.1, *(float(abs(values - 0.5).max()) for values in maps))
+
+
+def _colour_bar(image: AxesImage, panels: list[Axes]) -> None:
+    bar = panels[0].figure.colorbar(image, ax=panels, fraction=0.046, ticks=np.linspace(*image.get_clim(), 5))
+    bar.ax.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+    bar.ax.tick_params(labelsize=8)
+    bar.outline.set_visible(False)
+
+
+def _cells(axes: Axes, values: NDArray[Any], title: str, apart: float) -> AxesImage:
+    """A map of shares, the scale as far as `apart` to either side of one half."""
+    image = axes.imshow(values, cmap="PuOr", vmin=0.5 - apart, vmax=0.5 + apart)
     for (row, column), value in np.ndenumerate(values):
         if len(values) <= 8:
             axes.text(column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=8,
                       color="white" if abs(value - 0.5) > 0.6 * apart else "black")  # fmt: skip
     axes.set(xticks=[], yticks=[])
     axes.set_title(title, fontsize=10)
+    return image
 
 
 def _shares(axes: Axes, bank: PatternBank, sampler: str) -> None:
@@ -262,8 +312,10 @@ def _pairs(axes: Axes, bank: PatternBank) -> None:
     axes.figure.colorbar(image, ax=axes, fraction=0.046)
 
 
-def _graph(axes: Axes, bank: PatternBank) -> list[str]:
-    """Draw the strongest pairs of different classes on a circle; what they are, the strongest first."""
+def _graph(axes: Axes, bank: PatternBank, pair_p: NDArray[Any] | None) -> list[str]:
+    """Draw the strongest pairs of different classes on a circle; what they are, the strongest first. Dashed and grey are
+    those that cannot be told from chance by Atlas.pair_p.
+    """
     expected = np.outer(bank.pairs.sum(1), bank.pairs.sum(0)) / max(bank.pairs.sum(), 1.0)
     seen, expected = bank.pairs + bank.pairs.T, expected + expected.T
     lift = np.divide(seen, expected, out=np.ones_like(seen), where=expected >= 1)
@@ -280,17 +332,24 @@ def _graph(axes: Axes, bank: PatternBank) -> list[str]:
     for a, b, value in list(zip(one, two, strength, strict=True))[::-1]:
         (x0, y0), (x1, y1) = at[int(a)], at[int(b)]
         width = 0.6 + 4.4 * (value - 1) / widest
-        axes.plot([x0, x1], [y0, y1], color=colour(0), linewidth=width, alpha=0.75, solid_capstyle="round", zorder=1)
+        told = pair_p is not None and pair_p[a, b] < LEVEL
+        axes.plot(
+            [x0, x1], [y0, y1], color=colour(0) if told else soft(), linestyle="-" if told else (0, (3, 1.5)),
+            linewidth=width, dash_capstyle="butt", solid_capstyle="round", zorder=2 if told else 1,
+        )  # fmt: skip
     for node, (x, y) in at.items():
-        axes.plot([x], [y], marker="o", markersize=6, color=ink(), zorder=2)
+        axes.plot([x], [y], marker="o", markersize=6, color=ink(), zorder=3)
         side = "center" if abs(x) < 0.2 else ("left" if x > 0 else "right")
         axes.text(1.09 * x, 1.09 * y, _short(bank.class_names[node]), ha=side, fontsize=8,
                   va="center" if side != "center" else ("bottom" if y > 0 else "top"))  # fmt: skip
     axes.set(xlim=(-1.7, 1.7), ylim=(-1.25, 1.25), aspect="equal")
     axes.set_axis_off()
-    axes.set_title("Strongest pairs of classes", fontsize=10)
+    beyond = 0 if pair_p is None else int((pair_p[one, two] < LEVEL).sum())
+    axes.set_title(
+        f"Strongest pairs of classes{'' if beyond else ' (within chance)' if pair_p is not None else ''}", fontsize=10
+    )
     names = bank.class_names
-    return [f"{names[a]} and {names[b]} ×{value:.2f}" for a, b, value in zip(one, two, strength, strict=True)]
+    return [f"{names[a]} and {names[b]} ×{significant(value)}" for a, b, value in zip(one, two, strength, strict=True)]
 
 
 def _short(name: str) -> str:

@@ -41,6 +41,15 @@
     if (event.target.matches(".film input[type=range]")) show(event.target.closest(".film"));
   });
 
+  // What is wider than its place says that it scrolls.
+  const mark = () => document.querySelectorAll(".wide").forEach((part) => {
+    part.classList.toggle("scrolls", part.scrollWidth > part.clientWidth + 1);
+  });
+  window.addEventListener("resize", mark);
+  document.addEventListener("section", mark);
+  document.addEventListener("toggle", mark, true);
+  mark();
+
   // Copying a command.
   document.addEventListener("click", async (event) => {
     const copy = event.target.closest("button.copy");

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.files import replace_text
-from analysis.run_folder import RunFolder, out_root
+from analysis.run_folder import RunFolder, in_places, out_root
 from analysis.sections.atlas import atlas
 from analysis.sections.caveats import caveats
 from analysis.sections.cost import cost
@@ -77,7 +77,7 @@ def default_path(runs: Sequence[RunFolder]) -> Path:
 
 def render_sections(runs: Sequence[RunFolder], *, defaults: Mapping[str, Any] | None = None) -> dict[str, str]:
     """Every section's HTML by its id, in the page's order; "" where it has nothing to show. A run given twice counts once."""
-    runs = list({run.path.resolve(): run for run in runs}.values())
+    runs = in_places(runs)
     sections = SECTIONS | {"how": partial(how, defaults=defaults)}
     return {name: make(runs) for name, make in sections.items()}
 

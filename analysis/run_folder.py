@@ -7,7 +7,7 @@ import json
 import os
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cached_property
@@ -67,10 +67,14 @@ def find_run(name: str) -> RunFolder:
 
 
 class RunFolder:
-    """One run, read when asked."""
+    """One run, read when asked.
 
-    def __init__(self, path: Path) -> None:
+    place: its number among the runs shown together, from 0, which gives its look in every figure; None for one alone.
+    """
+
+    def __init__(self, path: Path, place: int | None = None) -> None:
         self.path = path
+        self.place = place
         self.read_at = datetime.now(UTC)
 
     def read(self) -> RunFolder:
@@ -183,6 +187,20 @@ class RunFolder:
             raise RunFolderError(f"{path} cannot be read: {type(error).__name__}: {error}") from None
         check_schema(path, schema)
         return dict(data)
+
+
+def in_places(runs: Sequence[RunFolder]) -> list[RunFolder]:
+    """The runs to be shown together, each once, in their order; every one learns its place among them."""
+    found = list({run.path.resolve(): run for run in runs}.values())
+    for place, run in enumerate(found):
+        run.place = place
+    return found
+
+
+def places_of(runs: Sequence[RunFolder]) -> list[int]:
+    """The runs' places, which a part that shows only some of them keeps; their order where they were given none."""
+    places = [run.place for run in runs if run.place is not None]
+    return places if len(set(places)) == len(runs) else list(range(len(runs)))
 
 
 def state_of(folder: Path, last: Mapping[str, Any]) -> State:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from functools import lru_cache
 from itertools import combinations, product
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,6 +19,7 @@ LEVEL = 0.05  # what p is held against; intervals are of 1 - LEVEL
 LOWER_IS_BETTER = frozenset({"image_forwards", "seconds", "last_test_loss"})
 BOOTSTRAP_FROM = 8  # values; of fewer a bootstrap interval of the interquartile mean covers 95 % too seldom
 RESAMPLES = 9999
+MOST_IMAGES = 200_000  # of a test set whose size is told from accuracies
 DECIMALS = 9  # of means and ends of intervals that are compared: what differs beyond them is a rounding error
 FLIPS = 2**14  # ways to set the signs of 14 differences: up to there the permutation test tries every way
 
@@ -50,6 +52,42 @@ def t_interval(values: ArrayLike, confidence: float = 1 - LEVEL) -> tuple[float,
 
     half = float(stdtrit(len(numbers) - 1, (1 + confidence) / 2) * numbers.std(ddof=1) / math.sqrt(len(numbers)))
     return float(numbers.mean()) - half, float(numbers.mean()) + half
+
+
+def accuracy_interval(accuracy: float, images: int) -> tuple[float, float]:
+    """Wilson's 95 % interval in percent of an accuracy in percent on that many test images: the error of the test
+    images alone, as if the model were fixed (Wilson, J. Amer. Statist. Assoc. 1927).
+    """
+    share, z = accuracy / 100, 1.959964
+    centre = (share + z**2 / (2 * images)) / (1 + z**2 / images)
+    half = z / (1 + z**2 / images) * math.sqrt(share * (1 - share) / images + z**2 / (4 * images**2))
+    return 100 * (centre - half), 100 * (centre + half)
+
+
+def least_images(accuracies: ArrayLike) -> int | None:
+    """The fewest test images that these accuracies (percent) can be of: the least common denominator of their shares, which
+    few of them do not tell from a multiple of it. None of no accuracies, or of such as are no shares of images.
+    """
+    shares = np.asarray(accuracies, np.float64).ravel() / 100
+    fractions = [Fraction(share).limit_denominator(MOST_IMAGES) for share in shares[np.isfinite(shares)].tolist()]
+    if (
+        not fractions or np.abs(np.array([*map(float, fractions)]) - shares[np.isfinite(shares)]).max() > 1e-13
+    ):  # of any number such a fraction is within 1e-11
+        return None
+    images = math.lcm(*(fraction.denominator for fraction in fractions))
+    return images if images <= MOST_IMAGES else None
+
+
+def widest_interval(accuracies: ArrayLike, images: int | None = None) -> float:
+    """How many points the widest of the intervals of these accuracies (percent) for their test images alone spans.
+
+    images: how many there are, else `least_images`; 0 where that is not known.
+    """
+    found = images or least_images(accuracies)
+    numbers = np.asarray(accuracies, np.float64).ravel()
+    if not found:
+        return 0.0
+    return max(high - low for low, high in (accuracy_interval(one, found) for one in numbers[np.isfinite(numbers)]))
 
 
 def bootstrap_interval(

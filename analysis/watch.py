@@ -206,7 +206,9 @@ class LivePage:
         if (logs, self._files) != self._seen:
             self._seen, self._read_at = (logs, self._files), datetime.now(UTC).isoformat(timespec="seconds")
         if logs != self._logs:
-            self._logs, self._runs = logs, [RunFolder(path).read() for path in paths if path is not None]
+            # A run that is waited for has its place, so that the others' looks stay when it comes.
+            runs = [RunFolder(path, place).read() for place, path in enumerate(paths) if path is not None]
+            self._logs, self._runs = logs, runs
             found = iter(self._runs)
             told = [
                 (name, *(told_of(next(found)) if path else WAITING))

@@ -259,14 +259,14 @@ def gallery(run: RunName, out: Out = None, dark: Dark = False) -> None:
 @app.command()
 def lineage(run: RunName) -> None:
     """Tell which operators made a run's elites, and write the table as CSV."""
-    from analysis.lineage import MEANING, as_text, operator_table, write_operator_table
+    from analysis.lineage import MEANING, as_text, of_one_kind, operator_table, write_operator_table
     from analysis.run_folder import RunFolderError
 
     found = found_runs([run])[0]
     table, path = operator_table(found), write_operator_table(found)
     if table is None or path is None:
         raise RunFolderError(f"run {found.name} kept no lineage: it has no search, or an older version made it")
-    print(f"{as_text(table)}\n{MEANING}")
+    print("\n".join(text for text in (as_text(table), MEANING, of_one_kind(table)) if text))
     print_paths([path])
 
 

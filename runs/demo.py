@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from analysis.rounding import decimal_text
 from analysis.run_folder import RunFolder
 from runs.folders import numbered, recorded_config, shown
 from runs.search import forwards_text, search_config, search_in
@@ -69,8 +70,9 @@ def search_text(run: RunFolder) -> list[str]:
     return [
         f"search experiment on the evolved run's model: {options['batch']} images, {options['population']} genomes, "
         f"{len(best)} generations",
-        f"{'generation':<24}" + "".join(f"{generation:>8}" for generation in points.index),
-        f"{'fitness (' + options['objective'] + '), nats':<24}" + "".join(f"{value:>8.3f}" for value in points),
+        f"{'generation':<24}" + "".join(f"{generation:>9}" for generation in points.index),
+        f"{'fitness (' + options['objective'] + '), nats':<24}"
+        + "".join(f"{decimal_text(value, '.3f'):>9}" for value in points),
         forwards_text(ended(run)),
         "",
     ]

@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from analysis.divergence import divergence, search_divergence
+from analysis.rounding import decimal_text
 from analysis.run_folder import (
     RunFolder,
     RunFolderError,
@@ -333,7 +335,8 @@ def run_show(name: str, *, as_json: bool) -> None:
     """Print how one run stands, what came of it, what it took, where its files lie and what to type next.
 
     --json: one object, the keys of run_list and: left_seconds, steps, median10_accuracy, test_images, fitness
-    ([first, last] generation's best, nats), seconds, search_seconds, image_forwards, search_forwards, files
+    ([first, last] generation's best, nats), diverged (sentences: losses that blew up),
+    seconds, search_seconds, image_forwards, search_forwards, files
     (name -> path), commands (repeat, resume, report -> what to type); null where they do not apply.
     Raises RunFolderError where there is no such run, or it is damaged.
     """
@@ -356,6 +359,7 @@ def _details(run: RunFolder, row: Row) -> Row:
         "median10_accuracy": result.get("median10_accuracy"),
         "test_images": next((event["test_images"] for event in reversed(events) if "test_images" in event), None),
         "fitness": _fitness(run),
+        "diverged": [text for text in (divergence(run), search_divergence(run)) if text],
         **{key: spent.get(key) for key in numbers},
         "files": _files(run),
         "commands": _commands(run, row),
@@ -409,10 +413,9 @@ def as_card(details: Row) -> str:
     if details["accuracy"] is not None:
         lines.append(("result", _result_text(details)))
     if details["fitness"]:
-        first, last = details["fitness"]
-        lines.append(
-            ("fitness", f"best of the first generation {first:.3f}, of the last {last:.3f}; means over searches")
-        )
+        first, last = (decimal_text(fitness, ".3f") for fitness in details["fitness"])
+        lines.append(("fitness", f"best of the first generation {first}, of the last {last}; means over searches"))
+    lines += [("warning", text) for text in details["diverged"]]
     if details["image_forwards"] is not None:
         lines.append(("cost", _cost_text(details)))
     lines += [(what, shown(Path(path))) for what, path in details["files"].items()]

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from analysis.rounding import decimal_text
 from analysis.run_folder import RunFolder, find_run
 from runs.folders import new_run_folder, numbered, recorded_config, shown, with_run_paths
 from runs.train import train_in
@@ -30,7 +31,8 @@ def run_search(name: str | None, overrides: list[str], evaluation: str | None, r
     found = RunFolder(folder)
     figures = _draw(found)
     print(
-        f"fitness {result['first']:.3f} in the first generation, {result['last']:.3f} in the last; {forwards_text(result)}"
+        f"fitness {decimal_text(result['first'], '.3f')} in the first generation, {decimal_text(result['last'], '.3f')} in the "
+        f"last; {forwards_text(result)}"
     )
     print(f"run folder {shown(folder)}")
     for label, path in figures.items():

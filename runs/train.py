@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from analysis.rounding import decimal_text
 from analysis.run_folder import RunFolder, find_run, first_to_last, out_root
 from runs.folders import new_run_folder, recorded_config, shown, with_run_paths
 from runs.launch import launch
@@ -82,10 +83,9 @@ def print_result(run: RunFolder, result: dict[str, Any]) -> None:
     spent = f"{result['search_forwards']:,} image forwards and {result['search_seconds']:.0f} s of it"
     searched = result["search_forwards"] and run.mix == "evolved"
     if searched:
-        first, last = first_to_last(run)
+        first, last = (decimal_text(fitness, ".3f") for fitness in first_to_last(run))
         print(
-            f"fitness {first:.3f} in the first generation, {last:.3f} in the last (means over searches); {spent} for the "
-            "search"
+            f"fitness {first} in the first generation, {last} in the last (means over searches); {spent} for the search"
         )
     elif result["search_forwards"]:
         print(f"{spent} to select compositions")

@@ -1,6 +1,7 @@
 """The pattern atlas: symmetries, pieces, tests that are uniform under no preference and see one that is there."""
 
 import json
+import re
 from collections import deque
 
 import numpy as np
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis import atlas as module
+from analysis import patterns as module_patterns
 from analysis.atlas import Rows, atlas_of, boundary, chance, orbits_of, pieces, rows_of_searches, where_it_mattered
 from analysis.patterns import bank_of_classes, export_patterns, figures_of
 from analysis.run_folder import RunFolder
@@ -106,7 +108,8 @@ def by_chance(rng, sampler="bernoulli", searches=3, images=48, classes=4):
 def preferences(rows, rng, sampler="bernoulli", **options):
     search = {**COUNTS, **options}
     alternatives = module._alternatives(rows.masks, sampler, search["min_cells"], rng)
-    return {s.name: s for s in module.statements_of(rows, alternatives, sampler, search, ["a", "b", "c", "d"], rng)}
+    found, _ = module.statements_of(rows, alternatives, sampler, search, ["a", "b", "c", "d"], rng)
+    return {s.name: s for s in found}
 
 
 @pytest.mark.parametrize("sampler", ["bernoulli", "box"])
@@ -141,6 +144,70 @@ def test_what_is_preferred_is_seen_and_told():
     assert found["share"].observed == pytest.approx(100 * masks.mean())
     assert found["share"].expected == pytest.approx(50, abs=2)
     assert found["itself"].text.startswith("no preference seen: images as their own partners, ")
+
+
+def test_statements_stand_by_strength_with_three_digits():
+    rng = np.random.default_rng(0)
+    rows = by_chance(rng, images=96)
+    masks = rows.masks.copy()
+    masks[:, :2] |= rng.random((len(masks), 2, 4)) < 0.4
+    found = list(preferences(rows._replace(masks=masks), rng).values())
+    told = [s for s in found if s.p_holm < 0.05]
+    assert len(told) >= 2 and found[: len(told)] == told
+    for part in (told, found[len(told) :]):
+        assert [s.strength for s in part] == sorted((s.strength for s in part), reverse=True)
+    for statement in found:
+        for value in re.findall(r"\d[\d,]*(?:\.\d+)?(?:e[-+]\d+)?", statement.text.split(":")[-1].replace("95 %", "")):
+            digits = value.partition("e")[0].replace(",", "").replace(".", "").lstrip("0")
+            assert len(digits) in (0, 3) or ("." not in value and len(digits) > 3), (value, statement.text)
+
+
+@pytest.mark.parametrize("classes", [2, 4, 10])
+def test_pairs_of_classes_by_chance_are_seldom_beyond_it_and_planted_ones_are(classes, monkeypatch):
+    monkeypatch.setattr(module, "PERMUTATIONS", 200)
+    monkeypatch.setattr(module, "STEPS", 200)
+    rng, beyond = np.random.default_rng(0), 0
+    for _ in range(40):
+        _, p = module._pairings(by_chance(rng, classes=classes), COUNTS, ["x"] * classes, rng)
+        assert np.array_equal(p, p.T, equal_nan=True) and np.isnan(np.diag(p)).all()
+        beyond += bool((p[np.triu_indices(classes, 1)] < 0.05).any())
+    assert beyond <= 7  # of 40 at 5 %: more than seven with probability 0.002
+    rows = by_chance(rng, classes=10, images=96)
+    partner = np.where((rows.own == 2) & (rng.random(len(rows.own)) < 0.7), 7, rows.partner)
+    _, p = module._pairings(rows._replace(partner=partner), COUNTS, ["x"] * 10, rng)
+    assert p[2, 7] == p[7, 2] < 0.01 and np.nanmedian(p) > 0.05
+
+
+def test_the_strongest_pairs_say_where_they_are_within_chance(found):
+    atlas = atlas_of(found)
+    assert (atlas.pair_p[np.triu_indices(3, 1)] >= 0.05).all()
+    title, figure, caption = figures_of(atlas)[2]
+    assert title == "Class pairs" and "within chance: none of the 3 pairs is beyond it (smallest p 0." in caption
+    assert "permutation test of the 120 rows" in caption
+    assert "Strongest pairs of classes (within chance)" in [axes.get_title() for axes in figure.axes]
+    atlas.pair_p[0, 1] = atlas.pair_p[1, 0] = 0.001
+    _, figure, caption = figures_of(atlas)[2]
+    assert "1 of the 3 pairs is beyond chance (solid lines" in caption
+    assert "Strongest pairs of classes" in [axes.get_title() for axes in figure.axes]
+    atlas.pair_p = None
+    assert "was not tested" in figures_of(atlas)[2][2]
+
+
+def test_the_two_maps_of_cells_have_one_scale_and_a_bar(found):
+    atlas = atlas_of(found)
+    _, figure, _ = figures_of(atlas)[1]
+    images = [axes.images[0] for axes in figure.axes if axes.images]
+    scales = {image.get_clim() for image in images}
+    low, high = scales.pop()
+    assert len(images) == 2 and not scales and low + high == pytest.approx(1)
+    values = np.stack([atlas.kept, atlas.mattered])
+    assert low <= values.min() + 1e-9 and high >= values.max() - 1e-9
+    bars = [axes for axes in figure.axes if axes.get_label() == "<colorbar>"]
+    assert len(bars) == 1
+    figure.draw_without_rendering()
+    assert "50 %" in [label.get_text() for label in bars[0].get_yticklabels()]
+    bank = module_patterns.bank_figure(atlas.bank, atlas.sampler)
+    assert [axes.get_label() for axes in bank.findobj(type(bars[0]))].count("<colorbar>") == 2  # cells, class pairs
 
 
 def test_what_rules_decide_is_not_preferences():

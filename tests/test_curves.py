@@ -263,9 +263,10 @@ def test_a_run_trained_by_this_version_has_all_topics(trained):
     run = RunFolder(trained)
     figures = figures_of([run])
     assert [title for title, _, _ in figures] == [
-        "Fitness 'hard' within a search", "Fitness 'hard' over the training", "Diversity and forwards",
-        "What came of the operators' children",
-    ]  # fmt: skip
+        "Fitness 'hard' within a search",
+        "Fitness 'hard' over the training",
+        "Diversity and forwards",  # and nothing of the operators, of which it has one of each kind
+    ]
     assert all(figure.get_figwidth() <= 9 and caption for _, figure, caption in figures)
     assert "training step" in texts(figures[1][1])  # two epochs make no curve
     table = by_generation(run)

@@ -20,11 +20,12 @@ from analysis.run_folder import RunFolder
 from analysis.sections import pictures
 from analysis.sections.caveats import caveats_of
 from analysis.sections.cost import cost
-from analysis.sections.head import accuracy_interval, head
+from analysis.sections.head import head
 from analysis.sections.how import how
 from analysis.sections.parts import duration, figure, picture, table
 from analysis.sections.result import comparison, result
 from analysis.settings import differing, settings_of
+from analysis.statistics import accuracy_interval
 from analysis.style import for_page, new_figure
 from tests.test_listing import write_run
 
@@ -481,6 +482,33 @@ def test_the_page_works_in_a_browser(written, browser):
     assert view.evaluate(colour) == "rgb(255, 255, 255)"
     assert not troubles
     context.close()
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+def test_what_is_wider_than_the_page_says_that_it_scrolls_and_stays_readable(written, browser, width):
+    context = browser.new_context(viewport={"width": width, "height": 800})
+    page = context.new_page()
+    page.goto(written.as_uri())
+    page.locator("details").last.evaluate("element => { element.open = true; }")
+    page.wait_for_timeout(50)
+    parts = page.locator(".wide").evaluate_all(
+        """all => all.map(part => ({
+            scrolls: part.scrollWidth > part.clientWidth + 1,
+            says: getComputedStyle(part, "::before").content.includes("Scrolls sideways"),
+            least: Math.min(...[...part.querySelectorAll("svg:not(.key) text")].map(text =>
+                parseFloat(getComputedStyle(text).fontSize) * text.ownerSVGElement.getScreenCTM().a)),
+        }))"""
+    )
+    assert len(parts) > 5 and all(part["scrolls"] == part["says"] for part in parts)
+    assert any(part["scrolls"] for part in parts) == (width == 400)
+    assert all(part["least"] is None or part["least"] >= 9.7 for part in parts)  # pixels
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    context.close()
+
+
+def test_one_operator_of_each_kind_is_a_sentence_not_a_table(trained):
+    html = SECTIONS["operators"]([RunFolder(trained)])
+    assert "one operator of each kind (crossover " in html and "<table" not in html and "100.0 %" not in html
 
 
 def test_the_page_is_readable_in_both_themes(written, browser):

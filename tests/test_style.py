@@ -43,7 +43,7 @@ def test_the_same_figure_gives_the_same_bytes(tmp_path):
 def test_themes(tmp_path, dark, ground):
     with style.theme(dark):
         text = style.save(drawn(), tmp_path / "figure.svg").read_text()
-        assert (style.ink(), style.soft(), style.grid_colour(), style.colour(6)) == ground[1:]
+        assert (style.ink(), style.soft(), style.grid_colour(), style.colour(6)) == (*ground[1:4], ground.ink)
     assert ground.ground in text and ground.ink in text and ground.rule in text
     assert style.ink() == style.LIGHT.ink  # outside it is light again
 

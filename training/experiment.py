@@ -26,7 +26,7 @@ from training.models.trained import (
     needs_average,
     trains_cells,
 )
-from training.progress import Progress
+from training.progress import Progress, loss_text
 from training.randomness import Streams
 from training.run_log import RunLog, command_line
 from training.tensorboard import check_tensorboard
@@ -83,8 +83,8 @@ def search_batch(
         log.generation(record)
         experiment.after(record)
         progress.update(
-            f"generation {record['generation']}/{config.search.generations}  best {record['best']:.3f}  "
-            f"mean {record['mean']:.3f}  {record['forwards']:,} image forwards",
+            f"generation {record['generation']}/{config.search.generations}  best {loss_text(record['best'])}  "
+            f"mean {loss_text(record['mean'])}  {record['forwards']:,} image forwards",
             final=record["generation"] == config.search.generations,
         )
 

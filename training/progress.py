@@ -18,6 +18,11 @@ def speaks() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def loss_text(loss: float) -> str:
+    """A loss with three decimals, or in scientific notation once it has blown up: 1.23e+24."""
+    return f"{loss:.3f}" if not abs(loss) >= 1e5 else f"{loss:.2e}"
+
+
 class Progress:
     """Shows what runs now. `update` may be called at every step: it draws only so often."""
 

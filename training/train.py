@@ -26,7 +26,7 @@ from training.distributed import lost_processes_explained, stop
 from training.losses import cell_losses, image_losses
 from training.mixes.batch import Batch, Mixed, unmixed
 from training.mixes.scoring import probe_chunk
-from training.progress import Progress, duration
+from training.progress import Progress, duration, loss_text
 from training.run import Run, set_up
 from training.run_state import resume_run, save_run
 from training.stopping import Interruption
@@ -209,7 +209,7 @@ def step_line(run: Run, epoch: int) -> str:
     left = run.seconds / run.step * (run.total_steps - run.step)
     return (
         f"{run.config.mix.name}: epoch {epoch}/{run.config.train.epochs}  step {run.step}/{run.total_steps}  "
-        f"loss {image_loss / weight:.3f}  training accuracy {100 * hit / weight:.1f} %  "
+        f"loss {loss_text(image_loss / weight)}  training accuracy {100 * hit / weight:.1f} %  "
         f"{run.images_per_second:,.0f} images/s  {duration(left)} left{search_share(run.cost())}"
     )
 
@@ -218,7 +218,7 @@ def epoch_line(run: Run, record: dict[str, Any]) -> str:
     """How an epoch ended, for a person."""
     tested = f"  test accuracy {record['accuracy']:.2f} %" if "accuracy" in record else ""
     return (
-        f"{run.config.mix.name}: epoch {record['epoch']}/{run.config.train.epochs}  loss {record['image_loss']:.3f}  "
+        f"{run.config.mix.name}: epoch {record['epoch']}/{run.config.train.epochs}  loss {loss_text(record['image_loss'])}  "
         f"training accuracy {record['training_accuracy']:.1f} %{tested}  {run.images_per_second:,.0f} images/s  "
         f"{record['seconds']:.1f} s{search_share(record)}"
     )

@@ -13,7 +13,10 @@ from analysis.settings import settings_of
 from analysis.statistics import LEVEL
 from analysis.style import for_page
 
-TESTED = "Each statement is held against no preference by a permutation test; p is adjusted for their number by Holm's method."
+TESTED = (
+    "Each statement is held against no preference by a permutation test; p is adjusted for their number by Holm's method. "
+    "The furthest from chance stand first."
+)
 
 
 def atlas(runs: Sequence[RunFolder]) -> str:
@@ -38,14 +41,14 @@ def first_of_settings(runs: Sequence[RunFolder]) -> list[RunFolder]:
 def _atlas(run: RunFolder) -> str:
     found = atlas_of(run)
     with for_page():
-        drawn = [figure(made, title, caption, run.name) for title, made, caption in figures_of(found)]
+        drawn = [figure(made, title, caption, run.name) for title, made, caption in figures_of(found, run.place or 0)]
     return "\n".join([_statements(found.statements), *drawn])
 
 
 def _statements(statements: Sequence[Statement]) -> str:
-    """What can be said, what was told from no preference first."""
+    """What can be said, in their order: the strongest first."""
     items = "\n".join(
         f"<li{' class=' + repr('found') if found.p_holm < LEVEL else ''}>{escape(found.text)}</li>"
-        for found in sorted(statements, key=lambda found: not found.p_holm < LEVEL)
+        for found in statements
     )
     return f"{paragraph(TESTED, 'soft')}\n<ul class='statements'>\n{items}\n</ul>" if items else ""

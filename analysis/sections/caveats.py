@@ -6,13 +6,15 @@ from collections.abc import Callable, Sequence
 from html import escape
 from typing import NamedTuple
 
+import numpy as np
+
+from analysis.divergence import divergence, search_divergence
 from analysis.rounding import decimal_text
 from analysis.run_folder import RunFolder
-from analysis.sections.head import accuracy_interval
 from analysis.sections.parts import section
 from analysis.settings import Setting, settings_of
 from analysis.states import State
-from analysis.statistics import t_interval
+from analysis.statistics import accuracy_interval, t_interval
 
 FEW_TEST_IMAGES = 2000  # below, the test images' error alone exceeds 2 points at 70 % accuracy
 DRAWN_AT_RANDOM = ("patchmix",)  # mixes that evolved ones are to beat
@@ -100,18 +102,26 @@ def _test_split(run: RunFolder) -> list[Caveat]:
     return [Caveat("What the test images chose", text, False)]
 
 
+def _diverged(run: RunFolder) -> list[Caveat]:
+    found = {"Training diverged": divergence(run), "Search of losses that blew up": search_divergence(run)}
+    return [Caveat(title, text) for title, text in found.items() if text]
+
+
 def _search_effect(run: RunFolder) -> list[Caveat]:
     """Of each search's first and last generation: whether fitness rose, over searches."""
     if run.generations.empty:
         return []
     table = run.generations.sort_values("generation").groupby("search")["best"]
     rises = (table.last() - table.first()).to_numpy()
+    rises = rises[np.isfinite(rises)]
+    if not len(rises):
+        return []
     if rises.mean() <= 0:
         return [Caveat("Search without effect", "The last generation is no fitter than the first.")]
     low, _ = t_interval(rises)
     if len(rises) > 1 and low <= 0:
         text = (
-            f"Best fitness rose by {rises.mean():.3f} from the first to the last generation, but over {len(rises):,} "
+            f"Best fitness rose by {decimal_text(rises.mean(), '.3f')} from the first to the last generation, but over {len(rises):,} "
             "searches the 95 % interval of the rise includes zero."
         )
         return [Caveat("Search without clear effect", text)]
@@ -236,7 +246,7 @@ def _unlike(settings: Sequence[Setting]) -> list[Caveat]:
 
 
 OF_RUN: tuple[Callable[[RunFolder], list[Caveat]], ...] = (
-    _unfinished, _search_effect, _test_error, _live_weights, _nonfinite, _commit, _pretrained, _test_split,
+    _unfinished, _diverged, _search_effect, _test_error, _live_weights, _nonfinite, _commit, _pretrained, _test_split,
 )  # fmt: skip
 OF_ALL: tuple[Callable[[Sequence[Setting]], list[Caveat]], ...] = (
     _seeds,

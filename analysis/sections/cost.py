@@ -8,9 +8,9 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.run_folder import RunFolder
+from analysis.run_folder import RunFolder, places_of
 from analysis.sections.head import cost_of
-from analysis.sections.parts import count, duration, figure, paragraph, section, table
+from analysis.sections.parts import count, duration, figure, key, paragraph, section, table
 from analysis.style import colour, for_page, ink, new_figure, soft, tidy
 from analysis.words import plain, shortened
 
@@ -33,7 +33,9 @@ class Cost(NamedTuple):
 
 def cost(runs: Sequence[RunFolder]) -> str:
     """Stacked bars by run, and their numbers; "" before the first epoch."""
-    found = [cost for cost in map(_cost, runs) if cost is not None]
+    numbered = [(number, _cost(run)) for number, run in zip(places_of(runs), runs, strict=True)]
+    found = [cost for _, cost in numbered if cost is not None]
+    keys = [key(number) for number, cost in numbered if cost is not None] if len(runs) > 1 else []
     if not found:
         return ""
     with for_page():
@@ -53,7 +55,7 @@ def cost(runs: Sequence[RunFolder]) -> str:
     ]
     head = ("run", "training", "search", "tests and rest", "forwards, training", "forwards, search", "forwards saved")
     return section(
-        "cost", "Cost", _summary(found), figure(drawn, "", caption, "Cost"), table(head, rows, "Cost by run")
+        "cost", "Cost", _summary(found), figure(drawn, "", caption, "Cost"), table(head, rows, "Cost by run", keys=keys)
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -13,7 +12,7 @@ from analysis.run_folder import RunFolder, first_to_last
 from analysis.sections.parts import count, duration, percent
 from analysis.settings import Setting, seed_of, settings_of
 from analysis.states import State
-from analysis.statistics import t_interval
+from analysis.statistics import accuracy_interval, t_interval
 from analysis.time_left import seconds_left
 
 MOST_SETTINGS = 6  # with a key figure
@@ -71,7 +70,12 @@ def _facts(runs: Sequence[RunFolder]) -> list[tuple[str, str]]:
         first, last = first_to_last(run)
         searches = run.generations["search"].nunique()
         over = f", mean over {searches:,} searches" if searches > 1 else ""
-        facts.append((f"{first:.3f} → {last:.3f}", f"best fitness, first to last generation{over}"))
+        facts.append(
+            (
+                f"{decimal_text(first, '.3f')} → {decimal_text(last, '.3f')}",
+                f"best fitness, first to last generation{over}",
+            )
+        )
     cost = cost_of(run)
     if cost.get("seconds"):
         share = (
@@ -162,13 +166,3 @@ def cost_of(run: RunFolder) -> dict[str, Any]:
     """seconds, search_seconds, image_forwards, search_forwards by the end, or the last epoch logged; {} before."""
     events = [event for event in run.events if event["event"] in ("epoch", "end") and "seconds" in event]
     return events[-1] if events else {}
-
-
-def accuracy_interval(accuracy: float, images: int) -> tuple[float, float]:
-    """Wilson's 95 % interval in percent of an accuracy in percent on that many test images: the error of the test
-    images alone, as if the model were fixed (Wilson, J. Amer. Statist. Assoc. 1927).
-    """
-    share, z = accuracy / 100, 1.959964
-    centre = (share + z**2 / (2 * images)) / (1 + z**2 / images)
-    half = z / (1 + z**2 / images) * math.sqrt(share * (1 - share) / images + z**2 / (4 * images**2))
-    return 100 * (centre - half), 100 * (centre + half)

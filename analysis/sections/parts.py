@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.markers import MarkerStyle
 from numpy.typing import NDArray
 
+from analysis.rounding import decimal_text
 from analysis.run_folder import RunFolder
-from analysis.style import as_svg
+from analysis.style import VARIABLES, as_svg, for_page, look
 
 ENLARGED = (
     48  # pixels a side: pictures up to there are stored twice as large, since WebP halves the colours' resolution
@@ -59,14 +61,34 @@ def figure(drawn: Figure, title: str, caption: str, where: str = "") -> str:
     )
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str, *, words: int = 1) -> str:
-    """A table of texts. The first column names the rows; columns from `words` on hold numbers."""
+def key(number: int) -> str:
+    """The look of a run or setting, line and marker, as a small picture that stands before its name in a table."""
+    with for_page():
+        shown = look(number)
+    shade = VARIABLES[shown.colour]
+    marker = MarkerStyle(shown.marker)
+    corners: Any = marker.get_path().transformed(marker.get_transform()).to_polygons()  # of (N,2) arrays
+    outline = "".join(f"M{' '.join(f'{19 + 7 * x:.1f},{6.5 - 7 * y:.1f}' for x, y in part)}Z" for part in corners)
+    dashes = "" if shown.line == "-" else f' stroke-dasharray="{" ".join(f"{2 * width:g}" for width in shown.line[1])}"'
+    return (
+        f'<svg class="key" viewBox="0 0 38 13" aria-hidden="true"><path d="M0 6.5H38" fill="none" stroke-width="2" '
+        f'stroke="{shade}"{dashes}/><path d="{outline}" fill="{shade}"/></svg>'
+    )
+
+
+def table(
+    head: Sequence[str], rows: Iterable[Sequence[str]], caption: str, *, words: int = 1, keys: Sequence[str] = ()
+) -> str:
+    """A table of texts. The first column names the rows; columns from `words` on hold numbers. keys: by row, what stands
+    before its name, as HTML.
+    """
     kinds = ["" if column < words else ' class="number"' for column in range(len(head))]
     top = "".join(f'<th scope="col"{kind}>{escape(name)}</th>' for name, kind in zip(head, kinds, strict=True))
     lines = []
-    for row in rows:
+    for place, row in enumerate(rows):
+        mark = keys[place] if keys else ""
         cells = "".join(f"<td{kind}>{escape(text)}</td>" for text, kind in zip(row[1:], kinds[1:], strict=True))
-        lines.append(f'<tr><th scope="row">{escape(row[0])}</th>{cells}</tr>')
+        lines.append(f'<tr><th scope="row">{mark}{escape(row[0])}</th>{cells}</tr>')
     body = "\n".join(lines)
     return (
         f'<div class="wide" tabindex="0" role="group" aria-label="{escape(caption)}"><table>'
@@ -90,11 +112,11 @@ def picture(image: NDArray[Any]) -> str:
 
 def percent(value: float | None, digits: int = 2) -> str:
     """A percentage as it is read; a dash where it is not known."""
-    return "–" if value is None or math.isnan(value) else f"{value:.{digits}f} %"
+    return "–" if value is None or math.isnan(value) else f"{decimal_text(value, f'.{digits}f')} %"
 
 
 def count(value: float | None) -> str:
-    return "–" if value is None or math.isnan(value) else f"{value:,.0f}"
+    return "–" if value is None or math.isnan(value) else decimal_text(value, ",.0f")
 
 
 def duration(seconds: float | None) -> str:
@@ -103,6 +125,8 @@ def duration(seconds: float | None) -> str:
         return "–"
     if seconds < 60:
         return f"{seconds:.1f} s"
+    if seconds == math.inf:
+        return "inf"
     whole = round(seconds)
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"

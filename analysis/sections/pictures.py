@@ -8,19 +8,21 @@ from html import escape
 import numpy as np
 
 from analysis.gallery import (
-    NUMBERED,
     Row,
     borders,
     depths,
     evenly,
     generations_of,
     largest_loss,
+    loss_texts,
     of_kind,
     place,
     rows_of,
+    score_text,
     snapshot_files,
     way_of,
 )
+from analysis.rounding import decimal_text
 from analysis.run_folder import RunFolder, read_snapshot
 from analysis.sections.atlas import first_of_settings
 from analysis.sections.parts import by_run, count, paragraph, picture, section
@@ -105,7 +107,7 @@ def _search(rows: Sequence[Row], where: str, per_search: int, shown: bool) -> st
     frames = [_frame(rows, generation, largest, generation == generations[-1]) for generation in generations]
     hidden = "" if shown else " hidden"
     body = "\n".join([*frames, _way(rows, largest)])
-    scale = f'<span class="losses soft">deepest red: {largest:.1f} nats</span>'
+    scale = f'<span class="losses soft">deepest red: {decimal_text(largest, ".1f")} nats</span>'
     return f'<div class="snapshot" data-text="{escape(where)}"{hidden}>\n<p class="where">{escape(where)} {scale}</p>\n{body}\n</div>'
 
 
@@ -127,7 +129,7 @@ def _item(row: Row, largest: float) -> str:
         f'<li><div class="trio"><div><img alt="own image: {own}" src="{picture(row.own)}"><span>own</span>'
         f'<img alt="partner: {partner}" src="{picture(row.partner)}"><span>partner</span></div>'
         f"<div>{_composed(row, largest)}<span>composed</span></div></div>"
-        f'<p class="labels">{_labels(row)}<br><span class="soft">score {row.score:.2f}</span></p></li>'
+        f'<p class="labels">{_labels(row)}<br><span class="soft">{score_text(row)}</span></p></li>'
     )
 
 
@@ -143,7 +145,7 @@ def _way(rows: Sequence[Row], largest: float) -> str:
         return ""
     items = "\n".join(
         f'<li>{_composed(row, largest)}<p class="labels"><b>generation {row.generation:,}</b> {_labels(row)}'
-        f'<br><span class="soft">score {row.score:.2f}</span></p></li>'
+        f'<br><span class="soft">{score_text(row)}</span></p></li>'
         for row in way
     )
     title = f"one row's way through the generations, own image: {way[0].own_label}"
@@ -155,8 +157,8 @@ def _composed(row: Row, largest: float) -> str:
     own = round(100 * row.share)
     losses = row.cell_losses
     alt = (
-        f"composed: {own} % {row.own_label}, {100 - own} % {row.partner_label}; cell losses {losses.min():.1f} to "
-        f"{losses.max():.1f} nats, mean {losses.mean():.1f}"
+        f"composed: {own} % {row.own_label}, {100 - own} % {row.partner_label}; cell losses "
+        f"{decimal_text(losses.min(), '.1f')} to {decimal_text(losses.max(), '.1f')} nats, mean {decimal_text(losses.mean(), '.1f')}"
     )
     side = len(row.mask)
     lines = "".join(f"M{cell} 0v{side}M0 {cell}h{side}" for cell in range(1, side))
@@ -185,8 +187,4 @@ def _shades(row: Row, largest: float) -> str:
 
 def _numbers(row: Row) -> str:
     """Each cell's loss, where the cells are few."""
-    if len(row.cell_losses) > NUMBERED:
-        return ""
-    return "".join(
-        f'<text x="{x}.5" y="{y}.62">{value:.1f}</text>' for (y, x), value in np.ndenumerate(row.cell_losses)
-    )
+    return "".join(f'<text x="{x}.5" y="{y}.62">{text}</text>' for y, x, text in loss_texts(row.cell_losses))

@@ -8,15 +8,16 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from analysis.ablation import MEASURES, as_html, per_seed
 from analysis.rounding import decimal_text
-from analysis.run_folder import RunFolder, first_to_last
-from analysis.sections.head import accuracy_interval, last_test
-from analysis.sections.parts import count, duration, figure, paragraph, percent, section, table
+from analysis.run_folder import RunFolder, first_to_last, places_of
+from analysis.sections.head import last_test
+from analysis.sections.parts import count, duration, figure, key, paragraph, percent, section, table
 from analysis.settings import Setting, differing, seed_of, settings_of
-from analysis.statistics import compare, t_interval
-from analysis.style import colour, for_page, ink, new_figure, soft, tidy
+from analysis.statistics import accuracy_interval, compare, t_interval, widest_interval
+from analysis.style import LEAST_POINTS, for_page, ink, look, new_figure, soft, tidy, widen
 from analysis.words import plain, shortened
 
 if TYPE_CHECKING:
@@ -33,12 +34,18 @@ def result(runs: Sequence[RunFolder]) -> str:
     tested = [run for run in trained if run.result or last_test(run) is not None]
     parts = [paragraph(text) for text in _sentences(tested)]
     if tested:
-        parts.append(table(HEAD, [_line(run) for run in tested], "Accuracy on the test images by run", words=3))
+        lines = [_line(run) for run in tested]
+        parts.append(table(HEAD, lines, "Accuracy on the test images by run", words=3, keys=_keys(runs, tested)))
     if searches:
-        parts.append(
-            table(SEARCH_HEAD, [_search_line(run) for run in searches], "Best fitness by search, nats", words=2)
-        )
+        lines = [_search_line(run) for run in searches]
+        parts.append(table(SEARCH_HEAD, lines, "Best fitness by search, nats", words=2, keys=_keys(runs, searches)))
     return section("result", "Result", *parts)
+
+
+def _keys(runs: Sequence[RunFolder], shown: Sequence[RunFolder]) -> list[str]:
+    """The looks of those shown of these runs; of a single run none."""
+    numbers = {run.path: number for run, number in zip(runs, places_of(runs), strict=True)}
+    return [key(numbers[run.path]) for run in shown] if len(runs) > 1 else []
 
 
 def _sentences(runs: Sequence[RunFolder]) -> list[str]:
@@ -79,7 +86,14 @@ def _search_line(run: RunFolder) -> list[str]:
     first, last = first_to_last(run)
     cost = run.result or {}
     forwards = cost.get("image_forwards", run.generations["forwards"].max())
-    return [run.name, str(run.state), f"{first:.3f}", f"{last:.3f}", count(forwards), duration(cost.get("seconds"))]
+    return [
+        run.name,
+        str(run.state),
+        decimal_text(first, ".3f"),
+        decimal_text(last, ".3f"),
+        count(forwards),
+        duration(cost.get("seconds")),
+    ]
 
 
 def comparison(runs: Sequence[RunFolder]) -> str:
@@ -93,26 +107,35 @@ def comparison(runs: Sequence[RunFolder]) -> str:
     return section(
         "comparison",
         "Comparison",
-        _figure(trials, compared),
+        _figure(trials, compared, settings, places_of([setting.runs[0] for setting in settings])),
         f"<div class='wide' tabindex='0' role='group' aria-label='Settings compared'>{as_html(compared)}</div>",
         _differences(settings),
     )
 
 
-def _figure(trials: pd.DataFrame, compared: pd.DataFrame) -> str:
+def _figure(trials: pd.DataFrame, compared: pd.DataFrame, settings: Sequence[Setting], numbers: Sequence[int]) -> str:
     with for_page():
-        drawn = _draw(trials, compared)
-    caption = "Dots are seeds; the diamond is their mean, with its 95 % interval by Student's t from two seeds on."
+        drawn = _draw(trials, compared, settings, numbers)
+    caption = (
+        "Marks above are seeds, in the look that their setting's first run has on the whole page; the diamond below is their "
+        "mean, with its 95 % interval by Student's t from two seeds on. Of a single seed the thin line is the interval for "
+        "the test images alone (Wilson's)."
+    )
     return figure(drawn, "Accuracy by setting", caption)
 
 
-def _draw(trials: pd.DataFrame, compared: pd.DataFrame) -> Figure:
+def _draw(trials: pd.DataFrame, compared: pd.DataFrame, settings: Sequence[Setting], numbers: Sequence[int]) -> Figure:
     names = list(compared["variant"])
     drawn = new_figure(8.5, 0.9 + 0.45 * len(names))
     axes = drawn.subplots()
-    for row, found in enumerate(compared.itertuples()):
-        values = trials[trials["variant"] == found.variant]["last_accuracy"]
-        axes.scatter(values, [row - 0.12] * len(values), color=colour(0), s=26, linewidths=0, zorder=3)
+    for row, (found, setting, number) in enumerate(zip(compared.itertuples(), settings, numbers, strict=True)):
+        values, shown = trials[trials["variant"] == found.variant]["last_accuracy"], look(number)
+        axes.scatter(
+            values, [row - 0.12] * len(values), color=shown.colour, marker=shown.marker, s=30, linewidths=0, zorder=3
+        )
+        if len(values) == 1:
+            low, high = accuracy_interval(found.mean, int((setting.runs[0].result or {})["test_images"]))
+            axes.plot([low, high], [row + 0.12] * 2, color=soft(), linewidth=1.2, zorder=2)
         half = 0.0 if found.high != found.high else found.high - found.mean
         axes.errorbar(
             found.mean, row + 0.12, xerr=half or None, fmt="D", color=ink(), markersize=4.5, capsize=3, zorder=4
@@ -120,6 +143,8 @@ def _draw(trials: pd.DataFrame, compared: pd.DataFrame) -> Figure:
     axes.set_yticks(range(len(names)), [plain(shortened(name, 40)) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
     tidy(axes, xlabel=MEASURES["last_accuracy"][0])
+    axes.xaxis.set_major_locator(MaxNLocator(8))  # percent have parts
+    widen(axes.xaxis, max(LEAST_POINTS, widest_interval(trials["last_accuracy"])))
     axes.tick_params(axis="y", length=0, labelcolor=soft())
     return drawn
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from analysis.curves import figures_of
-from analysis.lineage import MEANING, operator_table
+from analysis.lineage import MEANING, of_one_kind, operator_table
 from analysis.run_folder import RunFolder
 from analysis.sections.parts import by_run, count, figure, paragraph, percent, section, table
 from analysis.style import for_page
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 HEAD = ("slot", "operator", "children", "survived", "elites", "ancestors")
 
@@ -25,17 +29,22 @@ def search(runs: Sequence[RunFolder]) -> str:
 
 
 def operators(runs: Sequence[RunFolder]) -> str:
-    """The table of operators, run by run; "" where no lineage was kept."""
-    parts = by_run(runs, [_operators(run) for run in runs], named=len(runs) > 1)
+    """The table of operators, run by run; "" where no lineage was kept. Of a run with one operator of each kind a sentence."""
+    tables = {run.path: operator_table(run) for run in runs}
+    parts = by_run(runs, [_operators(run, tables[run.path]) for run in runs], named=len(runs) > 1)
     if not any(parts):
         return ""
-    return section("operators", "Which operators made the elites", *parts, paragraph(MEANING, "soft"))
+    compared = any(table is not None and not of_one_kind(table) for table in tables.values())
+    return section(
+        "operators", "Which operators made the elites", *parts, paragraph(MEANING if compared else "", "soft")
+    )
 
 
-def _operators(run: RunFolder) -> str:
-    found = operator_table(run)
+def _operators(run: RunFolder, found: pd.DataFrame | None) -> str:
     if found is None:
         return ""
+    if sentence := of_one_kind(found):
+        return paragraph(sentence)
     rows = [
         [
             row.slot,
