@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.files import replace_text
-from analysis.run_folder import RunFolder, RunFolderError, places_of, read_lines
+from analysis.run_folder import RunFolder, RunFolderError, places_of
 from analysis.settings import by_setting, seed_of
 from analysis.statistics import t_interval
 from analysis.words import shortened
@@ -112,7 +112,7 @@ class Setting(NamedTuple):
 def read_history(run: RunFolder) -> History | None:
     """A run's generations; None where it has none. Raises RunFolderError where a line lacks what all have."""
     path = run.path / "generations.jsonl"
-    lines = read_lines(path) if path.is_file() else []
+    lines = run.lines(path.name) if path.is_file() else []
     if not lines:
         return None
     objectives = _objectives(lines[-1], run)

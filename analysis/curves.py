@@ -4,7 +4,6 @@ what the operators did. Seeds of one setting are one band; settings differ in co
 
 from __future__ import annotations
 
-import re
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from matplotlib.figure import Figure
 from analysis.curve_lines import SMALL, Panel, legend
 from analysis.curve_tables import Setting, settings_of, write_table
 from analysis.curve_topics import bands, fitness, topics_of
+from analysis.files import joined_name
 from analysis.run_folder import RunFolder, out_root
 from analysis.style import new_figure, save, soft, theme
 
@@ -120,8 +120,4 @@ def _folder(runs: Sequence[RunFolder]) -> Path:
     unlike = list({run.path.resolve(): run for run in runs}.values())
     if len(unlike) == 1:
         return unlike[0].figures()
-    names = [re.sub(r"[^\w.-]+", "-", run.name) for run in unlike]
-    joined = "+".join(names)
-    if len(joined) > 120:  # a file name has at most 255 bytes
-        joined = f"{names[0][:60]}+{len(names) - 1}-more"
-    return out_root() / "curves" / joined
+    return out_root() / "curves" / joined_name([run.whole_name for run in unlike])

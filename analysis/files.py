@@ -1,10 +1,14 @@
-"""Writing files whole."""
+"""Writing files whole, and naming them after what they show."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -14,9 +18,14 @@ def replacing(path: Path) -> Iterator[Path]:
     meets half of it, nor does another process take it away unfinished.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    yield unfinished
-    os.replace(unfinished, path)
+    unfinished = path.with_name(f".{path.name[:40]}.{os.getpid()}-{threading.get_ident():x}.tmp")
+    try:
+        yield unfinished
+        os.replace(unfinished, path)
+    except BaseException:
+        with suppress(OSError):
+            unfinished.unlink()
+        raise
 
 
 def replace_text(path: Path, text: str) -> Path:
@@ -24,3 +33,20 @@ def replace_text(path: Path, text: str) -> Path:
     with replacing(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
     return path
+
+
+LONGEST = 120  # characters of a name that is made of others; a file name has at most 255 bytes
+
+
+def joined_name(names: Sequence[str]) -> str:
+    """A file's name for a list of names: no other list has it, also where a file system ignores case or normalises text.
+
+    Names of a-z, 0-9, . _ and - stand as they are. Else others could come out alike, so what is readable of them is
+    followed by a digest of all.
+    """
+    joined = "+".join(names)
+    if len(joined) <= LONGEST and all(re.fullmatch(r"[a-z0-9._-]+", name) for name in names):
+        return joined
+    digest = hashlib.sha256(json.dumps(list(names)).encode()).hexdigest()[:12]
+    readable = "+".join(re.sub(r"[^A-Za-z0-9._=-]+", "-", name) for name in names)
+    return f"{readable[: LONGEST - 13]}~{digest}"

@@ -5,14 +5,13 @@ Sections are made one by one, so that the live page can renew those whose files 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from analysis.files import replace_text
+from analysis.files import joined_name, replace_text
 from analysis.run_folder import RunFolder, in_places, out_root
 from analysis.sections.atlas import atlas
 from analysis.sections.caveats import caveats
@@ -51,13 +50,12 @@ HEADINGS = {
     "cost": "Cost",
     "how": "How it was run",
 }
-LONGEST_NAME = 120  # characters of a report's file name
 
 
 def write_report(
     runs: Sequence[RunFolder], out: Path | None = None, *, defaults: Mapping[str, Any] | None = None
 ) -> Path:
-    """Write the page; return its path: `out`, else RUN/report.html of one run, or report-RUN-RUN.html under runs/out.
+    """Write the page; return its path: `out`, else RUN/report.html of one run, or report-RUN+RUN.html under runs/out.
 
     defaults: the default config, so that options which differ from it are marked.
     """
@@ -69,10 +67,10 @@ def write_report(
 
 def default_path(runs: Sequence[RunFolder]) -> Path:
     """Where the page goes that nobody gave a place."""
+    runs = list({run.path.resolve(): run for run in runs}.values())
     if len(runs) == 1:
         return runs[0].path / "report.html"
-    names = "-".join(re.sub(r"[^\w.=+-]+", "-", run.name) for run in runs)
-    return out_root() / f"report-{names[:LONGEST_NAME]}.html"
+    return out_root() / f"report-{joined_name([run.whole_name for run in runs])}.html"
 
 
 def render_sections(runs: Sequence[RunFolder], *, defaults: Mapping[str, Any] | None = None) -> dict[str, str]:

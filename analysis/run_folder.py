@@ -46,7 +46,8 @@ class RunFolderError(ValueError):
 
 def out_root() -> Path:
     """Where run folders lie: $EVOMIX_OUT, else runs/out."""
-    return Path(os.environ.get("EVOMIX_OUT") or Path(__file__).resolve().parent.parent / "runs" / "out")
+    given = os.environ.get("EVOMIX_OUT")
+    return Path(os.path.expanduser(given)) if given else Path(__file__).resolve().parent.parent / "runs" / "out"
 
 
 def run_names() -> list[str]:
@@ -56,7 +57,7 @@ def run_names() -> list[str]:
 
 def find_run(name: str) -> RunFolder:
     """The run folder of a name under runs/out, or of a path."""
-    for path in (out_root() / name, Path(name)):
+    for path in (out_root() / name, Path(os.path.expanduser(name))):
         if (path / "config.json").is_file():
             return RunFolder(path)
     names = run_names()
@@ -92,10 +93,25 @@ class RunFolder:
         except ValueError:
             return self.path.name
 
+    @property
+    def whole_name(self) -> str:
+        """Its name under runs/out, or its whole path where it lies elsewhere: no other run has it."""
+        place = self.path.resolve()
+        return self.name if place.is_relative_to(out_root().resolve()) else str(place)
+
+    @cached_property
+    def _recorded(self) -> dict[str, Any]:
+        return self._json("config.json")
+
+    @property
+    def id(self) -> str | None:
+        """Drawn when the run began; its logs and checkpoints carry it. None of runs of older versions."""
+        return self._recorded.get("id")
+
     @cached_property
     def config(self) -> dict[str, Any]:
         """Sections of options, those of ADDED also where the run is older than they are."""
-        found = self._json("config.json")
+        found = {key: value for key, value in self._recorded.items() if key != "id"}
         for name, default in ADDED.items():
             section, option = name.split(".")
             if isinstance(found.get(section), dict):
@@ -109,7 +125,7 @@ class RunFolder:
     @cached_property
     def events(self) -> list[dict[str, Any]]:
         """The lines of log.jsonl."""
-        return read_lines(self.path / "log.jsonl")
+        return self.lines("log.jsonl")
 
     @cached_property
     def epochs(self) -> pd.DataFrame:
@@ -127,7 +143,7 @@ class RunFolder:
     def generation_lines(self) -> list[dict[str, Any]]:
         """The lines of generations.jsonl; none where there is no such file."""
         path = self.path / "generations.jsonl"
-        return read_lines(path) if path.is_file() else []
+        return self.lines(path.name) if path.is_file() else []
 
     @property
     def start(self) -> dict[str, Any]:
@@ -174,6 +190,16 @@ class RunFolder:
         folder = self.path / "figures"
         folder.mkdir(exist_ok=True)
         return folder
+
+    def lines(self, name: str) -> list[dict[str, Any]]:
+        """The objects of one of its logs. Raises RunFolderError where it is another run's."""
+        head: dict[str, Any] = {}
+        found = read_lines(self.path / name, head)
+        if "id" in head and head["id"] != self.id:  # the folder was replaced while it was read, or copied in part
+            raise RunFolderError(
+                f"{self.path / name} is of another run than config.json; restore the whole folder, or look again"
+            )
+        return found
 
     def _event(self, name: str) -> dict[str, Any] | None:
         return next((event for event in reversed(self.events) if event["event"] == name), None)
@@ -222,18 +248,24 @@ def check_schema(path: Path, schema: Any) -> None:
         raise RunFolderError(f"{path} has schema {schema!r:.20}, this version reads 1 to {SCHEMA}; update Evomix")
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a .jsonl file, but for the first line's schema. A torn last line, as a crash leaves it, is
-    left out.
+def read_lines(path: Path, head: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+    """The objects of a .jsonl file, but for the first line, of schema and the run's id, which goes into `head`. A torn
+    last line, as a crash leaves it, is left out.
     """
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:
         raise RunFolderError(f"{path} cannot be read: {error.strerror}") from None
     records = parsed(path, lines)
-    if records and records[0].keys() == {"schema"}:
-        check_schema(path, records.pop(0)["schema"])
+    if records and is_head(records[0]):
+        check_schema(path, records[0]["schema"])
+        (head if head is not None else {}).update(records.pop(0))
     return records
+
+
+def is_head(record: Mapping[str, Any]) -> bool:
+    """Whether it is the first line of a log."""
+    return "schema" in record and record.keys() <= {"schema", "id"}
 
 
 def parsed(path: Path, lines: list[bytes]) -> list[dict[str, Any]]:

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 from analysis.run_folder import RunFolder
 
-NO_SETTING = ("run.", "data.root", "data.download")
+# Besides seed and name of a run: options that cannot change a result. training/config.py marks them and gives the reasons.
+NO_SETTING = ("run.", "data.root", "data.download", "data.resident", "train.eval_batch", "train.save_minutes")
 SEARCHING = ("evolved", "best-of-k")  # mixes for which the options of `search` count
 IMAGES = ("data.subset_start", "data.subset_seed")  # options that say which images of the data set a run trains on
 RESULTS = ("mix.bank", "search.start", "search.reference", "model")  # options that may name results of other runs

@@ -239,7 +239,7 @@ class LivePage:
 
 def place_of(name: str) -> Path | None:
     """The folder of a run's name or path, as find_run has it; None where there is none yet."""
-    places = (out_root() / name, Path(name))
+    places = (out_root() / name, Path(os.path.expanduser(name)))
     return next((place for place in places if (place / "config.json").is_file()), None)
 
 

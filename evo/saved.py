@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -65,14 +66,22 @@ def write_arrays(path: Path | str, arrays: dict[str, Array]) -> None:
 
 @contextmanager
 def replacing(path: Path | str) -> Iterator[BinaryIO]:
-    """A file to write to, which takes the place of `path` when the block ends: on the disk first, then at once."""
+    """A file to write to, which takes the place of `path` when the block ends: on the disk first, then at once.
+
+    Of several processes that write one path each has a file of its own until then; what a failed one has begun is removed.
+    """
     path = Path(path)
-    unfinished = path.with_name(f".{path.name}.tmp")
-    with open(unfinished, "wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(unfinished, path)
+    unfinished = path.with_name(f".{path.name[:40]}.{os.getpid()}-{threading.get_ident():x}.tmp")
+    try:
+        with open(unfinished, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    except BaseException:
+        with suppress(OSError):
+            unfinished.unlink()
+        raise
 
 
 def read_arrays(path: Path | str, kind: str) -> dict[str, Array]:

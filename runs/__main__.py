@@ -92,7 +92,10 @@ def prepare(
 
 @app.command()
 def search(
-    run: Annotated[str | None, typer.Argument(metavar="RUN", help="The trained run whose model scores.")] = None,
+    run: Annotated[
+        str | None,
+        typer.Argument(metavar="RUN", help="The trained run whose model scores; with --resume, where it is now."),
+    ] = None,
     overrides: Set = None,
     evaluation: Annotated[
         str | None,

@@ -122,6 +122,13 @@ def _read_plan(file: Path) -> Plan:
             raise UserError(
                 f"{file}: variant {name!r:.80}: expected a name of up to {LONGEST} letters, digits and . _ = + -"
             )
+    folded: dict[str, str] = {}
+    for name in variants:
+        if (other := folded.setdefault(name.casefold(), name)) != name:
+            raise UserError(
+                f"{file}: variants {other} and {name} differ in capital letters alone, and would share their folders where the "
+                "file system ignores these; rename one"
+            )
     if len(variants) * len(seeds) > MOST:
         raise UserError(
             f"{file}: expected up to {MOST:,} trials, got {len(variants):,} variants x {len(seeds):,} seeds"

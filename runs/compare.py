@@ -12,6 +12,7 @@ from analysis.run_folder import RunFolder, find_run, out_root
 from analysis.settings import Readings, common, counted, difference, readings_of
 from runs.folders import recorded_config, shown
 from training.config import PROJECT, UserError
+from training.places import spoken, user_path
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,7 +69,7 @@ def check_place(out: Path, tables: list[Path], alone: bool) -> None:
 
 def table_of(name: str) -> Path | None:
     """The per_seed.csv that a name stands for; None where it may be a run's."""
-    given = Path(name).expanduser()
+    given = user_path(name)
     if given.suffix == ".csv":
         if not given.is_file():
             raise UserError(f"there is no file {name}; expected a {TABLE}, a folder with one, or a run")
@@ -110,7 +111,7 @@ def read_runs(runs: list[RunFolder]) -> pd.DataFrame:
     for run in {run.path.resolve(): run for run in runs}.values():
         if run.result is None:
             raise UserError(
-                f"run {run.name} has not ended; finish it (./run train --resume {run.name}) or leave it out"
+                f"run {run.name} has not ended; finish it ({spoken('train', options=('--resume', run.name))}) or leave it out"
             )
         match, seed, readings = SEED.fullmatch(run.name), recorded_config(run).run.seed, readings_of(run)
         variant = match[1] if match else run.name

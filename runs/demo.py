@@ -23,16 +23,16 @@ POINTS = 7  # of the fitness curve that are printed
 
 
 def run_demo() -> None:
-    root = numbered("demo")
     print("Evomix on scikit-learn's handwritten digits: no mixing, random PatchMix, evolved PatchMix", file=sys.stderr)
     runs = {}
-    for mix in MIXES:
-        config = load_config("digits", [f"mix.name={mix}"])
-        folder = root / mix
-        train_in(folder, lambda config=config, folder=folder: call_train(config, folder))
-        runs[mix] = RunFolder(folder)
-    print("A search experiment on the model that the evolved run trained", file=sys.stderr)
-    found = search_on(runs["evolved"], root / "search")
+    with numbered("demo") as root:
+        for mix in MIXES:
+            config = load_config("digits", [f"mix.name={mix}"])
+            folder = root / mix
+            train_in(folder, lambda config=config, folder=folder: call_train(config, folder))
+            runs[mix] = RunFolder(folder)
+        print("A search experiment on the model that the evolved run trained", file=sys.stderr)
+        found = search_on(runs["evolved"], root / "search")
     print("\n".join(["", *trainings_text(runs), "", *search_text(found), *files_text(runs["evolved"], found)]))
 
 

@@ -1,25 +1,74 @@
-"""Names of new run folders."""
+"""Places of new runs, and paths of old ones."""
 
 from __future__ import annotations
 
 import itertools
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from analysis.run_folder import RunFolder, find_run, out_root
-from training.config import Config, UserError, make_config
+from training.config import Config, Place, UserError, idle_options, make_config
+from training.places import spoken, taken, user_path
+from training.progress import speaks
+
+TAKEN = "EVOMIX_RUN_FOLDER"  # for processes that train one run together: its folder, which their launcher has made
 
 
-def new_run_folder(config: Config, stem: str) -> Path:
-    """Where a run writes: run.name, else STEM-MIX-N with the first free number."""
-    if config.run.name is not None:
-        return out_root() / config.run.name
-    return numbered(f"{stem}-{config.mix.name}")
+@contextmanager
+def new_run_folder(config: Config, stem: str) -> Iterator[Path]:
+    """A folder made for a run to write: run.name, else STEM-MIX-N with the first free number.
+
+    To choose it and to make it are one step, so that of commands started at once each has its own. It is removed again
+    where the block leaves it empty. Raises UserError where run.name is taken, or nothing can be made there.
+    """
+    if TAKEN in os.environ:
+        yield Path(os.environ[TAKEN])
+    elif config.run.name is not None:
+        with _made(itertools.repeat(out_root() / config.run.name, 1)) as folder:
+            yield folder
+    else:
+        with numbered(f"{stem}-{config.mix.name}") as folder:
+            yield folder
 
 
-def numbered(stem: str) -> Path:
-    """The first of STEM-1, STEM-2, ... under runs/out that is free."""
-    return next(path for n in itertools.count(1) if not (path := out_root() / f"{stem}-{n}").exists())
+@contextmanager
+def numbered(stem: str) -> Iterator[Path]:
+    """A folder made under runs/out: the first of STEM-1, STEM-2, ... that is free; otherwise as new_run_folder."""
+    with _made(out_root() / f"{stem}-{number}" for number in itertools.count(1)) as folder:
+        yield folder
+
+
+@contextmanager
+def _made(wanted: Iterator[Path]) -> Iterator[Path]:
+    if not speaks():  # another process of this run, on its own machine perhaps, makes the folder and writes it
+        yield next(wanted)
+        return
+    folder = _first_free(wanted)
+    try:
+        yield folder
+    finally:
+        with suppress(OSError):  # it is in use, or gone
+            folder.rmdir()
+
+
+def _first_free(wanted: Iterator[Path]) -> Path:
+    """Make the first of these folders that is not there. Raises UserError."""
+    folder = Path()
+    for folder in wanted:
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            if not os.path.lexists(folder):  # what is in the way lies above it
+                raise UserError(f"{folder} cannot be made: {folder.parent} is no folder; set EVOMIX_OUT") from None
+        except OSError as error:
+            raise UserError(
+                f"{folder} cannot be made: {error.strerror}; choose another run.name or EVOMIX_OUT"
+            ) from None
+    raise UserError(taken(folder))
 
 
 def shown(path: Path) -> str:
@@ -36,28 +85,69 @@ def with_run_paths(config: Config) -> Config:
     """
     search, found = config.search, dict[str, str]()
     if search.reference != "average":
-        given = Path(search.reference).expanduser()
+        given = user_path(search.reference)
         found["reference"] = str((given if given.is_dir() else find_run(search.reference).path).resolve())
     if search.start is not None:
-        given = Path(search.start).expanduser()
+        given = user_path(search.start)
         pattern_file = given.suffix in (".json", ".npz")
         found["start"] = str((given if pattern_file else find_run(search.start).bank_file()).resolve())
     sections: dict[str, Any] = {"search": search.model_copy(update=found)}
     if config.mix.bank:
-        bank = _whole(config.mix.bank)
-        if config.mix.name == "bank" and not Path(bank).is_file():
+        bank = user_path(config.mix.bank).resolve()
+        if config.mix.name == "bank" and not bank.is_file():
             raise UserError(f"mix.bank: no pattern bank at {bank}; `./run patterns RUN` writes one")
-        sections["mix"] = config.mix.model_copy(update={"bank": bank})
+        sections["mix"] = config.mix.model_copy(update={"bank": str(bank)})
     if config.data.root:
-        sections["data"] = config.data.model_copy(update={"root": _whole(config.data.root)})
+        sections["data"] = config.data.model_copy(update={"root": str(user_path(config.data.root).resolve())})
     return config.model_copy(update=sections)
-
-
-def _whole(path: str) -> str:
-    return str(Path(path).expanduser().resolve())
 
 
 def recorded_config(run: RunFolder) -> Config:
     """The config a run was made with."""
     sections = {key: value for key, value in run.config.items() if key != "schema"}
     return make_config(sections, source=str(run.path / "config.json"), trains=False)
+
+
+def config_to_go_on_with(run: RunFolder, overrides: Sequence[str], command: tuple[str, ...]) -> Config:
+    """The config of a run that goes on, with other values of options that cannot change its result.
+
+    Such an option says where its images or patterns lie now; whether they are the same ones, digests decide later.
+    command: what the user types to go on, for errors. Raises UserError for other options, and for what is not there.
+    """
+    allowed = [option for option in idle_options() if option != "run.name"]
+    for override in overrides:
+        if override.partition("=")[0].strip() not in allowed:
+            raise UserError(
+                f"-s {override}: a run goes on with its own config; what cannot change its result may be given anew: "
+                + ", ".join(allowed)
+            )
+    recorded = recorded_config(run)
+    config = make_config(recorded.model_dump(), overrides, "--resume", trains=False)
+    for option, value in places_used(config).items():
+        if not user_path(value).exists() and (option == "data.root" or not _is_run(value)):
+            raise UserError(
+                f"{option}: {value} is not there any more; put it back, or say where it is now: "
+                + spoken(*command, "-s", f"{option}=")
+                + "PLACE"
+            )
+    return with_run_paths(config)
+
+
+def places_used(config: Config) -> dict[str, str]:
+    """The options of a config that name a file or folder it needs, with their values."""
+    counts = {
+        "data.root": config.data.root is not None,
+        "mix.bank": config.mix.name == "bank",
+        "search.start": config.searches and config.search.start is not None,
+        "search.reference": config.searches and config.search.reference != "average",
+    }
+    values = config.model_dump()
+    return {
+        option: str(values[option.partition(".")[0]][option.partition(".")[2]])
+        for option in idle_options(Place)
+        if counts[option]
+    }
+
+
+def _is_run(name: str) -> bool:
+    return (out_root() / name / "config.json").is_file()

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import IO
 
 from runs import LOST
-from runs.folders import shown
+from runs.folders import TAKEN, shown
 from training.config import PROJECT, UserError
 from training.cores import usable_cores
+from training.places import spoken
 from training.stopping import stop_signals
 
 GRACE = 10.0  # seconds that processes get to end by themselves once one has failed
@@ -41,7 +42,7 @@ def launch(arguments: list[str], processes: int, folder: Path) -> int:
         running = [
             subprocess.Popen(
                 [sys.executable, "-P", "-m", "runs", *arguments],
-                env=_environment(rank, processes, port),
+                env={**_environment(rank, processes, port), TAKEN: str(folder)},
                 stdout=None if rank == 0 else subprocess.DEVNULL,
                 stderr=output,
                 start_new_session=True,  # a terminal's Ctrl-C reaches this process alone, which passes it on
@@ -108,7 +109,8 @@ def _explain(first: int, statuses: list[int], outputs: Sequence[IO[str] | None],
     how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
     index = folder / "checkpoint" / "latest.json"
     kept = (
-        f"its last checkpoint is kept; go on, with as many processes as you like: ./run train --resume {shown(folder)}"
+        "its last checkpoint is kept; go on, with as many processes as you like: "
+        + spoken("train", options=("--resume", shown(folder)))
         if index.is_file()
         else "it had no checkpoint yet"
     )

@@ -20,6 +20,7 @@ from analysis.run_folder import (
     check_schema,
     find_run,
     first_to_last,
+    is_head,
     out_root,
     state_of,
 )
@@ -27,6 +28,7 @@ from analysis.states import State, state_named
 from analysis.time_left import seconds_left
 from runs.folders import shown
 from training.config import UserError
+from training.places import spoken
 
 PARTS = {"checkpoint", "elites", "patterns", "figures", "transfer"}  # of a run folder: no runs lie in them
 WIDTH = 100  # characters of a line
@@ -192,7 +194,7 @@ def last_records(path: Path) -> Iterator[dict[str, Any]]:
             if distance == 0:  # what follows the last line's end: nothing, or what a crash has left
                 continue
             raise RunFolderError(f"{path}: a line is damaged: {line.decode(errors='replace')!r:.60}")
-        if record.keys() == {"schema"}:
+        if is_head(record):
             check_schema(path, record["schema"])
         else:
             yield record
@@ -398,9 +400,9 @@ def _commands(run: RunFolder, row: Row) -> dict[str, str | None]:
         command = None
     return {
         "repeat": str(command) if command else None,
-        "resume": f"./run {verb} --resume {run.name}" if goes_on else None,
-        "watch": f"./run watch {run.name}" if row["state"] == State.RUNNING else None,
-        "report": f"./run report {run.name}",
+        "resume": spoken(verb, options=("--resume", run.name)) if goes_on else None,
+        "watch": spoken("watch", run.name) if row["state"] == State.RUNNING else None,
+        "report": spoken("report", run.name),
     }
 
 

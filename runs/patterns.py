@@ -8,6 +8,7 @@ from analysis.run_folder import RunFolder, find_run
 from evo.bank import PatternBank
 from runs.folders import shown
 from training.config import UserError
+from training.places import user_path
 
 ENDINGS = (".json", ".npz")
 
@@ -44,12 +45,12 @@ def run_patterns(
         return
     bank.save(out)
     print(shown(out))
-    print(shown(draw_bank(bank, sources, out.with_suffix(".png"), dark)))
+    print(shown(draw_bank(bank, sources, out.with_name(f"{out.name}.png"), dark)))
 
 
 def source_of(name: str) -> RunFolder | Path:
     """A pattern file, or else a run."""
-    given = Path(name).expanduser()
+    given = user_path(name)
     return given if given.suffix in ENDINGS else find_run(name)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from math import inf
-from pathlib import Path
 
 from training.config import UserError
+from training.places import user_path
+from training.plain_yaml import number
 from training.progress import Progress
 
 MAX_UNREADABLE = 0.001
@@ -29,16 +31,16 @@ def run_prepare(
     given = None
     if levels is not None:
         try:
-            black, white = (float(part) for part in levels.split(","))
+            black, white = map(number, levels.split(","))
         except ValueError:
             black = white = 0.0
         if not -inf < black < white < inf:
             raise UserError(f"--levels: expected BLACK,WHITE such as 0,4095, got {levels!r:.60}")
         given = black, white
-    source = Path(folder).expanduser().resolve()
+    source = user_path(folder).resolve()
     if not source.is_dir():
         raise UserError(f"{folder}: no such folder; expected one with train/CLASS/*.jpg and val/CLASS/*.jpg in it")
-    target = Path(out).expanduser() if out is not None else source.with_name(f"{source.name}-prepared-{size}")
+    target = user_path(out) if out is not None else source.with_name(f"{source.name}-prepared-{size}")
 
     from training.data.image_set import unreadable_named  # torch: 5 s
     from training.data.preparing import prepare
@@ -56,4 +58,5 @@ def run_prepare(
     if unreadable:
         print(f"left out: {unreadable_named(unreadable, sum(images.values()) + len(unreadable))}")
     held = "" if images["test"] else " -s data.validation=0.2 (it holds no test images)"
-    print(f"{target}\ntrain on it with -s data.name=folder -s data.root={target}{held}")
+    root = shlex.quote(f"data.root={target.absolute()}")
+    print(f"{target}\ntrain on it with -s data.name=folder -s {root}{held}")

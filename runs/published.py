@@ -103,7 +103,6 @@ def settings(trial: Trial) -> dict[str, Any]:
     sections = told_apart_by(trial.config)
     if not trial.config.searches:
         sections.pop("search")
-    sections["data"].pop("root")
     places = [str(place) + os.sep for place in (trial.folder.parent, PROJECT)]
 
     def within(value: Any) -> Any:

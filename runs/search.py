@@ -8,26 +8,29 @@ from typing import Any
 
 from analysis.rounding import decimal_text
 from analysis.run_folder import RunFolder, find_run
-from runs.folders import new_run_folder, numbered, recorded_config, shown, with_run_paths
+from runs.folders import config_to_go_on_with, new_run_folder, numbered, recorded_config, shown, with_run_paths
 from runs.train import train_in
+from training.belonging import checkpoint_digest
 from training.config import Config, UserError, make_config
+from training.places import spoken
 
 # A search experiment is larger than a search within training; -s overrides these.
 DEFAULTS = ("search.population=32", "search.generations=60", "search.batch=64", "search.elites=2")
 
 
 def run_search(name: str | None, overrides: list[str], evaluation: str | None, resume: str | None) -> None:
-    if (name is None) == (resume is None):
-        raise UserError("expected a RUN, or --resume SEARCH, and not both; RUN is a trained run under runs/out")
+    if name is None and resume is None:
+        raise UserError("expected a RUN, or --resume SEARCH; RUN is a trained run under runs/out")
     if resume is not None:
-        folder, result = resume_search(resume, overrides, evaluation)
+        folder, result = resume_search(resume, overrides, evaluation, name)
     else:
         run = find_run(str(name))
         trained = recorded_config(run)
         asked = overrides if evaluation is None else [*overrides, f"search.evaluation={evaluation}"]
         config = search_config(trained, asked)
-        folder = numbered(f"{run.name}-search") if config.run.name is None else new_run_folder(config, "search")
-        result = train_in(folder, lambda: search_in(folder, config, run, trained), "search")
+        place = new_run_folder(config, "") if config.run.name is not None else numbered(f"{run.name}-search")
+        with place as folder:
+            result = train_in(folder, lambda: search_in(folder, config, run, trained), "search")
     found = RunFolder(folder)
     figures = _draw(found)
     print(
@@ -55,18 +58,34 @@ def forwards_text(result: Mapping[str, Any]) -> str:
     )
 
 
-def resume_search(name: str, overrides: list[str], evaluation: str | None) -> tuple[Path, dict[str, Any]]:
-    """Go on with a search. Raises UserError where it has ended, was never saved, or options are given."""
+def resume_search(
+    name: str, overrides: list[str], evaluation: str | None, moved: str | None
+) -> tuple[Path, dict[str, Any]]:
+    """Go on with a search. moved: where the trained run is now. Raises UserError where it has ended, was never saved, or
+    its model is not there or another one.
+    """
     found = find_run(name)
-    if overrides or evaluation:
-        raise UserError("--resume goes on with the search's own config and takes no -s and no --evaluation")
+    if evaluation:
+        raise UserError("--resume goes on with the search's own config and takes no --evaluation")
     if found.result is not None:
         raise UserError(f"{found.name} has ended; there is nothing to resume")
-    start = next((event for event in found.events if event["event"] == "start"), {})
+    start = found.start
     if "model" not in start or not (found.path / "checkpoint" / "search.npz").is_file():
         raise UserError(f"{found.name} is no search that was cut off after its first generation; start it anew")
-    run = RunFolder(Path(start["model"]))
-    config = recorded_config(found)
+    words = ("search", "--resume", name, *(word for override in overrides for word in ("-s", override)))
+    config = config_to_go_on_with(found, overrides, words)
+    run = find_run(moved) if moved is not None else RunFolder(Path(start["model"]))
+    if not (run.path / "config.json").is_file():
+        raise UserError(
+            f"the run that {found.name} searches with is not at {run.path} any more; put it back, or say where it is now: "
+            + spoken(*words)
+            + " RUN"
+        )
+    kept = start.get("model_digest")
+    if kept is not None and checkpoint_digest(run.path) != kept:
+        raise UserError(
+            f"run {run.name} at {run.path} has another checkpoint than when {found.name} began; give the run as it was"
+        )
     work = lambda: search_in(found.path, config, run, recorded_config(run), resume=True)  # noqa: E731
     return found.path, train_in(found.path, work, "search")
 

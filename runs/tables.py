@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from runs.published import publish_done, publish_trial, results_folder, with_nee
 from runs.schedule import Estimate, Report, Schedule, accuracy, overview, run_schedule
 from runs.trials import Trial, check_same_images
 from training.config import PROJECT, UserError, read_yaml, recipe_path
+from training.places import spoken, user_path
 
 FORMS = ("per_seed.csv", "table.csv", "table.md", "table.tex", "figure.png", "figure.svg", "cost.png", "cost.svg")
 ENGINES = ("local", "ray")
@@ -69,7 +69,8 @@ def run_ablation(
     if tables:
         write_so_far(file, trials, publish)
         return
-    again = shlex.join(["./run", "ablate", name, *(["--publish"] if publish else [])])
+    options = ("--publish",) if publish else ()
+    again, retried = spoken("ablate", name, options=options), spoken("ablate", name, options=(*options, "--retry"))
     if schedule.named("waiting"):
         try:
             started = start_engine(engine, workers, schedule.named("waiting"))
@@ -88,7 +89,7 @@ def run_ablation(
     check_same_images(done)
     write(file, trials, done, publish)
     if unfinished:
-        raise UserError("\n".join(unfinished_lines(schedule, unfinished, again)))
+        raise UserError("\n".join(unfinished_lines(schedule, unfinished, retried)))
 
 
 def write_so_far(file: Path, trials: Sequence[Trial], publish: bool) -> None:
@@ -151,7 +152,7 @@ def planned(schedule: Schedule, estimate: Estimate, workers: int) -> list[str]:
     return [*(f"{title:<{width}}  {text}" for title, text in lines), overview(schedule, estimate, workers)]
 
 
-def unfinished_lines(schedule: Schedule, unfinished: Sequence[Trial], again: str) -> list[str]:
+def unfinished_lines(schedule: Schedule, unfinished: Sequence[Trial], retried: str) -> list[str]:
     failed = schedule.named("failed")
     what = "failed" if len(failed) == len(unfinished) else "are not done"
     lines = [f"{len(unfinished)} of {len(schedule.trials)} trials {what}"]
@@ -159,7 +160,7 @@ def unfinished_lines(schedule: Schedule, unfinished: Sequence[Trial], again: str
         busy = schedule.standing.get(trial.name) == "busy"
         other = "is being run by another process" if busy else "its folder has changed meanwhile"
         lines.append(f"{trial.title}: {schedule.reasons.get(trial.name, other)}")
-    return lines + ([f"to run what failed again: {again} --retry"] if failed else [])
+    return lines + ([f"to run what failed again: {retried}"] if failed else [])
 
 
 def write(file: Path, trials: Sequence[Trial], done: Sequence[Trial], publish: bool) -> None:
@@ -204,8 +205,8 @@ def ablation_path(name: str) -> Path:
     found = {path.stem: path for shelf in SHELVES for path in sorted((PROJECT / "runs" / shelf).glob("*.yaml"))}
     if name in found:
         return found[name]
-    if Path(name).is_file():
-        return Path(name)
+    if user_path(name).is_file():
+        return user_path(name)
     raise UserError(f"no ablation {name!r}; expected a YAML file, or one of {', '.join(sorted(found))}")
 
 

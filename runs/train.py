@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 from analysis.rounding import decimal_text
-from analysis.run_folder import RunFolder, find_run, first_to_last, out_root
-from runs.folders import new_run_folder, recorded_config, shown, with_run_paths
+from analysis.run_folder import RunFolder, find_run, first_to_last
+from runs.folders import TAKEN, config_to_go_on_with, new_run_folder, shown, with_run_paths
 from runs.launch import launch
-from training.config import UserError, load_config, recipe_path
+from training.config import Config, UserError, load_config, recipe_path
+from training.places import spoken
 from training.progress import speaks
 
 
@@ -19,28 +21,31 @@ def run_train(recipe: str | None, overrides: list[str], resume: str | None, devi
     if (recipe is None) == (resume is None):
         raise UserError("expected a RECIPE, or --resume RUN, and not both; recipes are in runs/recipes, e.g. digits")
     if resume is not None:
-        run = resumable(resume, overrides)
-        config, folder = recorded_config(run), run.path
-        again = ["--resume", str(folder)]
-    else:
-        assert recipe is not None
-        config = with_run_paths(load_config(recipe, overrides))
-        folder = new_run_folder(config, recipe_path(recipe).stem)
-        again = [recipe, *(word for override in overrides for word in ("-s", override))]
-        again += ["-s", f"run.name={folder.relative_to(out_root())}"]
-    if devices > 1:
-        return launch(["train", *again], devices, folder)
-    result = train_in(folder, lambda: call_train(config, folder, resume=resume is not None))
+        run = resumable(resume)
+        words = ["--resume", resume, *(word for override in overrides for word in ("-s", override))]
+        config = config_to_go_on_with(run, overrides, ("train", *words))
+        return train_or_launch(config, run.path, words, devices, resume=True)
+    assert recipe is not None
+    config = with_run_paths(load_config(recipe, overrides))
+    words = [word for override in overrides for word in ("-s", override)]
+    words += ["--", recipe] if recipe.startswith("-") else [recipe]
+    with new_run_folder(config, recipe_path(recipe).stem) as folder:
+        return train_or_launch(config, folder, words, devices, resume=False)
+
+
+def train_or_launch(config: Config, folder: Path, words: list[str], devices: int, *, resume: bool) -> int:
+    """Train in this process, or in `devices` ones, which get the same words. Returns the exit status."""
+    if devices > 1 and TAKEN not in os.environ:
+        return launch(["train", "--devices", str(devices), *words], devices, folder)
+    result = train_in(folder, lambda: call_train(config, folder, resume=resume))
     if speaks():
         print_result(RunFolder(folder), result)
     return 0
 
 
-def resumable(name: str, overrides: list[str]) -> RunFolder:
-    """A run to go on with. Raises UserError where it has ended, or options are given."""
+def resumable(name: str) -> RunFolder:
+    """A run to go on with. Raises UserError where it has ended."""
     run = find_run(name)
-    if overrides:
-        raise UserError(f"--resume goes on with the run's own config and takes no -s, got -s {overrides[0]}")
     if run.result is not None:
         raise UserError(
             f"run {run.name} has ended at epoch {run.config['train']['epochs']}; there is nothing to resume"
@@ -62,9 +67,9 @@ def train_in(folder: Path, work: Any, command: str = "train") -> dict[str, Any]:
         result: dict[str, Any] = work()
     except KeyboardInterrupt:
         if (folder / "config.json").is_file() and RunFolder(folder).result is not None:
-            hint = f"the run had just ended; see ./run report {RunFolder(folder).name}"
+            hint = f"the run had just ended; see {spoken('report', RunFolder(folder).name)}"
         elif (folder / "checkpoint" / kept).is_file():
-            hint = f"its state is saved; go on with: ./run {command} --resume {RunFolder(folder).name}"
+            hint = f"its state is saved; go on with: {spoken(command, options=('--resume', RunFolder(folder).name))}"
         else:
             hint = "before it had a checkpoint, so there is nothing to resume"
         if speaks():
@@ -90,6 +95,5 @@ def print_result(run: RunFolder, result: dict[str, Any]) -> None:
     elif result["search_forwards"]:
         print(f"{spent} to select compositions")
     print(f"run folder {shown(run.path)}")
-    print(
-        f"see ./run report {run.name}" + (f", ./run curves {run.name}, ./run patterns {run.name}" if searched else "")
-    )
+    commands = ("report", "curves", "patterns") if searched else ("report",)
+    print("see " + ", ".join(spoken(command, run.name) for command in commands))

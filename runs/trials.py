@@ -21,12 +21,12 @@ from typing import Any, Literal
 from analysis.run_folder import RunFolder, is_locked
 from evo.saved import replacing
 from runs.folders import recorded_config
-from training.config import Config, UserError, make_config
+from training.config import Config, UserError, idle_options, make_config
 from training.locks import LOCK, take_lock
 
 SCHEMA = 1  # of failed.json
 RESULTS = ("mix.bank", "search.start", "search.reference")  # options that may name what another trial has found
-LEFT = {LOCK, ".config.json.tmp"}  # in a run folder before its config.json
+LEFT = (LOCK, ".config.json.*tmp")  # in a run folder before its config.json
 
 State = Literal["new", "started", "done", "failed"]
 
@@ -185,10 +185,13 @@ class Trial:
         # Options that a run of an older version does not name have their defaults; those of a search count where
         # there is one.
         made, wanted = recorded_config(self.run).model_dump(), self.config.model_dump()
+        idle = idle_options()
         ignored = {"run"} if self.config.searches else {"run", "search"}
         for section in [name for name in wanted if name not in ignored]:
             for key, value in wanted[section].items():
-                if not self._same(f"{section}.{key}", made[section][key], value):
+                option = f"{section}.{key}"
+                counts = option in RESULTS or option not in idle
+                if counts and not self._same(option, made[section][key], value):
                     raise UserError(
                         f"{self.folder} was made with {section}.{key}={made[section][key]}, the file now says {value}; "
                         "remove that folder, or rename the ablation's file"
@@ -200,7 +203,7 @@ class Trial:
         if option in RESULTS and made and wanted and Path(wanted).is_relative_to(place):
             within = Path(wanted).relative_to(place).parts
             return Path(made).parts[-len(within) :] == within
-        return option == "data.root" or bool(made == wanted)
+        return bool(made == wanted)
 
 
 def check_same_images(trials: Iterable[Trial]) -> None:
@@ -226,9 +229,15 @@ def check_same_images(trials: Iterable[Trial]) -> None:
 
 
 def told_apart_by(config: Config) -> dict[str, Any]:
-    """A config as JSON gives it back, without what may differ between attempts."""
+    """A config as JSON gives it back, without what may differ between attempts: the section `run`, whose seed is the
+    trial's, and other options that cannot change a result, but those that name a result.
+    """
     sections: dict[str, Any] = json.loads(config.model_dump_json())
     sections.pop("run")
+    for option in idle_options():
+        section, _, name = option.partition(".")
+        if section in sections and option not in RESULTS:
+            del sections[section][name]
     return sections
 
 
@@ -280,7 +289,9 @@ def _run_alone(trial: Trial) -> Literal["done", "busy"]:
 
 def _cut_off_at_once(folder: Path) -> bool:
     """Whether a folder without config.json is what is left of a run that was cut off before it."""
-    return all(path.name in LEFT or (path.name == "elites" and not any(path.iterdir())) for path in folder.iterdir())
+    return all(
+        any(map(path.match, LEFT)) or (path.name == "elites" and not any(path.iterdir())) for path in folder.iterdir()
+    )
 
 
 @contextmanager

@@ -320,7 +320,7 @@ def test_the_command_merges_and_filters(found, tmp_path, capsys):
     call(found.path, found.path / "patterns" / "bank.npz", out=out, top=5)
     merged, own = PatternBank.load(out), PatternBank.load(found.bank_file())
     assert len(merged) == 5 and merged.weights.tolist() == (2 * own.weights[:5]).tolist()
-    assert np.array_equal(merged.pairs, 2 * own.pairs) and out.with_suffix(".png").is_file()
+    assert np.array_equal(merged.pairs, 2 * own.pairs) and out.with_name(f"{out.name}.png").is_file()
     assert "5 patterns of 4x4 cells" in capsys.readouterr().out
     call(found.path, min_weight=2.0)
     assert "nothing is written" in capsys.readouterr().out

@@ -77,10 +77,9 @@ def test_the_command_goes_on_and_refuses_what_it_cannot(trained, out, cli, monke
     status, _, error = cli("search", "tiny", *options)
     assert status == 130 and "go on with: ./run search --resume tiny-search-1" in error
     monkeypatch.setattr("training.experiment.Progress", lambda: Progress(visible=False))
-    assert cli("search", "--resume", "tiny-search-1", "-s", "search.elites=1")[::2] == (
-        2,
-        "run: --resume goes on with the search's own config and takes no -s and no --evaluation\n",
-    )
+    status, _, error = cli("search", "--resume", "tiny-search-1", "-s", "search.elites=1")
+    assert status == 2 and "-s search.elites=1: a run goes on with its own config" in error
+    assert "takes no --evaluation" in cli("search", "--resume", "tiny-search-1", "--evaluation", "full")[2]
     status, text, error = cli("search", "--resume", "tiny-search-1")
     assert status == 0 and "in the first generation" in text and "operators " in text, error
     status, text, _ = cli("lineage", "tiny-search-1")

@@ -84,8 +84,8 @@ def test_newer_versions_are_refused(run):
     with pytest.raises(RunFolderError, match=r"config.json has schema 3, this version reads 1 to 2; update Evomix"):
         _ = RunFolder(run.path).config
     log = run.path / "log.jsonl"
-    assert log.read_text().startswith('{"schema": 2}\n')
-    log.write_text(log.read_text().replace('{"schema": 2}', '{"schema": 3}', 1))
+    assert json.loads(log.read_text().splitlines()[0]) == {"schema": 2, "id": config["id"]}
+    log.write_text(log.read_text().replace('{"schema": 2', '{"schema": 3', 1))
     with pytest.raises(RunFolderError, match=r"log.jsonl has schema 3"):
         _ = RunFolder(run.path).events
 

@@ -11,6 +11,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -32,6 +33,7 @@ from training import plain_yaml
 from training.data import DATASETS
 from training.mixes import MIXES, SCORED
 from training.models import MODELS
+from training.places import user_path
 
 PROJECT = Path(__file__).resolve().parent.parent
 RECIPES = PROJECT / "runs" / "recipes"
@@ -122,14 +124,33 @@ def _levels(value: Any) -> Any:
     return float(numbers[0]), float(numbers[1])
 
 
+@dataclass(frozen=True)
+class Idle:
+    """Marks an option that cannot change what a run finds, and says why not.
+
+    A finished trial of an ablation counts also where it differs, and a run may go on with another value.
+    """
+
+    why: str
+
+
+@dataclass(frozen=True)
+class Place(Idle):
+    """Marks an option that says where something is. A run may go on with another place, where the same thing lies."""
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
 
 
 class DataOptions(_Section):
     name: Annotated[str, *_one_of(DATASETS)] = Field("digits", description="data set")
-    root: str | None = Field(None, description="where its files are; else $EVOMIX_DATA, else data/")
-    download: bool = Field(True, description="fetch the files if they are missing")
+    root: Annotated[str | None, Place("the same images elsewhere")] = Field(
+        None, description="where its files are; else $EVOMIX_DATA, else data/"
+    )
+    download: Annotated[bool, Idle("the files are the same, whoever fetched them")] = Field(
+        True, description="fetch the files if they are missing"
+    )
     image_size: Annotated[int, Field(ge=4, le=1024)] | None = Field(
         None, description="pixels a side for folders of images; else 64 for tiny-imagenet, 224 for folder"
     )
@@ -157,7 +178,7 @@ class DataOptions(_Section):
     )
     flip: bool | None = Field(None, description="whether training images are mirrored; else the data set's custom")
     cutout: int = Field(0, ge=0, le=1024, description="pixels a side of the square erased from training images")
-    resident: Literal["auto", "device", "host"] = Field(
+    resident: Annotated[Literal["auto", "device", "host"], Idle("the same images come from there")] = Field(
         "auto", description="where images wait: on the device, or in the host's memory; auto: on it where they fit"
     )
     max_unreadable: float = Field(
@@ -197,7 +218,9 @@ class MixOptions(_Section):
     sampler: Annotated[str, *_one_of(MASK_SAMPLERS)] = Field(
         "box", description="what random PatchMix and the search's first generation draw from"
     )
-    bank: str | None = Field(None, description="pattern file for the mix `bank`")
+    bank: Annotated[str | None, Place("the same patterns elsewhere")] = Field(
+        None, description="pattern file for the mix `bank`"
+    )
     draws: int = Field(4, ge=1, le=1000, description="compositions that best-of-k draws for a batch it selects for, k")
     keep: Literal["rows", "batch", "shuffled"] = Field(
         "rows",
@@ -271,7 +294,7 @@ class SearchOptions(_Section):
         description="what the search prefers, of " + " | ".join(OBJECTIVES) + "; a weighted sum such as "
         "hard+0.5*contrast, or several at once: hard,diversity",
     )
-    reference: str = Field(
+    reference: Annotated[str, Place("the same run elsewhere")] = Field(
         "average",
         description="what reducible and image_reducible compare with: average (of the live model's weights), or a run",
     )
@@ -310,7 +333,9 @@ class SearchOptions(_Section):
     self_pairing: bool = Field(True, description="whether an image may be its own partner")
     same_class: bool = Field(True, description="whether a partner may be of the image's own class")
     hold: bool = Field(False, description="every row keeps the share of cells and the class relation it drew at first")
-    start: str | None = Field(None, description="pattern file, or run, that half of the first generation comes from")
+    start: Annotated[str | None, Place("the same patterns elsewhere")] = Field(
+        None, description="pattern file, or run, that half of the first generation comes from"
+    )
     islands: int = Field(1, ge=1, le=1000, description="populations that breed apart")
     migrate_every: int = Field(5, ge=1, description="generations between migrations of islands")
     migrants: int = Field(1, ge=1, description="genomes that each island sends on")
@@ -377,20 +402,29 @@ class TrainOptions(_Section):
         "of no matter; false: over each one's part",
     )
     evaluate_every: int = Field(1, ge=1, description="epochs between tests; the last ten are always tested")
-    eval_batch: int = Field(500, ge=1, le=10**6, description="images per forward in tests and in the search's probe")
-    save_minutes: float = Field(10.0, gt=0, description="minutes between checkpoints within an epoch")
+    eval_batch: Annotated[int, Idle("in evaluation mode each image is forwarded for itself")] = Field(
+        500, ge=1, le=10**6, description="images per forward in tests and in the search's probe"
+    )
+    save_minutes: Annotated[float, Idle("a run that goes on from a checkpoint equals one that never stopped")] = Field(
+        10.0, gt=0, description="minutes between checkpoints within an epoch"
+    )
 
 
 class RunOptions(_Section):
     seed: int = Field(0, ge=0, lt=2**32, description="of every random stream")
-    name: Annotated[str, AfterValidator(_folder_name)] | None = Field(
+    name: Annotated[Annotated[str, AfterValidator(_folder_name)] | None, Idle("nothing reads it")] = Field(
         None, description="folder under runs/out; else recipe, mix and a number"
     )
-    device: Annotated[str, AfterValidator(_device)] = Field(
+    # The seed is not among these; the next two change the order of sums alone, and so their last bits.
+    device: Annotated[str, AfterValidator(_device), Idle("the same computation on another machine")] = Field(
         "auto", description="auto (CUDA where there is one), cpu, mps, cuda, cuda:1, ..."
     )
-    threads: Annotated[int, Field(ge=1, le=1024)] | None = Field(None, description="CPU threads of torch")
-    tensorboard: bool = Field(False, description="write TensorBoard's event files too (extra `tensorboard`)")
+    threads: Annotated[Annotated[int, Field(ge=1, le=1024)] | None, Idle("the same computation, shared")] = Field(
+        None, description="CPU threads of torch"
+    )
+    tensorboard: Annotated[bool, Idle("it is written from what is logged")] = Field(
+        False, description="write TensorBoard's event files too (extra `tensorboard`)"
+    )
 
 
 class Config(_Section):
@@ -410,6 +444,17 @@ class Config(_Section):
     def search_start(self) -> int:
         """The epoch, from 1, of the first search or selection."""
         return self.search.start_epoch or 1 + self.train.epochs // 10
+
+
+def idle_options(kind: type[Idle] = Idle) -> dict[str, str]:
+    """The options marked so, `section.key`, each with the reason."""
+    return {
+        f"{section}.{name}": mark.why
+        for section, part in Config.model_fields.items()
+        for name, field in getattr(part.annotation, "model_fields", {}).items()
+        for mark in field.metadata
+        if isinstance(mark, kind)
+    }
 
 
 def load_config(recipe: str, overrides: Iterable[str] = ()) -> Config:
@@ -500,7 +545,7 @@ def _kind(option: Mapping[str, Any]) -> str:
 def recipe_path(recipe: str) -> Path:
     """The file a recipe's name or path stands for."""
     named = RECIPES / f"{recipe}.yaml"
-    for path in (named, Path(recipe)):
+    for path in (named, user_path(recipe)):
         if path.is_file():
             return path
     names = sorted(path.stem for path in RECIPES.glob("*.yaml"))
@@ -511,7 +556,7 @@ def recipe_path(recipe: str) -> Path:
 
 def data_root(options: DataOptions) -> Path:
     """Where data sets are looked for."""
-    return Path(options.root or os.environ.get("EVOMIX_DATA") or PROJECT / "data").expanduser()
+    return user_path(options.root or os.environ.get("EVOMIX_DATA") or PROJECT / "data")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

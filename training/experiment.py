@@ -13,6 +13,7 @@ import torch
 from evo import saved
 from evo.islands import Islands
 from evo.search import Elites, Search
+from training.belonging import checkpoint_digest
 from training.config import Config, UserError
 from training.data.identity import check_images
 from training.data.load import load_data
@@ -94,6 +95,7 @@ def search_batch(
         genome, row = distinct_rows(record.elites[-1])
         labels, last = record.labels.cpu().numpy(), record.elites[-1]
         evolved.bank.collect(last.masks[genome, row], labels[row], labels[last.pairings[genome, row]])
+        log.check_place()
         evolved.bank.save(folder / "patterns" / "bank.npz")
 
     evolved = Evolved(
@@ -118,6 +120,7 @@ def search_batch(
             if resume:
                 log.claim()
                 log.watch(config, RESULTS, experiment.resume())
+                log.record(config)
             else:
                 log.begin(config, device, command_line())
                 log.event(
@@ -126,7 +129,8 @@ def search_batch(
                     images=experiment.images,
                     classes=names,
                     grid=model.grid,
-                    model=str(trained),
+                    model=str(trained.absolute()),
+                    model_digest=checkpoint_digest(trained),
                 )
                 log.watch(config, RESULTS)
             evolved.go_on(experiment.search, experiment.elites, images, labels)
@@ -163,6 +167,7 @@ class Experiment:
             self.save()
 
     def save(self) -> None:
+        self.log.check_place()
         self.file.parent.mkdir(exist_ok=True)
         fields = {
             f"elites.{name}": np.concatenate([getattr(elites, name) for elites in self.elites])
@@ -177,6 +182,7 @@ class Experiment:
                 "best": np.array(self.fitness),
                 "seconds": np.array(self.seconds + time.perf_counter() - self.began),
                 "torch": torch.get_rng_state().numpy(),
+                "id": np.array(self.log.id or ""),
                 "log_lengths": np.array(json.dumps(self.log.lengths())),
                 "images": np.array(self.images),
             },
@@ -189,6 +195,8 @@ class Experiment:
         """
         try:
             state, extra = saved.read(self.file)
+            if str(extra.get("id", "")) != (self.log.id or ""):
+                raise ValueError("it is of another run than the folder's config.json")
             check_images(
                 str(self.file.parent.parent),
                 "training images",

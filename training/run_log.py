@@ -8,7 +8,7 @@
     checkpoint/        latest and best
     patterns/bank.npz  masks trained on, with weights, and class pairs
 
-The first line of both logs is their schema. A line is written in one call and flushed; a reader forgives a torn
+The first line of both logs is their schema and the run's id. A line is written in one call and flushed; a reader forgives a torn
 last one. analysis/run_folder.py reads all of it, and version 1.
 """
 
@@ -17,8 +17,10 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -34,11 +36,13 @@ from torch import Tensor
 
 from evo.saved import replacing
 from evo.search import spread
+from training.belonging import id_of, new_id
 from training.checkpoint import write_atomically
 from training.compose import compose
 from training.config import PROJECT, Config, UserError
-from training.locks import take_lock
+from training.locks import LOCK, take_lock
 from training.mixes.evolved import SearchRecord
+from training.places import taken
 from training.tensorboard import GENERATION, Board
 
 Array = NDArray[Any]
@@ -63,40 +67,85 @@ class RunLog:
         self.epoch = 0
         self.step = 0
         self.snapshots: set[int] = set()  # epochs whose first search is yet to be written whole
+        self.id: str | None = None  # of the run, see belonging.py; None of runs of older versions
         self._files: dict[str, TextIO] = {}
+        self._written: dict[str, int] = {}  # bytes, by file
+        self._looked = float("-inf")  # at the folder, seconds
         self._lock: TextIO | None = None
         self.board: Board | None = None
         self._generations = 0  # of all searches of the run
 
     def begin(self, config: Config, device: torch.device, command: str) -> None:
-        """Make the folder, with config.json and environment.json. Raises UserError where it is there already."""
+        """Begin the folder, with config.json and environment.json. It may be there, empty: made for this run.
+
+        Raises UserError where it is another run's, or cannot be made.
+        """
         if not self.writes:
             return
         try:
             self.folder.mkdir(parents=True)
         except FileExistsError:
-            raise UserError(
-                f"{self.folder} is there already; choose another run.name, or go on with it if it was cut off: "
-                f"./run train --resume {self.folder}"
-            ) from None
+            if not _is_free(self.folder):
+                raise UserError(taken(self.folder)) from None
         except OSError as error:
             raise UserError(
                 f"{self.folder} cannot be made: {error.strerror}; choose another run.name or EVOMIX_OUT"
             ) from None
         self.claim()
+        if not _is_free(self.folder):  # another process had it for a moment, and has begun a run
+            self.close()
+            raise UserError(taken(self.folder))
+        self.id = new_id()
         (self.folder / "elites").mkdir()
-        recorded = {"schema": SCHEMA, **config.model_dump()}
-        write_atomically(self.folder / "config.json", json.dumps(recorded, indent=1) + "\n")
+        self.record(config)
         found = environment(device, command)
         write_atomically(self.folder / "environment.json", json.dumps(found, indent=1) + "\n")
+
+    def record(self, config: Config) -> None:
+        """Write config.json; once more where a run goes on with another value of an option that cannot change its result,
+        so that the next time it is found at the new place.
+        """
+        if not self.writes:
+            return
+        recorded = {"schema": SCHEMA} | ({"id": self.id} if self.id else {}) | config.model_dump()
+        text = json.dumps(recorded, indent=1) + "\n"
+        path = self.folder / "config.json"
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            write_atomically(path, text)
 
     def claim(self) -> None:
         """Make this process the folder's one writer, until it ends. Raises UserError where there is another."""
         if not self.writes:
             return
-        self._lock = take_lock(self.folder)
+        try:
+            self._lock = take_lock(self.folder)
+        except FileNotFoundError:
+            raise UserError(f"{self.folder} has been removed or moved; nothing is written") from None
         if self._lock is None:
             raise UserError(f"{self.folder}: another process is writing this run; wait for it, or stop it")
+        self.id = id_of(self.folder)
+
+    def check_place(self, *, every: float = 0.0) -> None:
+        """Raise UserError where what was written is no longer there for others: the folder removed, moved or replaced, a
+        log removed or cut. Else hours would go into files that nobody finds.
+
+        every: seconds within which it does not look again.
+        """
+        if self._lock is None or time.monotonic() - self._looked < every:
+            return
+        self._looked = time.monotonic()
+        for name, file in {LOCK: self._lock, **self._files}.items():
+            try:
+                there, ours = os.stat(self.folder / name), os.fstat(file.fileno())
+            except OSError:
+                what = f"its {name}" if self.folder.is_dir() else "the folder"
+                raise UserError(
+                    f"{self.folder}: {what} was removed or moved while the run wrote it; it stops"
+                ) from None
+            if not os.path.samestat(there, ours):
+                raise UserError(f"{self.folder}: it was replaced while the run wrote it, or its {name} was; it stops")
+            if there.st_size < self._written.get(name, 0):
+                raise UserError(f"{self.folder}: its {name} was cut while the run wrote it; it stops")
 
     def watch(self, config: Config, results: Sequence[str], kept: int | None = None) -> None:
         """Tell a TensorBoard what is logged from now on, if the config asks for one.
@@ -127,15 +176,31 @@ class RunLog:
             self._ended("stopped", step=self.step)
             raise
         except Exception as error:
+            if isinstance(error, OSError):
+                self._explain_lost_place(error)
             self._ended(
                 "failed", reason=str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
             )
             raise
 
+    def _explain_lost_place(self, error: OSError) -> None:
+        """Raise UserError, which is logged, where an error comes of a folder that is gone."""
+        try:
+            self.check_place()
+        except UserError as found:
+            self._ended("failed", reason=str(found))
+            raise found from error
+
     def _ended(self, name: str, **values: Any) -> None:
-        if self._lock is not None:  # else the folder is not ours: it was never made, or another process writes it
-            with suppress(OSError):  # a full disk is what the caller is to hear of
+        if self._lock is None:  # the folder is not ours: it was never made, or another process writes it
+            return
+        with suppress(OSError):  # a full disk is what the caller is to hear of
+            try:
                 self.event(name, **values)
+            except UserError:  # the folder is gone from its place; where it was moved, its log goes with it
+                if (file := self._files.get("log.jsonl")) is not None:
+                    file.write(json.dumps({"event": name, "time": now(), **values}) + "\n")
+                    file.flush()
 
     def generation(self, record: Mapping[str, Any]) -> None:
         self._append("generations.jsonl", {"epoch": self.epoch, "step": self.step, **record})
@@ -153,6 +218,7 @@ class RunLog:
         self.snapshots.discard(self.epoch)
         if not self.writes:
             return
+        self.check_place()
         sizes = [len(elites.fitness) for elites in record.elites]
         arrays: dict[str, Any] = {
             "schema": np.array(SCHEMA),
@@ -168,6 +234,7 @@ class RunLog:
             "class_names": np.array(class_names, dtype=np.str_),
             **{f"gallery_{name}": array for name, array in gallery(record).items()},
         }
+        (self.folder / "elites").mkdir(exist_ok=True)  # a person may have made room
         with replacing(self.folder / "elites" / f"{record.number:06d}.npz") as file:
             np.savez_compressed(file, **arrays)
 
@@ -175,6 +242,7 @@ class RunLog:
         """Bytes of each log, all on the disk, and of TensorBoard's file: what a checkpoint remembers, to cut off what came
         after it.
         """
+        self.check_place()
         files = {name: self._open(name) for name in LOGS}
         for file in files.values():
             file.flush()
@@ -203,18 +271,29 @@ class RunLog:
     def _append(self, name: str, record: Mapping[str, Any]) -> None:
         if not self.writes:
             return
+        self.check_place()
         file = self._open(name)
         file.write(json.dumps(record, default=float) + "\n")
         file.flush()
+        self._written[name] = file.tell()
 
     def _open(self, name: str) -> TextIO:
         if name not in self._files:
             drop_torn_line(self.folder / name)
             file = open(self.folder / name, "a", encoding="utf-8")  # noqa: SIM115 (close() closes it)
             if not file.tell():
-                file.write(json.dumps({"schema": SCHEMA}) + "\n")
-            self._files[name] = file
+                file.write(json.dumps({"schema": SCHEMA} | ({"id": self.id} if self.id else {})) + "\n")
+                file.flush()
+            self._files[name], self._written[name] = file, file.tell()
         return self._files[name]
+
+
+def _is_free(folder: Path) -> bool:
+    """Whether nothing but a lock lies in a folder."""
+    try:
+        return not {entry.name for entry in os.scandir(folder)} - {LOCK}
+    except OSError:
+        return False
 
 
 def drop_torn_line(path: Path) -> None:
@@ -334,6 +413,4 @@ def _git(*words: str) -> str:
 
 def command_line() -> str:
     """The command the user typed, as it can be repeated."""
-    import shlex
-
     return shlex.join(["./run", *sys.argv[1:]])

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from training.belonging import check_belonging
 from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from training.config import UserError
 from training.data.identity import check_images
@@ -53,6 +54,7 @@ def resume_run(run: Run) -> None:
     """
     run.log.claim()
     saved = load_checkpoint(run.log.folder / "checkpoint", "latest")
+    check_belonging(run.log.folder, saved.meta)
     _check_origin(run, saved.meta)
     load_weights(run.model, saved)
     run.optimiser.restore(_below("optimiser", saved.tensors))
@@ -76,6 +78,7 @@ def resume_run(run: Run) -> None:
     run.log.snapshots = set(saved.meta["snapshots"])
     run.checked, run.has_checkpoint = run.step, True
     run.log.cut(saved.meta["log_lengths"])
+    run.log.record(run.config)
     run.continued(saved.meta["log_lengths"].get("tensorboard"))
 
 
@@ -97,6 +100,7 @@ def run_state(run: Run, sums: Tensor) -> Checkpoint:
     arrays["sums"] = sums.cpu().numpy()
     meta = {name: getattr(run, name) for name in COUNTERS}
     meta |= {
+        "id": run.log.id,
         "log_lengths": run.log.lengths(),
         "snapshots": sorted(run.log.snapshots),
         **run.origin,

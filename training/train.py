@@ -113,6 +113,7 @@ def group_items(run: Run, group: Group, epoch: int) -> Iterator[Mixed]:
 
 def between_groups(run: Run, interruption: Interruption) -> None:
     """Write a checkpoint where one is due, or where someone asked to stop; then raise KeyboardInterrupt."""
+    run.log.check_place(every=1.0)
     due = time.monotonic() - run.saved > 60 * run.config.train.save_minutes
     stops, due = run.world.any(interruption.asked, due)
     if stops or due:

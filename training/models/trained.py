@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,12 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from evo.objectives import parse_objectives
+from training.belonging import check_belonging, checkpoint_digest
 from training.checkpoint import Checkpoint, load_checkpoint
 from training.config import Config, ModelOptions, UserError, make_config
 from training.data.image_set import AnyImageSet
 from training.distributed import World
 from training.mixes import WHOLE_IMAGE
 from training.models.patch_model import PatchModel, build_model
+from training.places import user_path
 
 
 class Prepare:
@@ -73,6 +74,7 @@ def load_trained(config: Config, folder: Path, device: torch.device, weights: st
     there is no sound checkpoint of that model.
     """
     saved = load_checkpoint(folder / "checkpoint", "latest")
+    check_belonging(folder, saved.meta)
     if weights is None:
         weights = "model" if config.train.ema is None else "ema"
     if not any(name.startswith(f"{weights}.") for name in saved.tensors):
@@ -101,10 +103,7 @@ def without_fetching(config: Config) -> ModelOptions:
 
 def reference_digest(reference: str) -> str | None:
     """What tells whether search.reference is still the model it was; None for the weight average."""
-    index = Path(reference).expanduser() / "checkpoint" / "latest.json"
-    if reference == "average" or not index.is_file():
-        return None
-    return hashlib.sha256(index.read_bytes()).hexdigest()
+    return None if reference == "average" else checkpoint_digest(user_path(reference))
 
 
 def load_weights(model: nn.Module, saved: Checkpoint, weights: str = "model") -> None:
@@ -142,11 +141,12 @@ def load_reference(config: Config, live: TrainedModel, average: nn.Module | None
         return None
     if config.search.reference == "average":
         return average
-    folder = Path(config.search.reference).expanduser()
+    folder = user_path(config.search.reference)
     option = f"search.reference={config.search.reference}"
     try:
         sections = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         sections.pop("schema")
+        sections.pop("id", None)
     except OSError:
         raise UserError(
             f"{option}: no run folder is there; give the path of one that holds config.json, or average"
