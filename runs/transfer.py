@@ -230,7 +230,7 @@ def plan(subject: Subject, target: Target, methods: list[str], seeds: int, confi
 def get_outcomes(jobs: list[Job], config: Config, device: torch.device, fresh: bool) -> list[tuple[Job, Outcome]]:
     """The outcome of every job: kept ones, unless `fresh`, and new ones, which are then kept."""
     from training.progress import Progress
-    from training.transfer import keep, kept, measure, open_source
+    from training.transfer import check_same_weights, keep, kept, measure, open_source
 
     outcomes: list[tuple[Job, Outcome]] = []
     missing: list[Job] = []
@@ -251,6 +251,7 @@ def get_outcomes(jobs: list[Job], config: Config, device: torch.device, fresh: b
         todo = list(same)  # of one backbone and data set: they share its features
         subject, target = todo[0].subject, todo[0].target.to(device)
         backbone = open_source(subject.source, config, device)
+        check_same_weights(subject.source, subject.about)
 
         def say(line: str, subject: Subject = subject, target: Target = target) -> None:
             number = len(outcomes) - reused + 1

@@ -505,9 +505,25 @@ def about_backbone(source: Source, config: Config, device: torch.device) -> dict
             "seed": source.config.run.seed,
         }
     else:
-        index = json.loads((source.folder / "checkpoint" / "latest.json").read_text(encoding="utf-8"))
-        about |= {"checkpoint": index["sha256"]["tensors"], "weights": source.weights}
+        about |= {"checkpoint": weights_digest(source.folder), "weights": source.weights}
     return about
+
+
+def weights_digest(folder: Path) -> str:
+    """The sha256 of the weights of a run's latest checkpoint. Raises UserError where it is gone."""
+    try:
+        index = json.loads((folder / "checkpoint" / "latest.json").read_text(encoding="utf-8"))
+        return str(index["sha256"]["tensors"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{folder}: its checkpoint was removed or moved while it was read") from None
+
+
+def check_same_weights(source: Source, about: dict[str, Any]) -> None:
+    """Raise UserError where a source that was opened again has other weights than those its outcomes are kept for."""
+    if "checkpoint" in about and weights_digest(source.folder) != about["checkpoint"]:
+        raise UserError(
+            f"{source.folder} has another checkpoint now than a moment ago: the run goes on; transfer it when it has ended"
+        )
 
 
 def identity(about: dict[str, Any], target: Target, method: str, seed: int, config: Config) -> dict[str, Any]:
@@ -547,6 +563,8 @@ def kept(path: Path, wanted: dict[str, Any]) -> Outcome | None:
 
 def keep(path: Path, wanted: dict[str, Any], outcome: Outcome) -> None:
     """Write an outcome with its identity, atomically."""
+    if not path.parent.parent.is_dir():
+        raise UserError(f"{path.parent.parent} was removed or moved while it was transferred; its outcomes are not kept")
     path.parent.mkdir(exist_ok=True)
     data = {"schema": SCHEMA, "identity": wanted, "outcome": asdict(outcome)}
     write_atomically(path, json.dumps(data, indent=1) + "\n")
