@@ -564,7 +564,9 @@ def kept(path: Path, wanted: dict[str, Any]) -> Outcome | None:
 def keep(path: Path, wanted: dict[str, Any], outcome: Outcome) -> None:
     """Write an outcome with its identity, atomically."""
     if not path.parent.parent.is_dir():
-        raise UserError(f"{path.parent.parent} was removed or moved while it was transferred; its outcomes are not kept")
+        raise UserError(
+            f"{path.parent.parent} was removed or moved while it was transferred; its outcomes are not kept"
+        )
     path.parent.mkdir(exist_ok=True)
     data = {"schema": SCHEMA, "identity": wanted, "outcome": asdict(outcome)}
     write_atomically(path, json.dumps(data, indent=1) + "\n")
