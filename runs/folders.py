@@ -127,8 +127,7 @@ def config_to_go_on_with(run: RunFolder, overrides: Sequence[str], command: tupl
         if not user_path(value).exists() and (option == "data.root" or not _is_run(value)):
             raise UserError(
                 f"{option}: {value} is not there any more; put it back, or say where it is now: "
-                + spoken(*command, "-s", f"{option}=")
-                + "PLACE"
+                + spoken(command[0], options=(*command[1:], "-s", f"{option}=PLACE"))
             )
     return with_run_paths(config)
 

@@ -78,8 +78,7 @@ def resume_search(
     if not (run.path / "config.json").is_file():
         raise UserError(
             f"the run that {found.name} searches with is not at {run.path} any more; put it back, or say where it is now: "
-            + spoken(*words)
-            + " RUN"
+            + spoken(words[0], "RUN", options=words[1:])
         )
     kept = start.get("model_digest")
     if kept is not None and checkpoint_digest(run.path) != kept:

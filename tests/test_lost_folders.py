@@ -23,9 +23,14 @@ def move(folder):
     folder.rename(folder.with_name("elsewhere"))
 
 
-def replace_by_another(folder):
+def replace_by_a_copy(folder):
     move(folder)
     shutil.copytree(folder.with_name("elsewhere"), folder)
+
+
+def replace_by_a_new_run(folder):
+    replace_by_a_copy(folder)
+    rewritten(folder / "config.json", lambda config: config.update(id="0123456789abcdef"))
 
 
 def cut_the_log(folder):
@@ -39,7 +44,8 @@ def remove_the_log(folder):
 LOSSES = {
     remove: "the folder was removed or moved",
     move: "the folder was removed or moved",
-    replace_by_another: "it was replaced while the run wrote it",
+    replace_by_a_copy: "was cut or replaced while the run wrote it",
+    replace_by_a_new_run: "the folder was replaced while the run wrote it",
     cut_the_log: "its log.jsonl was cut",
     remove_the_log: "its log.jsonl was removed or moved",
 }
@@ -75,7 +81,7 @@ class AtGeneration(Progress):
             self.act()
 
 
-@pytest.mark.parametrize("lose", [remove, move, replace_by_another])
+@pytest.mark.parametrize("lose", [remove, move, replace_by_a_copy, replace_by_a_new_run])
 def test_so_does_a_search(trained, tmp_path, lose):
     folder, config = tmp_path / "search", load_config("digits", TINY)
     options = [*TINY, "search.generations=6", "search.batch=16"]

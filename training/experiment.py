@@ -136,6 +136,7 @@ def search_batch(
             evolved.go_on(experiment.search, experiment.elites, images, labels)
             result = experiment.result(full_forwards=config.search.population * config.search.islands * count)
             log.event("end", **result)
+            log.check_place()
     finally:
         log.close()
     return result

@@ -296,6 +296,7 @@ class Run:
             **self.cost(),
         }
         self.log.event("end", **result)
+        self.log.check_place()  # what came last was written where it is found
         self.log.close()
         return result
 

@@ -142,10 +142,11 @@ class RunLog:
                 raise UserError(
                     f"{self.folder}: {what} was removed or moved while the run wrote it; it stops"
                 ) from None
-            if not os.path.samestat(there, ours):
-                raise UserError(f"{self.folder}: it was replaced while the run wrote it, or its {name} was; it stops")
+            # Some network file systems give a file another number in time, so that alone says nothing.
+            if not os.path.samestat(there, ours) and id_of(self.folder) != self.id:
+                raise UserError(f"{self.folder}: the folder was replaced while the run wrote it; it stops")
             if there.st_size < self._written.get(name, 0):
-                raise UserError(f"{self.folder}: its {name} was cut while the run wrote it; it stops")
+                raise UserError(f"{self.folder}: its {name} was cut or replaced while the run wrote it; it stops")
 
     def watch(self, config: Config, results: Sequence[str], kept: int | None = None) -> None:
         """Tell a TensorBoard what is logged from now on, if the config asks for one.
