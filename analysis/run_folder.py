@@ -31,6 +31,7 @@ ADDED: dict[str, Any] = {  # options since version 1, with what runs did before
     "mix.alpha": 1.0,
     "mix.stop_epoch": None,
     "data.validation": None,
+    "data.levels": None,
     "data.exclude_near_duplicates": False,
     "search.stop_epoch": None,
     "search.rows": 1.0,
