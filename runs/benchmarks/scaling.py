@@ -19,7 +19,7 @@ import numpy as np
 from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
 
-from analysis.style import GREY, colour, new_figure, save, tidy
+from analysis.style import GREY, look, new_figure, save, tidy
 from evo.search import Rows, Search
 from runs.benchmarks import result_path, row
 from training.progress import Progress
@@ -155,7 +155,11 @@ def draw(series: dict[str, list[Size]], costs: dict[Size, Cost], path: Path) -> 
             rows = [size.rows for size in sizes]
             found = [costs[size].milliseconds if quantity == "time" else costs[size].mebibytes for size in sizes]
             label = f"{name}: slope {slopes(sizes, costs)[quantity]:.2f}"
-            axes.plot(rows, [median(values) for values in found], "o-", color=colour(index), label=label, markersize=4)
+            own = look(index)
+            axes.plot(
+                rows, [median(values) for values in found], color=own.colour, linestyle=own.line, marker=own.marker,
+                label=label, markersize=4,
+            )  # fmt: skip
         _mark_linear(axes)
         axes.legend(loc="upper left", frameon=False, fontsize=8)
         axes.tick_params(labelsize=8)

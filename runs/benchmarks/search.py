@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from analysis.run_folder import RunFolder, out_root
-from analysis.style import GREY, colour, new_figure, save, tidy
+from analysis.style import GREY, colour, look, new_figure, save, tidy
 from evo.packed import Masks
 from evo.search import Rows, Search
 from runs.benchmarks import package_version, result_path, row
@@ -296,7 +296,7 @@ def draw(scene: Scene, scale: Scale, curves: dict[str, list[Curve]], path: Path)
         values = np.array([[curve.at(forwards) for forwards in grid] for curve in found])
         middle = np.median(values, axis=0)
         axes.fill_between(grid, values.min(axis=0), values.max(axis=0), color=colour(index), alpha=0.18, linewidth=0)
-        axes.plot(grid, middle, color=colour(index), linewidth=2, label=name)
+        axes.plot(grid, middle, color=colour(index), linestyle=look(index).line, linewidth=2, label=name)
     if LISTS.name in curves:
         _mark_saving(axes, curves[OURS], curves[LISTS.name])
     axes.set_title(
