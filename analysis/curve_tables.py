@@ -111,8 +111,7 @@ class Setting(NamedTuple):
 
 def read_history(run: RunFolder) -> History | None:
     """A run's generations; None where it has none. Raises RunFolderError where a line lacks what all have."""
-    path = run.path / "generations.jsonl"
-    lines = run.lines(path.name) if path.is_file() else []
+    path, lines = run.path / "generations.jsonl", run.generation_lines
     if not lines:
         return None
     objectives = _objectives(lines[-1], run)
@@ -223,6 +222,9 @@ def settings_of(runs: Sequence[RunFolder]) -> tuple[list[Setting], list[str]]:
     if len(without) == len(unlike):
         raise RunFolderError(_no_generations(without))
     notes = [f"Left out, as without a search: {', '.join(run.name for run in without)}."] if without else []
+    kinds = {str(run.config["data"]["name"]) for run in unlike if histories[run.path] is not None}
+    if len(kinds) > 1:
+        notes.insert(0, f"Of different data ({', '.join(sorted(kinds))}): their fitness cannot be compared.")
     found: list[list[History]] = []
     for group in by_setting([run for run in unlike if histories[run.path] is not None], repeats=True):
         by_seed: dict[int, History] = {}
@@ -239,6 +241,9 @@ def settings_of(runs: Sequence[RunFolder]) -> tuple[list[Setting], list[str]]:
 
 
 def _no_generations(runs: Sequence[RunFolder]) -> str:
+    damage = [line for run in runs if run.forgiving for line in run.damaged() if "generations.jsonl" in line]
+    if damage:
+        return damage[0]
     if len(runs) == 1:
         who = f"run {runs[0].name} has no generations: its mix is {runs[0].mix!r}"
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -35,6 +35,7 @@ from analysis.curve_tables import (
     turnover,
 )
 from analysis.lineage import contested, operator_rows
+from analysis.run_folder import RunFolder, RunFolderError
 from analysis.style import Look, look, soft
 
 MEANINGS = {
@@ -327,7 +328,16 @@ def _credits(setting: Setting) -> dict[tuple[str, str], dict[str, float]]:
     """Kind and operator -> survived, elites, ancestors (percent, means over seeds); of runs without a lineage none."""
     found: dict[tuple[str, str], list[dict[str, float]]] = {}
     for history in setting.histories:
-        for row in operator_rows(history.run):
+        for row in _whole_operator_rows(history.run):
             if row["slot"] != "drawn":
                 found.setdefault((row["slot"], row["operator"]), []).append({name: row[name] for name in CREDITS})
     return {name: {key: float(np.mean([row[key] for row in rows])) for key in CREDITS} for name, rows in found.items()}
+
+
+def _whole_operator_rows(run: RunFolder) -> list[dict[str, Any]]:
+    """Those of `operator_rows`; none where a search that was kept whole is damaged, which the run then tells."""
+    try:
+        return operator_rows(run)
+    except RunFolderError as error:
+        run.note_damage(error, "without what its operators did")
+        return []

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from analysis.rounding import significant
-from analysis.run_folder import RunFolder, read_lines
+from analysis.run_folder import RunFolder
 
 TIMES_CHANCE = 10  # a loss of that many times what guessing costs has diverged
 MOST_CLASSES = 1000  # where the run does not tell how many it has
@@ -44,11 +44,8 @@ def divergence(run: RunFolder) -> str:
 
 def search_divergence(run: RunFolder) -> str:
     """In which search the best fitness first was as far from zero; "" where none was."""
-    path = run.path / "generations.jsonl"
-    if not path.is_file():
-        return ""
     bound = TIMES_CHANCE * chance_loss(run)
-    worst = [line for line in read_lines(path) if _is_beyond(line.get("best"), bound)]
+    worst = [line for line in run.generation_lines if _is_beyond(line.get("best"), bound)]
     if not worst:
         return ""
     first, largest = worst[0], max(worst, key=lambda line: _size(line["best"]))

@@ -8,24 +8,23 @@ import os
 import re
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
+
+from evo.saved import naming, removing
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Where to write a file that takes the place of `path` when the block ends; its folder is made. A reader never
-    meets half of it, nor does another process take it away unfinished.
+    meets half of it, nor does another process take it away unfinished. Where writing fails nothing is left of it, and an
+    OSError names `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name[:40]}.{os.getpid()}-{threading.get_ident():x}.tmp")
-    try:
+    with naming(path, unfinished), removing(unfinished):
         yield unfinished
         os.replace(unfinished, path)
-    except BaseException:
-        with suppress(OSError):
-            unfinished.unlink()
-        raise
 
 
 def replace_text(path: Path, text: str) -> Path:

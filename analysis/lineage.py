@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis.files import replace_text
 from analysis.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -78,15 +79,10 @@ def of_one_kind(table: pd.DataFrame) -> str:
     )
 
 
-def write_operator_table(run: RunFolder) -> Path | None:
-    """Write patterns/operators.csv; return its path, None where the run kept no lineage."""
-    table = operator_table(run)
-    if table is None:
-        return None
-    path = run.path / "patterns" / "operators.csv"
-    path.parent.mkdir(exist_ok=True)
-    table.round(3).to_csv(path, index=False)
-    return path
+def write_operator_table(run: RunFolder, table: pd.DataFrame, out: Path | None = None) -> Path:
+    """Write a run's `operator_table` as CSV to `out`, else to its patterns/operators.csv; return the path."""
+    path = run.path / "patterns" / "operators.csv" if out is None else out
+    return replace_text(path, table.round(3).to_csv(index=False))
 
 
 def as_text(table: pd.DataFrame) -> str:

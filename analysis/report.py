@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.files import joined_name, replace_text
-from analysis.run_folder import RunFolder, in_places, out_root
+from analysis.run_folder import RunFolder, RunFolderError, in_places, out_root
 from analysis.sections.atlas import atlas
 from analysis.sections.caveats import caveats
 from analysis.sections.cost import cost
@@ -22,6 +22,7 @@ from analysis.sections.pictures import gallery
 from analysis.sections.result import comparison, result
 from analysis.sections.search import operators, search
 from analysis.sections.training import training
+from evo.bank import BankError
 
 Section = Callable[[Sequence[RunFolder]], str]
 SECTIONS: dict[str, Section] = {
@@ -77,7 +78,26 @@ def render_sections(runs: Sequence[RunFolder], *, defaults: Mapping[str, Any] | 
     """Every section's HTML by its id, in the page's order; "" where it has nothing to show. A run given twice counts once."""
     runs = in_places(runs)
     sections = SECTIONS | {"how": partial(how, defaults=defaults)}
-    return {name: make(runs) for name, make in sections.items()}
+    made = {name: section_of(make, runs, HEADINGS[name]) for name, make in sections.items() if name != "warnings"}
+    made["warnings"] = caveats(runs)  # which also tells what was left out
+    return {name: made[name] for name in sections}
+
+
+def section_of(make: Section, runs: Sequence[RunFolder], heading: str) -> str:
+    """A section, without the runs whose files it needs are damaged, which are told of it."""
+    try:
+        return make(runs)
+    except (RunFolderError, BankError) as error:
+        if len(runs) == 1:
+            runs[0].note_damage(error, f"without the section {heading}")
+            return ""
+    whole = []
+    for run in runs:
+        before = run.damaged()
+        section_of(make, [run], heading)
+        if run.damaged() == before:
+            whole.append(run)
+    return make(whole) if whole else ""
 
 
 def page(sections: Mapping[str, str], title: str, *, live: bool = False, script: str = "") -> str:

@@ -38,6 +38,11 @@ ADDED: dict[str, Any] = {  # options since version 1, with what runs did before
     "search.weights": "live",
     "search.consume": "each",
 }
+KINDS = {str: "a text", int: "a whole number"}
+NEEDED = (  # options that every config has
+    ("data", "name", str), ("model", "name", str), ("mix", "name", str), ("run", "seed", int),
+    ("train", "epochs", int), ("search", "generations", int), ("search", "objective", str),
+)  # fmt: skip
 LOCK = ".lock"  # held by the process that writes a run, see training/locks.py
 
 
@@ -46,9 +51,12 @@ class RunFolderError(ValueError):
 
 
 def out_root() -> Path:
-    """Where run folders lie: $EVOMIX_OUT, else runs/out."""
+    """Where run folders lie: $EVOMIX_OUT, else runs/out. Raises RunFolderError where that is a file."""
     given = os.environ.get("EVOMIX_OUT")
-    return Path(os.path.expanduser(given)) if given else Path(__file__).resolve().parent.parent / "runs" / "out"
+    root = Path(os.path.expanduser(given)) if given else Path(__file__).resolve().parent.parent / "runs" / "out"
+    if root.is_file():
+        raise RunFolderError(f"{root} is a file, and run folders are to lie there; set EVOMIX_OUT to a folder")
+    return root
 
 
 def run_names() -> list[str]:
@@ -56,11 +64,11 @@ def run_names() -> list[str]:
     return sorted(str(path.parent.relative_to(out_root())) for path in out_root().glob("**/config.json"))
 
 
-def find_run(name: str) -> RunFolder:
-    """The run folder of a name under runs/out, or of a path."""
+def find_run(name: str, *, forgiving: bool = False) -> RunFolder:
+    """The run folder of a name under runs/out, or of a path. forgiving: as RunFolder has it."""
     for path in (out_root() / name, Path(os.path.expanduser(name))):
         if (path / "config.json").is_file():
-            return RunFolder(path)
+            return RunFolder(path, forgiving=forgiving)
     names = run_names()
     close = difflib.get_close_matches(name, names, 1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
@@ -72,11 +80,14 @@ class RunFolder:
     """One run, read when asked.
 
     place: its number among the runs shown together, from 0, which gives its look in every figure; None for one alone.
+    forgiving: what is damaged of its logs counts as not there, for a page that shows the rest; `damaged` tells of it.
     """
 
-    def __init__(self, path: Path, place: int | None = None) -> None:
+    def __init__(self, path: Path, place: int | None = None, *, forgiving: bool = False) -> None:
         self.path = path
         self.place = place
+        self.forgiving = forgiving
+        self._damage: dict[str, list[str]] = {}  # what is wrong with a file, and what follows from it
         self.read_at = datetime.now(UTC)
 
     def read(self) -> RunFolder:
@@ -121,12 +132,38 @@ class RunFolder:
 
     @cached_property
     def environment(self) -> dict[str, Any]:
-        return self._json("environment.json")
+        """What the run was made with; {} where that is not known, since nothing else depends on it."""
+        try:
+            found = self._json("environment.json")
+            if not isinstance(found.get("packages", {}), dict):
+                raise RunFolderError(f"{self.path / 'environment.json'} is damaged: its packages are no object")
+            return found
+        except RunFolderError as error:
+            self.note_damage(error, "how it was run is not known")
+            return {}
 
     @cached_property
     def events(self) -> list[dict[str, Any]]:
         """The lines of log.jsonl."""
-        return self.lines("log.jsonl")
+        path = self.path / "log.jsonl"
+        try:
+            return checked_events(path, self.lines(path.name))
+        except RunFolderError as error:
+            if not self.forgiving:
+                raise
+            self.note_damage(error, "what else it holds is shown")
+            return [record for record in whole_lines(path) if wrong_in_event(record) is None]
+
+    def note_damage(self, error: Exception, follows: str) -> None:
+        """Keep for `damaged` what is wrong with a file, and what follows from it for what is shown."""
+        found = self._damage.setdefault(str(error), [])
+        if follows not in found:
+            found.append(follows)
+
+    def damaged(self) -> list[str]:
+        """A line for each of its logs that cannot be read, or not wholly, and what else was noted. Of a forgiving one."""
+        _ = self.environment, self.events, self.generation_lines
+        return [f"{error}; {', '.join(follows)}" for error, follows in self._damage.items()]
 
     @cached_property
     def epochs(self) -> pd.DataFrame:
@@ -144,7 +181,13 @@ class RunFolder:
     def generation_lines(self) -> list[dict[str, Any]]:
         """The lines of generations.jsonl; none where there is no such file."""
         path = self.path / "generations.jsonl"
-        return self.lines(path.name) if path.is_file() else []
+        try:
+            return checked_generations(path, self.lines(path.name)) if path.is_file() else []
+        except RunFolderError as error:
+            if not self.forgiving:
+                raise
+            self.note_damage(error, "what is of its generations is left out")
+            return []
 
     @property
     def start(self) -> dict[str, Any]:
@@ -210,10 +253,20 @@ class RunFolder:
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
             schema = data["schema"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise RunFolderError(f"{path} cannot be read: {type(error).__name__}: {error}") from None
         check_schema(path, schema)
         return dict(data)
+
+    def checked(self) -> RunFolder:
+        """Itself. Raises RunFolderError where its config lacks what every page is of, or has it of another kind."""
+        for section, option, kind in NEEDED:
+            options = self.config.get(section)
+            if not isinstance(options, dict) or type(options.get(option)) is not kind:
+                raise RunFolderError(
+                    f"{self.path / 'config.json'} is damaged: expected {section}.{option} as {KINDS[kind]}; restore it"
+                )
+        return self
 
 
 def in_places(runs: Sequence[RunFolder]) -> list[RunFolder]:
@@ -238,8 +291,11 @@ def state_of(folder: Path, last: Mapping[str, Any]) -> State:
 def first_to_last(run: RunFolder) -> tuple[float, float]:
     """Best fitness of the first and of the last generation, means over the run's searches (nats). No pandas."""
     lines = run.generation_lines
+    if not lines:
+        raise RunFolderError(f"run {run.name} has no generations")
     ends = min(line["generation"] for line in lines), max(line["generation"] for line in lines)
-    first, last = (fmean(line["best"] for line in lines if line["generation"] == end) for end in ends)
+    found = ([line["best"] for line in lines if line["generation"] == end and line["best"] is not None] for end in ends)
+    first, last = (fmean(values) if values else float("nan") for values in found)
     return first, last
 
 
@@ -275,13 +331,13 @@ def parsed(path: Path, lines: list[bytes]) -> list[dict[str, Any]]:
         found = json.loads(b"[" + b",".join(lines) + b"]")
         if len(found) == len(lines) and all(type(record) is dict for record in found):
             return list(found)
-    except ValueError:
+    except (ValueError, RecursionError):
         pass
     found = []
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             record = None
         if type(record) is not dict:
             if number == len(lines):
@@ -289,6 +345,77 @@ def parsed(path: Path, lines: list[bytes]) -> list[dict[str, Any]]:
             raise RunFolderError(f"{path}: line {number} is damaged: {line.decode(errors='replace')!r:.60}")
         found.append(record)
     return found
+
+
+def whole_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a .jsonl file whose lines are partly damaged, but for its schema."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        with suppress(ValueError, RecursionError):
+            record = json.loads(line)
+            if type(record) is dict and record.keys() != {"schema"}:
+                found.append(record)
+    return found
+
+
+# What lines of the logs hold, where they hold it
+TEXTS = ("event", "reason")
+COUNTS = (
+    "epoch", "step", "steps", "training_images", "test_images", "image_forwards", "search_forwards", "processes", "search",
+    "images", "generation", "generations", "forwards",
+)  # fmt: skip
+NUMBERS = (
+    "accuracy", "live_accuracy", "test_loss", "image_loss", "training_accuracy", "last_accuracy", "median10_accuracy",
+    "best_accuracy", "seconds", "search_seconds", "best", "mean", "first", "last",
+)  # fmt: skip
+LARGEST = 2**53  # of a count; a larger one, or a number of 400 digits, is none that we wrote
+
+
+def checked_events(path: Path, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The records. Raises RunFolderError where one is no event, or a value is of another kind than we write."""
+    for number, record in enumerate(records, 1):
+        if what := wrong_in_event(record):
+            raise RunFolderError(f"{path}: event {number} is damaged: it has {what}")
+    return records
+
+
+def wrong_in_event(record: Mapping[str, Any]) -> str | None:
+    """What is wrong with an event; None where nothing is."""
+    if "event" not in record:
+        return "no name"
+    try:
+        if "time" in record:
+            datetime.fromisoformat(record["time"])
+    except (TypeError, ValueError):
+        return f"no time, but {record['time']!r:.40}"
+    return wrong_in(record)
+
+
+def checked_generations(path: Path, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The records. Raises RunFolderError where a value is of another kind than we write."""
+    for number, record in enumerate(records, 1):
+        if what := wrong_in(record):
+            raise RunFolderError(f"{path}: generation {number} of the file has {what}")
+    return records
+
+
+def wrong_in(record: Mapping[str, Any]) -> str | None:
+    """The first value of a record that is not of its kind; None where all are."""
+    for name in TEXTS:
+        if name in record and type(record[name]) is not str:
+            return f"no text {name!r}, but {record[name]!r:.40}"
+    for name in COUNTS:
+        if name in record and not (type(record[name]) in (int, float) and abs(record[name]) <= LARGEST):
+            return f"no number {name!r}, but {record[name]!r:.40}"
+    for name in NUMBERS:
+        value = record.get(name)  # null where it was no finite number
+        if value is not None and type(value) is not float and not (type(value) is int and abs(value) <= LARGEST):
+            return f"no number {name!r}, but {value!r:.40}"
+    return None
 
 
 def read_snapshot(path: Path) -> dict[str, NDArray[Any]]:
@@ -299,11 +426,37 @@ def read_snapshot(path: Path) -> dict[str, NDArray[Any]]:
         with np.load(path, allow_pickle=False) as data:
             check_schema(path, data["schema"].item())
             found = dict(data)
-        return found if "gallery_kind" in found else _from_version_1(found)
+        whole = found if "gallery_kind" in found else _from_version_1(found)
+        _check_snapshot(whole)
+        return whole
     except RunFolderError:
         raise
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise RunFolderError(f"{path} cannot be read: {type(error).__name__}: {error}") from None
+    except (OSError, ValueError, EOFError, LookupError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise RunFolderError(f"{path} cannot be read: {what}; remove it to leave that search out") from None
+
+
+ARRAYS = {  # of a snapshot: kinds of numpy, and dimensions; N, R and U as training/run_log.py has them
+    "epoch": "iu", "search": "iu", "generation": "iu N", "masks": "b NBGG", "pairings": "iu NB", "labels": "iu B",
+    "class_names": "U K", "gallery_kind": "U R", "gallery_generation": "iu R", "gallery_row": "iu R", "gallery_masks": "b RGG",
+    "gallery_cell_losses": "f RGG", "gallery_scores": "f R", "gallery_labels": "iu R2", "gallery_own": "iu R",
+    "gallery_partner": "iu R", "gallery_pictures": "u UCHW", "gallery_mixed": "u RCHW",
+}  # fmt: skip
+
+
+def _check_snapshot(found: Mapping[str, NDArray[Any]]) -> None:
+    """Raises ValueError or KeyError where an array is missing, or its shape or kind is another than what we write."""
+    sizes: dict[str, int] = {"2": 2}
+    for name, meant in ARRAYS.items():
+        array, (kinds, *letters) = found[name], meant.split()
+        shape = letters[0] if letters else ""
+        fits = array.dtype.kind in kinds and len(array.shape) == len(shape)
+        if not fits or any(sizes.setdefault(key, size) != size for key, size in zip(shape, array.shape, strict=True)):
+            raise ValueError(f"{name} is {array.dtype} {array.shape}")
+    for name, below in (("own", "U"), ("partner", "U"), ("labels", "K")):
+        values = found[f"gallery_{name}"]
+        if values.size and not 0 <= values.min() <= values.max() < sizes[below]:
+            raise ValueError(f"gallery_{name} is not within 0 to {sizes[below] - 1}")
 
 
 def _from_version_1(found: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -329,7 +482,7 @@ def is_locked(path: Path) -> bool:
     except OSError:
         return False
     try:
-        held = Path("/proc/locks").read_text()
+        held = Path("/proc/locks").read_text(encoding="ascii", errors="replace")
     except OSError:
         return _try_lock(path)
     place = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"

@@ -3,6 +3,7 @@
 // has set within them stays: focus, open details, sliders and switches, how far they have scrolled.
 (() => {
   const PERIOD = 330, BACKGROUND = 5000, RETRY = 2000;  // milliseconds
+  const BASE = document.documentElement.dataset.base || "";  // a proxy's path, whether or not this address ends in its slash
   const FOCUSABLE = "a[href], button, input, select, summary, textarea, [tabindex]";
   const versions = {};
   const waiting = new Map();  // sections that came while the reader held the old one
@@ -135,7 +136,7 @@
   }
 
   async function ask() {
-    const answer = await fetch("changes?" + new URLSearchParams(versions), {cache: "no-store"});
+    const answer = await fetch(BASE + "changes?" + new URLSearchParams(versions), {cache: "no-store"});
     if (!answer.ok) throw new Error(answer.statusText);
     if (answer.status !== 204) {
       const changes = await answer.json();

@@ -20,6 +20,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from html import escape
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -38,6 +39,9 @@ PERIOD = 1.0  # seconds at least from one making of a section to its next
 SHARE = 1.5  # and this many times the processor's time it took, so that none takes all of one core
 FORGOTTEN = 12.0  # seconds without a request after which nobody looks; a page in the background asks every 5
 IDLE = 30.0  # seconds after which a silent connection is closed
+
+HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_](?:[a-z0-9_.-]*[a-z0-9_.])?)(?::([0-9]{1,5}))?")
+PATH = re.compile(r"[A-Za-z0-9/._~%!$&'()*+,;=:@-]+")
 
 LOGS = ("log.jsonl", "generations.jsonl", "config.json", "environment.json")
 FILES = (*LOGS, "elites", "patterns")
@@ -128,10 +132,11 @@ class LivePage:
         for thread in self._threads:
             thread.join()
 
-    def html(self) -> str:
-        """The page with what its sections show now."""
+    def html(self, base: str = "/") -> str:
+        """The page with what its sections show now. base: the path it is shown under, which its script asks below."""
         self._look()
-        return whole_page({name: shown.html for name, shown in self._shown.items()}, ", ".join(self.names))
+        page = whole_page({name: shown.html for name, shown in self._shown.items()}, ", ".join(self.names))
+        return page if base == "/" else page.replace("<html ", f'<html data-base="{escape(base)}" ', 1)
 
     def changes(self, known: Mapping[str, str]) -> dict[str, Any] | None:
         """What differs from the versions that a page has, by id and as `status`; None where nothing does.
@@ -207,7 +212,9 @@ class LivePage:
             self._seen, self._read_at = (logs, self._files), datetime.now(UTC).isoformat(timespec="seconds")
         if logs != self._logs:
             # A run that is waited for has its place, so that the others' looks stay when it comes.
-            runs = [RunFolder(path, place).read() for place, path in enumerate(paths) if path is not None]
+            runs = [
+                RunFolder(path, place, forgiving=True).read() for place, path in enumerate(paths) if path is not None
+            ]
             self._logs, self._runs = logs, runs
             found = iter(self._runs)
             told = [
@@ -267,6 +274,8 @@ WAITING = (State.WAITING, State.WAITING.meaning)
 def told_of(run: RunFolder) -> tuple[State, str]:
     """A run's state, and a few words about it."""
     try:
+        if damage := [line for line in run.checked().damaged() if "log.jsonl" in line]:
+            return State.DAMAGED, damage[0]
         state = run.state
         reason = next((event["reason"] for event in reversed(run.events) if event["event"] == "failed"), "")
     except (RunFolderError, OSError, LookupError, TypeError) as error:
@@ -329,16 +338,51 @@ def content_policy() -> str:
     )
 
 
+class Host(NamedTuple):
+    """A name that a browser may have for this server; port: None stands for any."""
+
+    name: str
+    port: int | None
+
+    def fits(self, header: str, own: int) -> bool:
+        """Whether a Host header is of it. own: the port that a header without one stands for, where it is 80 or 443."""
+        given = parsed_host(header)
+        if given is None or given.name != self.name:
+            return False
+        if given.port is None:
+            return self.port in (None, 80, 443) or (self.port == own and own in (80, 443))
+        return self.port in (None, given.port)
+
+
+def parsed_host(text: str) -> Host | None:
+    """HOST or HOST:PORT, an IPv6 address in brackets; None where it is neither."""
+    found = HOST.fullmatch(text.lower())
+    if found is None or int(found[2] or 0) > 65535:
+        return None
+    return Host(found[1], int(found[2]) if found[2] else None)
+
+
+def base_of(text: str) -> str | None:
+    """A path under which a proxy shows the page, with a slash at either end; None where it is no plain path."""
+    path = f"/{text.strip('/')}/" if text.strip("/") else "/"
+    plain = all(part not in ("", ".", "..") for part in path.strip("/").split("/")) or path == "/"
+    return path if plain and PATH.fullmatch(path) else None
+
+
 class Server(ThreadingHTTPServer):
     """Serves a LivePage on 127.0.0.1 at `port`, or the next one that is free; 0 stands for any.
 
+    allowed: what browsers elsewhere may call this server, where an SSH tunnel or a proxy leads to it. base: the path that
+    the proxy shows the page under; requests are answered with it and without it, for some proxies take it away.
     Raises OSError where none of 100 is free.
     """
 
     daemon_threads = True  # a page that never reads its answer keeps nobody waiting
 
-    def __init__(self, live: LivePage, port: int) -> None:
+    def __init__(self, live: LivePage, port: int, allowed: Sequence[Host] = (), base: str = "/") -> None:
         self.live = live
+        self.allowed = tuple(allowed)
+        self.base = base
         last = min(port + PORTS_TRIED - 1, 65535)
         for tried in range(port, last + 1):
             try:
@@ -355,13 +399,30 @@ class Server(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        return f"http://{ADDRESS}:{self.server_port}/"
+        return f"http://{ADDRESS}:{self.server_port}{self.base}"
 
-    def hosts(self) -> set[str]:
-        """What a browser on this machine says in Host; another name that leads here is somebody's trick."""
-        names = (ADDRESS, "localhost")
-        ports = {f"{name}:{self.server_port}" for name in names}
-        return ports | set(names) if self.server_port == 80 else ports
+    def knows(self, header: str) -> bool:
+        """Whether a Host header is what a browser on this machine says, or was allowed. Another name that leads here may
+        be somebody's trick, by which a foreign page would read this one.
+        """
+        own = self.server_port
+        known = (Host(ADDRESS, own), Host("localhost", own), *self.allowed)
+        return any(host.fits(header, own) for host in known)
+
+    def refusal(self, header: str) -> str:
+        """What to tell who comes by another name, and how to allow it."""
+        name = header if parsed_host(header) is not None else "HOST:PORT"
+        return (
+            f"This page is at {self.url} alone.\nIf you came here on purpose, through an SSH tunnel or a proxy of your own, "
+            f"start it so: ./run watch ... --allow-host {name}\n"
+            "Behind a proxy that adds a path, such as Jupyter's, also give --base-path /THE/PATH/.\n"
+        )
+
+    def place(self, path: str) -> str | None:
+        """A request's path without the base; None of the base without its slash, from which links would lead astray."""
+        if path + "/" == self.base:
+            return None
+        return path.removeprefix(self.base[:-1]) if path.startswith(self.base) else path
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         error = sys.exception()
@@ -378,12 +439,16 @@ class Handler(BaseHTTPRequestHandler):
     timeout = IDLE
 
     def do_GET(self) -> None:
-        path, _, query = self.path.partition("?")
-        if [host.lower() for host in self.headers.get_all("Host", [])] not in [[host] for host in self.server.hosts()]:
-            return self._answer(HTTPStatus.FORBIDDEN, f"This page is at {self.server.url} alone.\n")
+        asked, _, query = self.path.partition("?")
+        hosts = self.headers.get_all("Host", [])
+        if len(hosts) != 1 or not self.server.knows(hosts[0]):
+            return self._answer(HTTPStatus.FORBIDDEN, self.server.refusal(hosts[0] if hosts else ""))
+        path = self.server.place(asked)
+        if path is None:
+            return self._answer(HTTPStatus.PERMANENT_REDIRECT, location=self.server.base)
         if path == "/":
-            return self._answer(HTTPStatus.OK, self.server.live.html(), "text/html")
-        if path == "/changes" and self.headers.get("Sec-Fetch-Site", "none") in ("none", "same-origin"):
+            return self._answer(HTTPStatus.OK, self.server.live.html(self.server.base), "text/html")
+        if path == "/changes" and self._asks_for_itself():
             changes = self.server.live.changes(dict(parse_qsl(query)))
             if changes is None:
                 return self._answer(HTTPStatus.NO_CONTENT)
@@ -391,6 +456,12 @@ class Handler(BaseHTTPRequestHandler):
         return self._answer(HTTPStatus.NOT_FOUND, f"There is nothing here but {self.server.url}\n")
 
     do_HEAD = do_GET
+
+    def _asks_for_itself(self) -> bool:
+        """Whether a request is the page's own, or typed by hand: none of another site's."""
+        _, _, origin = self.headers.get("Origin", "").rpartition("//")
+        own = not origin or self.server.knows(origin)
+        return own and self.headers.get("Sec-Fetch-Site", "none") in ("none", "same-origin")
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """For requests that are none, and methods other than GET and HEAD."""
@@ -401,12 +472,14 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: Any) -> None:
         """Three requests a second are not worth a line."""
 
-    def _answer(self, status: HTTPStatus, text: str = "", kind: str = "text/plain") -> None:
+    def _answer(self, status: HTTPStatus, text: str = "", kind: str = "text/plain", location: str = "") -> None:
         body = text.encode("utf-8", "replace")
         self.send_response(status)
         if status != HTTPStatus.NO_CONTENT:
             self.send_header("Content-Type", f"{kind}; charset=utf-8")
             self.send_header("Content-Length", str(len(body)))
+        if location:
+            self.send_header("Location", location)
         if status == HTTPStatus.METHOD_NOT_ALLOWED:
             self.send_header("Allow", "GET, HEAD")
         if self.close_connection:

@@ -68,19 +68,42 @@ def write_arrays(path: Path | str, arrays: dict[str, Array]) -> None:
 def replacing(path: Path | str) -> Iterator[BinaryIO]:
     """A file to write to, which takes the place of `path` when the block ends: on the disk first, then at once.
 
-    Of several processes that write one path each has a file of its own until then; what a failed one has begun is removed.
+    Of several processes that write one path each has a file of its own until then. Where writing fails nothing is left of
+    it, and an OSError names `path`.
     """
     path = Path(path)
     unfinished = path.with_name(f".{path.name[:40]}.{os.getpid()}-{threading.get_ident():x}.tmp")
-    try:
+    with naming(path, unfinished), removing(unfinished):
         with open(unfinished, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(unfinished, path)
+
+
+@contextmanager
+def naming(path: Path, unfinished: Path | None = None) -> Iterator[None]:
+    """Name the file in an OSError of its writing, for a write to an open file does not say which it was.
+
+    unfinished: what it is called until it is whole.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename in (None, str(unfinished)):
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
+def removing(*unfinished: Path) -> Iterator[None]:
+    """Remove files where the block fails: what is half written helps nobody, and may take the last space of a disk."""
+    try:
+        yield
     except BaseException:
-        with suppress(OSError):
-            unfinished.unlink()
+        for path in unfinished:
+            with suppress(OSError):
+                path.unlink()
         raise
 
 

@@ -14,6 +14,8 @@ import typer
 
 from analysis.states import State
 from runs import LOST
+from runs.failures import told
+from runs.output import CLOSED, ClosedOutputError, give_up_output, plain_output
 from runs.parameters import place, share, whole
 
 if TYPE_CHECKING:
@@ -225,8 +227,12 @@ def show(run: RunName, as_json: Annotated[bool, typer.Option("--json", help="As 
 def curves(runs: RunNames, out: Out = None, dark: Dark = False) -> None:
     """Draw the fitness curves of runs; seeds of one setting as one band."""
     from analysis.curves import write_curves
+    from runs.folders import folder_to_write
 
-    print_paths(write_curves(found_runs(runs), out, dark=dark))
+    out = folder_to_write(out)
+    found = found_runs(runs)
+    print_paths(write_curves(found, out, dark=dark))
+    tell_damage(found)
 
 
 @app.command()
@@ -255,22 +261,28 @@ def patterns(
 def gallery(run: RunName, out: Out = None, dark: Dark = False) -> None:
     """Draw composed images of a run: best and worst by generation, and one composition's way."""
     from analysis.gallery import write_gallery
+    from runs.folders import folder_to_write
 
+    out = folder_to_write(out)
     print_paths(write_gallery(found_runs([run])[0], out, dark=dark))
 
 
 @app.command()
-def lineage(run: RunName) -> None:
+def lineage(
+    run: RunName,
+    out: Annotated[Path | None, typer.Option("--out", parser=place, metavar="FILE", help="Write the CSV here.")] = None,
+) -> None:
     """Tell which operators made a run's elites, and write the table as CSV."""
     from analysis.lineage import MEANING, as_text, of_one_kind, operator_table, write_operator_table
     from analysis.run_folder import RunFolderError
+    from runs.folders import file_to_write
 
-    found = found_runs([run])[0]
-    table, path = operator_table(found), write_operator_table(found)
-    if table is None or path is None:
+    out, found = file_to_write(out), found_runs([run])[0]
+    table = operator_table(found)
+    if table is None:
         raise RunFolderError(f"run {found.name} kept no lineage: it has no search, or an older version made it")
     print("\n".join(text for text in (as_text(table), MEANING, of_one_kind(table)) if text))
-    print_paths([path])
+    print_paths([write_operator_table(found, table, out)])
 
 
 @app.command()
@@ -280,9 +292,13 @@ def report(
 ) -> None:
     """Write a report of runs: one HTML page that needs nothing else."""
     from analysis.report import write_report
+    from runs.folders import file_to_write
     from training.config import Config
 
-    print_paths([write_report(found_runs(runs), out, defaults=Config().model_dump())])
+    out = file_to_write(out)
+    found = found_runs(runs)
+    print_paths([write_report(found, out, defaults=Config().model_dump())])
+    tell_damage(found)
 
 
 @app.command()
@@ -290,17 +306,34 @@ def watch(
     runs: RunNames,
     port: Annotated[int, typer.Option(**whole(1, 65535), help="Of 127.0.0.1; else the next free one.")] = 8321,
     open_browser: Annotated[bool, typer.Option("--open", help="Open a browser on it.")] = False,
+    allow_hosts: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow-host",
+            metavar="HOST[:PORT]",
+            help="A name it is reached by through a tunnel or proxy, e.g. localhost:9999.",
+        ),
+    ] = None,
+    base_path: Annotated[
+        str, typer.Option("--base-path", metavar="PATH", help="Where a proxy shows it, e.g. /user/me/proxy/8321/.")
+    ] = "/",
 ) -> None:
     """Show the report as a live page while runs go on."""
     from runs.watch import run_watch
 
-    run_watch(runs, port=port, open_browser=open_browser)
+    run_watch(runs, port=port, open_browser=open_browser, allow_hosts=allow_hosts or [], base_path=base_path)
 
 
 def found_runs(names: list[str]) -> list[RunFolder]:
     from analysis.run_folder import find_run
 
-    return [find_run(name) for name in names]
+    return [find_run(name, forgiving=True).checked() for name in names]
+
+
+def tell_damage(runs: list[RunFolder]) -> None:
+    """A line on standard error for each file of the runs that could not be read, whatever was made without it."""
+    for line in dict.fromkeys(line for run in runs for line in run.damaged()):
+        print(f"run: {line}", file=sys.stderr)
 
 
 def print_paths(paths: list[Path]) -> None:
@@ -374,16 +407,6 @@ def test(context: typer.Context) -> None:
     os.execv(sys.executable, [sys.executable, "-m", "pytest", *words])  # noqa: S606 (no shell is meant)
 
 
-def user_errors() -> tuple[type[Exception], ...]:
-    """The exceptions that mean a user's mistake, of the rooms imported so far."""
-    kinds = (
-        ("training.config", "UserError"),
-        ("analysis.run_folder", "RunFolderError"),
-        ("evo.bank", "BankError"),
-    )
-    return tuple(getattr(sys.modules[module], name) for module, name in kinds if module in sys.modules)
-
-
 def is_a(error: Exception, name: str) -> bool:
     """Whether an exception is of a class so named: typer brings a click of its own, older ones import it."""
     return any(kind.__name__ == name for kind in type(error).__mro__)
@@ -392,11 +415,29 @@ def is_a(error: Exception, name: str) -> bool:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     try:
+        with plain_output():
+            return run_command(arguments)
+    except ClosedOutputError:
+        give_up_output()
+        return CLOSED
+    except OSError as error:  # of what was still to be written to standard output
+        give_up_output()
+        if (lines := told(error)) is None:
+            raise
+        print(*(f"run: {line}" for line in lines), sep="\n", file=sys.stderr)
+        return 2
+
+
+def run_command(arguments: list[str] | None) -> int:
+    """Run the command line; return the exit status. What is no bug is told on standard error."""
+    try:
         status = app(arguments, prog_name="./run", standalone_mode=False)
         return status if isinstance(status, int) else 0
     except (typer.Abort, KeyboardInterrupt):
         print("\nrun: stopped", file=sys.stderr)
         return 130
+    except ClosedOutputError:
+        raise
     except Exception as error:
         if is_a(error, "NoArgsIsHelpError"):
             print(error)
@@ -404,14 +445,21 @@ def main(arguments: list[str] | None = None) -> int:
             context = getattr(error, "ctx", None)
             message = error.format_message() if hasattr(error, "format_message") else str(error)
             print(f"run: {message} See {context.command_path if context else './run'} --help.", file=sys.stderr)
-        elif isinstance(error, user_errors()):
-            for line in str(error).splitlines():
+        elif (lines := told(error, command_of(arguments))) is not None:
+            for line in lines:
                 print(f"run: {line}", file=sys.stderr)
             if is_a(error, "LostProcessError"):
                 return LOST
         else:
             raise
     return 2
+
+
+def command_of(arguments: list[str] | None) -> str:
+    """The command's name, the first word that is no option; "" where there is none, or it was told where to write."""
+    words = sys.argv[1:] if arguments is None else arguments
+    placed = any(word.partition("=")[0] == "--out" for word in words)
+    return "" if placed else next((word for word in words if not word.startswith("-")), "")
 
 
 if __name__ == "__main__":

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import difflib
 import re
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analysis.run_folder import RunFolder, find_run, out_root
 from analysis.settings import Readings, common, counted, difference, readings_of
-from runs.folders import recorded_config, shown
+from analysis.tested import images_beside, images_of_test, unlike
+from runs.folders import folder_to_write, recorded_config, shown
 from training.config import PROJECT, UserError
 from training.places import spoken, user_path
 
@@ -37,9 +39,12 @@ def run_compare(names: list[str], measure: str, baseline: str | None, out: Path 
         )
     found = {name: table_of(name) for name in names}
     tables = list(dict.fromkeys(table.resolve() for table in found.values() if table is not None))
+    out = folder_to_write(out)
     if out is not None:
         check_place(out, tables, alone=len(found) == 1)
-    trials = read_trials(tables, [find_run(name) for name, table in found.items() if table is None])
+    runs = [find_run(name) for name, table in found.items() if table is None]
+    check_tests(tables, runs)
+    trials = read_trials(tables, runs)
     variants = list(dict.fromkeys(trials["variant"]))
     if baseline is not None and baseline not in variants:
         raise UserError(
@@ -58,13 +63,29 @@ def run_compare(names: list[str], measure: str, baseline: str | None, out: Path 
 
 def check_place(out: Path, tables: list[Path], alone: bool) -> None:
     """Raises UserError where the forms cannot be written into `out` without harm to what is there."""
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out}: expected a folder, and this is a file")
     there = out / TABLE
     if not there.exists() or (alone and there.resolve() in tables):
         return
     what = "one of several that are compared" if there.resolve() in tables else "of another comparison"
     raise UserError(f"--out {out}: its {TABLE} is {what} and would be lost; name another folder, or remove the file")
+
+
+def check_tests(tables: list[Path], runs: list[RunFolder]) -> None:
+    """Raises UserError where trials were tested on different images; says of which tables that cannot be told."""
+    known = {table: images_beside(table) for table in tables}
+    tests = [*map(images_of_test, runs), *(one for found in known.values() for one in found)]
+    if what := unlike(tests):
+        raise UserError(
+            f"{what}, and their accuracies cannot be compared; expected runs of one data set, tested on the same images: leave "
+            "one out"
+        )
+    unknown = [shown(table) for table, found in known.items() if not found]
+    if unknown and len(tables) + bool(runs) > 1:
+        print(
+            f"run: which images {', '.join(unknown)} is of cannot be told, for neither trials.jsonl nor run folders lie "
+            "beside it; differences mean something only where all were tested on the same images",
+            file=sys.stderr,
+        )
 
 
 def table_of(name: str) -> Path | None:
@@ -99,8 +120,7 @@ def read_trials(tables: list[Path], runs: list[RunFolder]) -> pd.DataFrame:
 def read_runs(runs: list[RunFolder]) -> pd.DataFrame:
     """One row per run, the seeds of a variant under its name.
 
-    Raises UserError for a run that has not ended, a variant whose runs differ in more than their seed, and runs of
-    several data sets.
+    Raises UserError for a run that has not ended, and a variant whose runs differ in more than their seed.
     """
     from analysis.ablation import per_seed
 
@@ -126,10 +146,6 @@ def read_runs(runs: list[RunFolder]) -> pd.DataFrame:
         if (other := seen.setdefault((variant, seed), run.name)) != run.name:
             raise UserError(f"runs {other} and {run.name} both have run.seed={seed}; leave one out")
         trials.append((variant, seed, run))
-    data = {str(run.config["data"]["name"]): run.name for run in firsts.values()}
-    if len(data) > 1:
-        which = ", ".join(f"{run} of {name}" for name, run in data.items())
-        raise UserError(f"expected runs of one data set, got {which}; their accuracies cannot be compared")
     return per_seed(trials)
 
 

@@ -77,6 +77,38 @@ def shown(path: Path) -> str:
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
+def file_to_write(given: Path | None, option: str = "--out") -> Path | None:
+    """The file that an option names. Raises UserError, before any work, where no file can be there; the folder it is to
+    lie in is made when it is written.
+    """
+    if given is None:
+        return None
+    path = given.expanduser()
+    if path.is_dir() or not path.name:
+        raise UserError(f"{option} {given}: expected a file, and this is a folder; name a file in it")
+    _check_folders(path.parent, given, option)
+    return path
+
+
+def folder_to_write(given: Path | None, option: str = "--out") -> Path | None:
+    """The folder that an option names. Raises UserError, before any work, where none can be there; it is made when
+    something is written into it.
+    """
+    if given is None:
+        return None
+    path = given.expanduser()
+    _check_folders(path, given, option)
+    return path
+
+
+def _check_folders(path: Path, given: Path, option: str) -> None:
+    there = next(place for place in (path, *path.absolute().parents) if place.exists() or place.is_symlink())
+    if not there.is_dir():
+        what = "a link that leads nowhere" if not there.exists() else "a file"
+        which = "this" if there.absolute() == given.expanduser().absolute() else there
+        raise UserError(f"{option} {given}: expected a folder, and {which} is {what}; name another place")
+
+
 def with_run_paths(config: Config) -> Config:
     """The config with whole paths, so that a run can be gone on with from anywhere, also for runs by their names.
 

@@ -38,7 +38,13 @@ def launch(arguments: list[str], processes: int, folder: Path) -> int:
     if any(name in os.environ for name in ("WORLD_SIZE", "RANK")):
         raise UserError("--devices starts processes itself and is not for use under torchrun; leave it out")
     with tempfile.TemporaryDirectory() as kept:
-        outputs = [None, *(open(Path(kept) / str(rank), "w+") for rank in range(1, processes))]  # noqa: SIM115
+        outputs = [
+            None,
+            *(
+                open(Path(kept) / str(rank), "w+", encoding="utf-8", errors="replace")  # noqa: SIM115
+                for rank in range(1, processes)
+            ),
+        ]
         running = [
             subprocess.Popen(
                 [sys.executable, "-P", "-m", "runs", *arguments],

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +26,7 @@ from analysis.run_folder import (
     state_of,
 )
 from analysis.states import State, state_named
+from analysis.tested import KNOWN_BY, Tested, of_options, unlike
 from analysis.time_left import seconds_left
 from runs.folders import shown
 from training.config import UserError
@@ -76,12 +78,22 @@ def run_list(
         and all(value is None or row[key] == value for key, value in filters.items())
     ]
     rows = in_order(rows, sort, reverse)
+    if sort == "accuracy" and (what := unlike([_tested(row) for row in rows if row["accuracy"] is not None])):
+        print(f"run: {what}; accuracies rank those alone that were tested on the same", file=sys.stderr)
     if as_json:
         print(json.dumps(rows, indent=1))
     elif rows:
         print(as_table(rows))
     else:
         print(_nothing(found, {"state": ",".join(wanted) or None, **filters}))
+
+
+def _tested(row: Row) -> Tested:
+    """What a run's config and its first event tell of the images it was tested on."""
+    path = Path(row["path"])
+    options, start = RunFolder(path).config["data"], start_event(path / "log.jsonl")
+    known = {meaning: start[key] for key, meaning in KNOWN_BY.items() if key in start}
+    return Tested(f"run {row['name']}", row["seed"], {**of_options(options), **known})
 
 
 def run_folders(root: Path) -> Iterator[Path]:
@@ -339,15 +351,29 @@ def run_show(name: str, *, as_json: bool) -> None:
     --json: one object, the keys of run_list and: left_seconds, steps, median10_accuracy, test_images, fitness
     ([first, last] generation's best, nats), diverged (sentences: losses that blew up),
     seconds, search_seconds, image_forwards, search_forwards, files
-    (name -> path), commands (repeat, resume, report -> what to type); null where they do not apply.
-    Raises RunFolderError where there is no such run, or it is damaged.
+    (name -> path), commands (repeat, resume, report -> what to type), damaged (lines on files that cannot be read);
+    null where they do not apply.
+    Raises RunFolderError where there is no such run, or its config cannot be read.
     """
-    run = find_run(name)
+    run = find_run(name, forgiving=True)
     row = row_of(run.path)
-    if row["state"] == State.DAMAGED:
+    if row["data"] is None:  # no config: nothing can be told
         raise RunFolderError(f"run {run.name} is damaged: {row['reason']}")
-    details = row | _details(run, row)
+    if row["state"] == State.DAMAGED:
+        row |= _what_is_whole(run.checked(), row)
+    details = row | _details(run.checked(), row)
     print(json.dumps(details, indent=1) if as_json else as_card(details))
+
+
+def _what_is_whole(run: RunFolder, row: Row) -> Row:
+    """The keys of `_progress` that a damaged log still tells."""
+    epochs = [event for event in run.events if event["event"] == "epoch"]
+    tested = [event["accuracy"] for event in epochs if "accuracy" in event]
+    generations = [line.get("generation", 0) for line in run.generation_lines]
+    found: Row = {"accuracy": _number(tested[-1]) if tested else None, "age_seconds": row["age_seconds"]}
+    if "model" in run.start:
+        return {**found, "kind": "search", "generation": int(max(generations, default=0))}
+    return {**found, "kind": "training", "epoch": len(epochs), "generation": None, "generations": None}
 
 
 def _details(run: RunFolder, row: Row) -> Row:
@@ -365,6 +391,7 @@ def _details(run: RunFolder, row: Row) -> Row:
         **{key: spent.get(key) for key in numbers},
         "files": _files(run),
         "commands": _commands(run, row),
+        "damaged": run.damaged(),
     }
 
 
@@ -394,10 +421,7 @@ def _has_something(path: Path) -> bool:
 def _commands(run: RunFolder, row: Row) -> dict[str, str | None]:
     verb, kept = ("search", "search.npz") if row["kind"] == "search" else ("train", "latest.json")
     goes_on = row["state"] in (State.STOPPED, State.FAILED, State.KILLED) and (run.path / "checkpoint" / kept).is_file()
-    try:
-        command = run.environment.get("command")
-    except RunFolderError:  # a run that was killed at once, or an old one
-        command = None
+    command = run.environment.get("command")
     return {
         "repeat": str(command) if command else None,
         "resume": spoken(verb, options=("--resume", run.name)) if goes_on else None,
@@ -420,6 +444,7 @@ def as_card(details: Row) -> str:
     lines += [("warning", text) for text in details["diverged"]]
     if details["image_forwards"] is not None:
         lines.append(("cost", _cost_text(details)))
+    lines += [("damaged", line) for line in details["damaged"]]
     lines += [(what, shown(Path(path))) for what, path in details["files"].items()]
     lines += [(what, command) for what, command in details["commands"].items() if command]
     width = max(len(what) for what, _ in lines)
@@ -430,7 +455,7 @@ def _state_text(details: Row) -> str:
     age = human(details["age_seconds"])
     state = details["state"]
     when = f"; its last sign was {age} ago" if state in (State.RUNNING, State.KILLED) else f", {age} ago"
-    why = f": {details['reason']}" if state == State.FAILED else ""
+    why = f": {details['reason']}" if state in (State.FAILED, State.DAMAGED) else ""
     return f"{state}: {state.meaning}{when}{why}"
 
 

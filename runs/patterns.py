@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from analysis.run_folder import RunFolder, find_run
+from analysis.run_folder import RunFolder, RunFolderError, find_run
 from evo.bank import PatternBank
-from runs.folders import shown
+from runs.folders import file_to_write, shown
 from training.config import UserError
 from training.places import user_path
 
@@ -22,8 +22,9 @@ def run_patterns(
     out: the file to write instead; needed to write a merge, or patterns that are filtered.
     Raises UserError, RunFolderError and BankError.
     """
-    if out is not None:
-        check_place(out)
+    out = file_to_write(out)
+    if out is not None and out.suffix not in ENDINGS:
+        raise UserError(f"--out: expected a file that ends in .json or .npz, got {out.name!r:.60}")
     filters = top is not None or bool(classes) or min_weight is not None
     sources = [source_of(name) for name in names]
     if len(sources) == 1 and isinstance(sources[0], RunFolder) and not filters and out is None:
@@ -69,14 +70,6 @@ def bank_of(source: RunFolder | Path, classes: list[str]) -> PatternBank:
     return bank_of_classes(source, classes)
 
 
-def check_place(out: Path) -> None:
-    """Raises UserError where a pattern file cannot be written to `out`."""
-    if out.suffix not in ENDINGS:
-        raise UserError(f"--out: expected a file that ends in .json or .npz, got {out.name!r:.60}")
-    if out.is_dir():
-        raise UserError(f"--out {out}: expected a file, and this is a folder")
-
-
 def draw_bank(bank: PatternBank, sources: list[RunFolder | Path], path: Path, dark: bool) -> Path:
     """The picture of a bank beside its file. Lifts are over the runs' sampler where they have one in common."""
     from analysis.patterns import bank_figure
@@ -89,10 +82,19 @@ def draw_bank(bank: PatternBank, sources: list[RunFolder | Path], path: Path, da
 
 def _atlas(run: RunFolder, dark: bool) -> None:
     from analysis.atlas import atlas_of
-    from analysis.patterns import export_patterns
+    from analysis.patterns import draw_patterns, export_bank, export_patterns
     from analysis.style import theme
 
-    atlas = atlas_of(run)
+    bank = PatternBank.load(run.bank_file())
+    try:
+        atlas = atlas_of(run)
+    except RunFolderError as error:  # of the searches kept whole, which the patterns themselves do not need
+        with theme(dark):
+            written = [*export_bank(run, bank), draw_patterns(run, bank)]
+        print(bank.describe())
+        print(f"(what evolution prefers is left out: {error})")
+        print(*map(shown, written), sep="\n")
+        return
     with theme(dark):
         written = export_patterns(run, atlas)
     print(atlas.bank.describe())

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shlex
 from math import inf
+from pathlib import Path
 
+from runs.folders import folder_to_write
 from training.config import UserError
 from training.places import user_path
 from training.plain_yaml import number
@@ -40,7 +42,7 @@ def run_prepare(
     source = user_path(folder).resolve()
     if not source.is_dir():
         raise UserError(f"{folder}: no such folder; expected one with train/CLASS/*.jpg and val/CLASS/*.jpg in it")
-    target = user_path(out) if out is not None else source.with_name(f"{source.name}-prepared-{size}")
+    target = folder_to_write(None if out is None else Path(out)) or source.with_name(f"{source.name}-prepared-{size}")
 
     from training.data.image_set import unreadable_named  # torch: 5 s
     from training.data.preparing import prepare

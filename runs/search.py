@@ -32,7 +32,11 @@ def run_search(name: str | None, overrides: list[str], evaluation: str | None, r
         with place as folder:
             result = train_in(folder, lambda: search_in(folder, config, run, trained), "search")
     found = RunFolder(folder)
-    figures = _draw(found)
+    try:
+        figures = _draw(found)
+    except OSError as error:
+        error.add_note(f"the search itself has ended and is kept; draw it with ./run report {found.name}")
+        raise
     print(
         f"fitness {decimal_text(result['first'], '.3f')} in the first generation, {decimal_text(result['last'], '.3f')} in the "
         f"last; {forwards_text(result)}"
@@ -99,16 +103,16 @@ def search_in(folder: Path, config: Config, run: RunFolder, trained: Config, *, 
 def _draw(run: RunFolder) -> dict[str, Path]:
     from analysis.curves import draw_curves
     from analysis.gallery import draw_gallery
-    from analysis.lineage import write_operator_table
+    from analysis.lineage import operator_table, write_operator_table
     from analysis.patterns import draw_patterns, export_bank
     from evo.bank import PatternBank
 
     bank = PatternBank.load(run.bank_file())
-    operators = write_operator_table(run)
+    operators = operator_table(run)
     return {
         "fitness curve": draw_curves([run], run.figures() / "curves.png"),
         "patterns": draw_patterns(run, bank),
         "patterns (json)": export_bank(run, bank)[0],
-        **({"operators": operators} if operators else {}),
+        **({} if operators is None else {"operators": write_operator_table(run, operators)}),
         "gallery": draw_gallery(run, run.figures() / "gallery.png"),
     }

@@ -12,6 +12,7 @@ from typing import Any
 
 from analysis.run_folder import RunFolderError, out_root
 from analysis.settings import IMAGES
+from analysis.tested import Tested, of_options, unlike
 from runs.ablate import chosen, read_ablation
 from runs.engines import Engine
 from runs.folders import shown
@@ -171,6 +172,9 @@ def write(file: Path, trials: Sequence[Trial], done: Sequence[Trial], publish: b
 
     folder, variants = out_root() / file.stem, list(dict.fromkeys(trial.variant for trial in trials))
     results = [(trial.variant, trial.seed, result) for trial in done if (result := with_device(trial)) is not None]
+    tests = [Tested(trial.title, trial.seed, of_options(trial.config.data.model_dump())) for trial in done]
+    if what := unlike(tests):
+        print(f"run: {what}: the differences between such variants mean nothing", file=sys.stderr)
     print(as_text(write_tables(per_seed_of(results), folder, variants, steps_alike=steps_alike(done))))
     print(f"tables in {shown(folder)}: {', '.join(name for name in FORMS if (folder / name).is_file())}")
     if publish:

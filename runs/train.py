@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
 from analysis.rounding import decimal_text
-from analysis.run_folder import RunFolder, find_run, first_to_last
+from analysis.run_folder import RunFolder, RunFolderError, find_run, first_to_last
 from runs.folders import TAKEN, config_to_go_on_with, new_run_folder, shown, with_run_paths
 from runs.launch import launch
 from training.config import Config, UserError, load_config, recipe_path
+from training.launched import check_launched
 from training.places import spoken
 from training.progress import speaks
 
@@ -20,6 +22,7 @@ def run_train(recipe: str | None, overrides: list[str], resume: str | None, devi
     """Train a recipe, or go on with a run; return the exit status."""
     if (recipe is None) == (resume is None):
         raise UserError("expected a RECIPE, or --resume RUN, and not both; recipes are in runs/recipes, e.g. digits")
+    check_launched()
     if resume is not None:
         run = resumable(resume)
         words = ["--resume", resume, *(word for override in overrides for word in ("-s", override))]
@@ -61,21 +64,44 @@ def call_train(*arguments: Any, **options: Any) -> dict[str, Any]:
 
 
 def train_in(folder: Path, work: Any, command: str = "train") -> dict[str, Any]:
-    """Call `work`; on Ctrl-C say how `./run COMMAND` goes on."""
-    kept = {"train": "latest.json", "search": "search.npz"}[command]
+    """Call `work`; on Ctrl-C, or where the machine refuses something, say how `./run COMMAND` goes on."""
     try:
         result: dict[str, Any] = work()
     except KeyboardInterrupt:
-        if (folder / "config.json").is_file() and RunFolder(folder).result is not None:
-            hint = f"the run had just ended; see {spoken('report', RunFolder(folder).name)}"
-        elif (folder / "checkpoint" / kept).is_file():
-            hint = f"its state is saved; go on with: {spoken(command, options=('--resume', RunFolder(folder).name))}"
-        else:
-            hint = "before it had a checkpoint, so there is nothing to resume"
         if speaks():
-            print(f"\nrun: stopped; {hint}", file=sys.stderr)
+            print(f"\nrun: stopped; {onward(folder, command)}", file=sys.stderr)
         raise SystemExit(130) from None
+    except OSError as error:
+        error.add_note(f"once that is mended: {onward(folder, command)}")
+        raise
     return result
+
+
+def onward(folder: Path, command: str) -> str:
+    """What is kept of a run that has not ended, and how `./run COMMAND` goes on with it. Never raises."""
+    index = folder / "checkpoint" / {"train": "latest.json", "search": "search.npz"}[command]
+    try:
+        run = RunFolder(folder)
+        if (folder / "config.json").is_file() and run.result is not None:
+            return f"the run had just ended; see {spoken('report', run.name)}"
+        if index.is_file():
+            return f"its state is saved{reached(index)}; go on with: {spoken(command, options=('--resume', run.name))}"
+        if folder.is_dir():
+            return (
+                f"before it had a checkpoint, so there is nothing to resume; remove {shown(folder)}, and start it anew"
+            )
+    except (OSError, RunFolderError):
+        return f"what it has saved is in {folder}"
+    return "before it had a checkpoint, so there is nothing to resume; start it anew"
+
+
+def reached(index: Path) -> str:
+    """How far a training's checkpoint goes, for a person; "" of a search, or where it cannot be read."""
+    try:
+        meta = json.loads(index.read_text(encoding="utf-8"))["meta"]
+        return f" after epoch {meta['epoch']}, step {meta['step']}"
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""
 
 
 def print_result(run: RunFolder, result: dict[str, Any]) -> None:

@@ -20,11 +20,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from analysis.files import replace_text
 from analysis.rounding import decimal_text
 from analysis.run_folder import RunFolder, find_run
 from analysis.settings import by_setting
 from analysis.statistics import t_interval
-from runs.folders import recorded_config
+from runs.folders import file_to_write, recorded_config
 from training.config import Config, UserError, make_config
 
 if TYPE_CHECKING:
@@ -116,13 +117,13 @@ def run_transfer(
     wanted = chosen_methods(methods)
     if seeds > 1 and "finetune" not in wanted:
         raise UserError(f"--seeds={seeds} repeats fine-tuning, the other methods have little to repeat; leave it out")
-    if csv is not None and (csv.is_dir() or not csv.absolute().parent.is_dir()):
+    csv = file_to_write(csv, "--csv")
+    if csv is not None and not csv.absolute().parent.is_dir():  # a slip, found before minutes are spent
         raise UserError(f"--csv {csv}: expected a file in a folder that exists")
     runs = list({run.path.resolve(): run for run in map(find_run, names)}.values())
     chosen = [chosen_weights(run, weights) for run in runs]
     configs = {name: target_config(name, overrides) for name in dict.fromkeys(datasets)}
 
-    from training.checkpoint import write_atomically
     from training.devices import pick_device  # imports torch: 5 s
     from training.transfer import Source, open_target
 
@@ -145,7 +146,7 @@ def run_transfer(
     ]
     print(as_text(rows))
     if csv is not None:
-        write_atomically(csv, as_csv(rows))
+        replace_text(csv, as_csv(rows))
 
 
 # What is asked for

@@ -5,25 +5,37 @@ from __future__ import annotations
 import sys
 import threading
 import webbrowser
+from collections.abc import Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from analysis.run_folder import out_root, run_names
 from runs.folders import shown
 from training.config import Config, UserError
 
+if TYPE_CHECKING:
+    from analysis.watch import Host
 
-def run_watch(names: list[str], *, port: int, open_browser: bool) -> None:
+
+def run_watch(
+    names: list[str], *, port: int, open_browser: bool, allow_hosts: Sequence[str] = (), base_path: str = "/"
+) -> None:
     """Serve the live page of runs at http://127.0.0.1:PORT/ until Ctrl-C; runs that are not there yet are waited for.
 
-    port: the first to be tried; the next one that is free is taken. Raises UserError where none is.
+    port: the first to be tried; the next one that is free is taken. allow_hosts: HOST or HOST:PORT by which a browser
+    may reach it as well, through a tunnel or a proxy; base_path: where that proxy shows it. Raises UserError where no
+    port is free, or a host or the path is none.
     """
     from analysis.report import SECTIONS  # matplotlib
     from analysis.sections.how import how
-    from analysis.watch import LivePage, Server, place_of
+    from analysis.watch import LivePage, Server, base_of, place_of
 
+    allowed, base = [allowed_host(text) for text in allow_hosts], base_of(base_path)
+    if base is None:
+        raise UserError(f"--base-path {base_path!r:.80}: expected a path such as /user/me/proxy/8321/")
     live = LivePage(list(dict.fromkeys(names)), SECTIONS | {"how": partial(how, defaults=Config().model_dump())})
     try:
-        server = Server(live, port)
+        server = Server(live, port, allowed, base)
     except OSError as error:
         raise UserError(
             f"--port {port}: neither it nor the ports after it can be used: {error.strerror}; name another"
@@ -34,6 +46,8 @@ def run_watch(names: list[str], *, port: int, open_browser: bool) -> None:
     if server.server_port != port:
         print(f"run: port {port} is taken, so it is {server.server_port}", file=sys.stderr)
     print(f"{server.url} shows {', '.join(live.names)} until Ctrl-C", flush=True)
+    if allow_hosts:
+        print(f"also by the name{'s' * (len(allow_hosts) > 1)} {', '.join(allow_hosts)}", flush=True)
     live.start()
     if open_browser:
         threading.Thread(target=webbrowser.open, args=[server.url], daemon=True).start()
@@ -43,6 +57,19 @@ def run_watch(names: list[str], *, port: int, open_browser: bool) -> None:
         print("\nrun: stopped watching", file=sys.stderr)
         live.close()  # a thread that is drawing when the interpreter ends would make it abort
         raise SystemExit(130) from None
+
+
+def allowed_host(text: str) -> Host:
+    """The host that --allow-host names. Raises UserError where it is none."""
+    from analysis.watch import parsed_host
+
+    host = parsed_host(text)
+    if host is None:
+        raise UserError(
+            f"--allow-host {text!r:.80}: expected one HOST or HOST:PORT as a browser's address line has it, such as "
+            "localhost:9999 or hub.example.org, without https:// and path, and no *"
+        )
+    return host
 
 
 def missing(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import http.server
 import json
 import os
 import re
@@ -687,3 +688,145 @@ def test_in_a_browser(served, growing, opened):
     assert all(width > 0 for width in first.evaluate(LOADED))
     assert wrong == also_wrong == []
     assert RunFolder(folder).state == "done"
+
+
+# From afar: an SSH tunnel, a proxy with a path
+
+
+@contextmanager
+def served_as(live, allowed=(), base="/"):
+    """The server of a page that is told how it is reached, at work."""
+    from runs.watch import allowed_host
+
+    with Server(live, 0, [allowed_host(text) for text in allowed], base) as made:
+        thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        live.start()
+        yield made
+        made.shutdown()
+        thread.join()
+        live.close()
+
+
+def test_a_foreign_name_is_told_how_to_be_allowed(server):
+    status, headers, text = ask(server, Host="localhost:9999")
+    assert status == 403 and headers["Content-Type"].startswith("text/plain")
+    assert "--allow-host localhost:9999" in text and "--base-path" in text
+    assert "<" not in ask(server, Host="<script>alert(1)</script>")[2]
+
+
+@pytest.mark.parametrize(
+    ("allowed", "known", "refused"),
+    [
+        ("localhost:9999", ("localhost:9999", "LocalHost:9999"), ("localhost:9998", "localhost", "evil:9999", "127.0.0.1:9999")),
+        ("hub.example.org", ("hub.example.org", "hub.example.org:8000"), ("x.hub.example.org", "hub.example.org.evil", "")),
+        ("hub.example.org:443", ("hub.example.org", "hub.example.org:443"), ("hub.example.org:80",)),
+        ("[::1]:9999", ("[::1]:9999",), ("[::2]:9999", "::1:9999")),
+    ],
+)  # fmt: skip
+def test_an_allowed_name_is_answered_and_no_other(live, allowed, known, refused):
+    with served_as(live, [allowed]) as server:
+        for host in (*known, f"127.0.0.1:{server.server_port}"):
+            assert ask(server, Host=host)[0] == ask(server, "/changes", Host=host)[0] == 200
+        for host in (*refused, "evil.example", f"evil.example:{server.server_port}"):
+            assert ask(server, Host=host)[0] == ask(server, "/changes", Host=host)[0] == 403
+
+
+def test_another_sites_origin_is_refused_and_an_allowed_ones_is_not(live):
+    with served_as(live, ["hub.example.org"]) as server:
+        name = {"Host": "hub.example.org"}
+        assert ask(server, "/changes", Origin="https://hub.example.org", **name)[0] == 200
+        for origin in ("https://evil.example", "null", "https://hub.example.org.evil"):
+            assert ask(server, "/changes", Origin=origin, **name)[0] == 404
+        assert ask(server, "/changes", Sec_Fetch_Site="cross-site", **name)[0] == 404
+
+
+def test_a_path_is_answered_whether_a_proxy_takes_it_away_or_not(live):
+    base = "/user/me/proxy/8321/"
+    with served_as(live, base=base) as server:
+        for path in ("/", base):
+            status, _, text = ask(server, path)
+            assert status == 200 and f'data-base="{base}"' in text
+            assert ask(server, f"{path}changes")[0] == 200
+        status, headers, _ = ask(server, base[:-1])
+        assert status == 308 and headers["Location"] == base
+        for path in (f"{base}config.json", "/user/me/", "/user/", f"{base}..", f"{base}/"):
+            assert ask(server, path)[0] == 404
+        assert server.url.endswith(base)
+
+
+def test_a_page_without_a_path_has_no_trace_of_one(server):
+    assert "data-base" not in ask(server)[2].split("<body>")[0].split("<style>")[0]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--allow-host", "https://hub.example.org/", "expected one HOST or HOST:PORT"),
+        ("--allow-host", "*", "and no *"),
+        ("--allow-host", "a:99999", "expected one HOST"),
+        ("--allow-host", "", "expected one HOST"),
+        ("--base-path", "/a/../b/", "expected a path"),
+        ("--base-path", "https://hub/x", "expected a path"),
+        ("--base-path", "/a//b", "expected a path"),
+        ("--base-path", '/a"><script>/', "expected a path"),
+        ("--base-path", "/a?b", "expected a path"),
+    ],
+)
+def test_what_is_no_host_or_path_is_one_line(cli, option, value, words):
+    status, _, error = cli("watch", "a", option, value)
+    assert status == 2 and error.startswith(f"run: {option} ") and words in error and len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "base"), [("/", "/"), ("", "/"), ("x", "/x/"), ("/x/y", "/x/y/"), ("/~me/x y", None)]
+)
+def test_paths_have_a_slash_at_either_end(given, base):
+    from analysis.watch import base_of
+
+    assert base_of(given) == base
+
+
+class Proxy(http.server.BaseHTTPRequestHandler):
+    """A proxy at PREFIX, which passes the path on as it came, or without the prefix."""
+
+    prefix, strips, target = "/user/me/proxy/8321/", False, 0
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        path = "/" + self.path.removeprefix(self.prefix).lstrip("/") if self.strips else self.path
+        if self.strips and path.strip("/") == self.prefix.strip("/"):
+            path = "/"  # as Jupyter's, which shows the page at an address without its last slash as well
+        inner = http.client.HTTPConnection("127.0.0.1", self.target, timeout=10)
+        inner.request("GET", path, headers=dict(self.headers))
+        answer = inner.getresponse()
+        body = answer.read()
+        self.send_response(answer.status)
+        for name, value in answer.getheaders():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+        inner.close()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.parametrize("strips", [True, False])
+@pytest.mark.parametrize("address", [Proxy.prefix, Proxy.prefix[:-1]])
+def test_in_a_browser_behind_a_proxy(live, out, opened, strips, address):
+    kind = type("Kind", (Proxy,), {"strips": strips})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), kind) as proxy:
+        name = f"localhost:{proxy.server_port}"
+        with served_as(live, [name], Proxy.prefix) as server:
+            kind.target = server.server_port
+            thread = threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.01})
+            thread.start()
+            page, wrong = opened(f"http://{name}{address}")
+            comes(page, lambda page: "6 lines" in page.locator("#head").inner_text())
+            append(out / "a" / "generations.jsonl", generation(4))
+            comes(page, lambda page: "7 lines" in page.locator("#head").inner_text())
+            assert wrong == []
+            page.close()
+            proxy.shutdown()
+            thread.join()

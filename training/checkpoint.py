@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,10 +20,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from evo.saved import replacing
+from evo.saved import naming, removing, replacing
 from training.config import UserError
 
 Array = NDArray[Any]
@@ -44,24 +46,41 @@ def save_checkpoint(folder: Path, names: Sequence[str], step: int, checkpoint: C
     folder.mkdir(parents=True, exist_ok=True)
     plain = {key: tensor.detach().cpu().contiguous() for key, tensor in checkpoint.tensors.items()}
     unfinished = {"tensors": folder / ".tensors.tmp", "arrays": folder / ".arrays.tmp"}
-    save_file(plain, str(unfinished["tensors"]))
-    with open(unfinished["arrays"], "wb") as file:
-        np.savez(file, **checkpoint.arrays)  # type: ignore[arg-type]
-    for path in unfinished.values():
-        flush(path)
-    sums = {kind: sha256_of(path) for kind, path in unfinished.items()}
-    sums["meta"] = _meta_sha256(checkpoint.meta)
-    for name in names:
-        files = {kind: f"{name}-{step:08d}-{sums[kind][:8]}.{SUFFIXES[kind]}" for kind in unfinished}
-        for kind, path in unfinished.items():
-            _link(path, folder / files[kind])
-        index = {"schema": SCHEMA, "files": files, "sha256": sums, "meta": checkpoint.meta}
-        write_atomically(folder / f"{name}.json", json.dumps(index, indent=1) + "\n")
-        for old in folder.glob(f"{name}-*"):
-            if old.name not in files.values():
-                old.unlink()
+    with removing(*unfinished.values()):
+        with naming(folder):
+            _write_tensors(plain, unfinished["tensors"])
+            with open(unfinished["arrays"], "wb") as file:
+                np.savez(file, **checkpoint.arrays)  # type: ignore[arg-type]
+            for path in unfinished.values():
+                flush(path)
+        sums = {kind: sha256_of(path) for kind, path in unfinished.items()}
+        sums["meta"] = _meta_sha256(checkpoint.meta)
+        for name in names:
+            _put(folder, name, step, unfinished, {"sha256": sums, "meta": checkpoint.meta})
     for path in unfinished.values():
         path.unlink()
+
+
+def _put(folder: Path, name: str, step: int, unfinished: dict[str, Path], rest: dict[str, Any]) -> None:
+    """Make the data files and `rest` the checkpoint NAME, in the place of the one there was."""
+    files = {kind: f"{name}-{step:08d}-{rest['sha256'][kind][:8]}.{SUFFIXES[kind]}" for kind in unfinished}
+    for kind, path in unfinished.items():
+        _link(path, folder / files[kind])
+    write_atomically(folder / f"{name}.json", json.dumps({"schema": SCHEMA, "files": files, **rest}, indent=1) + "\n")
+    for old in folder.glob(f"{name}-*"):
+        if old.name not in files.values():
+            old.unlink()
+
+
+def _write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write a .safetensors file. Raises OSError where the disk does not take it, which safetensors tells in words."""
+    try:
+        save_file(tensors, str(path))
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
 
 
 def load_checkpoint(folder: Path, name: str) -> Checkpoint:

@@ -44,7 +44,7 @@ def emulates_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     Read from what Linux says, without importing torch; elsewhere nothing is known, and False returned.
     """
     try:
-        lines = cpuinfo.read_text(errors="replace").splitlines()
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return False
     for name, _, value in (line.partition(":") for line in lines):

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from training.config import Config, RunOptions, TrainOptions, UserError
 from training.cores import EMULATED, emulates_bfloat16, usable_cores
+from training.launched import launched
 from training.progress import speaks
 
 OLDEST_COMPILED = (7, 0)  # CUDA capability that Triton needs
@@ -30,8 +31,8 @@ def pick_device(options: RunOptions) -> torch.device:
     Of several processes on a machine each takes the GPU of its number. Raises UserError where it is absent.
     """
     use_threads(options.threads)
-    local = int(os.environ.get("LOCAL_RANK", "0"))
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    local = launched("LOCAL_RANK", 0)
+    several = launched("WORLD_SIZE", 1) > 1
     name = options.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from training.config import LostProcessError
+from training.config import LostProcessError, UserError
+from training.launched import NEEDED, check_launched, launched
 
 # What gloo, NCCL and torch's store say when a process they wait for is gone.
 GONE = (
@@ -101,13 +102,24 @@ _joined = False  # whether `start` made the process group
 
 
 def start(device: torch.device) -> World:
-    """Join the processes that were started together; a process alone gets World(0, 1)."""
+    """Join the processes that were started together; a process alone gets World(0, 1).
+
+    Raises UserError where the environment does not say what each of several processes has to know.
+    """
     global _joined  # noqa: PLW0603 (a process has one group)
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    check_launched(NEEDED)
+    size = launched("WORLD_SIZE", 1)
     if size == 1:
         return World()
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        try:
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        except (dist.DistNetworkError, dist.DistStoreError) as error:
+            place = f"MASTER_ADDR={os.environ['MASTER_ADDR']}, MASTER_PORT={os.environ['MASTER_PORT']}"
+            raise UserError(
+                f"the {size} processes do not meet at {place} ({' '.join(str(error).split()):.200}); give all of them the "
+                "address of the first one's machine, and a port that is free there"
+            ) from None
         _joined = True
     return World(dist.get_rank(), size, dist.new_group(backend="gloo"))
 

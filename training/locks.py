@@ -26,12 +26,15 @@ def alone_in(root: Path) -> Iterator[None]:
 def take_lock(folder: Path) -> TextIO | None:
     """The lock of a folder, held until the file is closed; None where another process holds it.
 
-    Raises FileNotFoundError where the folder is gone.
+    Raises FileNotFoundError where the folder is gone, OSError where it cannot be written to or has no locks.
     """
     file = open(folder / LOCK, "a")  # noqa: SIM115 (the caller closes it)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         file.close()
         return None
+    except OSError:
+        file.close()
+        raise
     return file

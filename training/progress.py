@@ -15,7 +15,7 @@ TERMINAL_INTERVAL = 0.5
 
 def speaks() -> bool:
     """Whether this process is the one of its run that tells people things: the first, or the only one."""
-    return os.environ.get("RANK", "0") == "0"
+    return (os.environ.get("RANK") or "0") == "0"
 
 
 def loss_text(loss: float) -> str:

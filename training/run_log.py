@@ -18,11 +18,12 @@ import json
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -34,7 +35,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evo.saved import replacing
+from evo.saved import naming, replacing
 from evo.search import spread
 from training.belonging import id_of, new_id
 from training.checkpoint import write_atomically
@@ -96,10 +97,14 @@ class RunLog:
             self.close()
             raise UserError(taken(self.folder))
         self.id = new_id()
-        (self.folder / "elites").mkdir()
-        self.record(config)
-        found = environment(device, command)
-        write_atomically(self.folder / "environment.json", json.dumps(found, indent=1) + "\n")
+        try:
+            (self.folder / "elites").mkdir()
+            self.record(config)
+            found = environment(device, command)
+            write_atomically(self.folder / "environment.json", json.dumps(found, indent=1) + "\n")
+        except OSError:  # as on a full disk: the name is free again, and what is no run yet is in nobody's way
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise
 
     def record(self, config: Config) -> None:
         """Write config.json; once more where a run goes on with another value of an option that cannot change its result,
@@ -263,20 +268,23 @@ class RunLog:
                 file.truncate(min(length, lengths[name]))
 
     def close(self) -> None:
-        for file in (*self._files.values(), self._lock, self.board):
-            if file is not None:
-                file.close()
-        self._files.clear()
-        self._lock = self.board = None
+        """Close all files, each also where another cannot be written to the end any more."""
+        files = [self._lock, *self._files.values(), self.board]
+        self._files, self._lock, self.board = {}, None, None
+        with naming(self.folder), ExitStack() as stack:
+            for file in files:
+                if file is not None:
+                    stack.callback(file.close)
 
     def _append(self, name: str, record: Mapping[str, Any]) -> None:
         if not self.writes:
             return
         self.check_place()
-        file = self._open(name)
-        file.write(json.dumps(record, default=float) + "\n")
-        file.flush()
-        self._written[name] = file.tell()
+        with naming(self.folder / name):
+            file = self._open(name)
+            file.write(json.dumps(record, default=float) + "\n")
+            file.flush()
+            self._written[name] = file.tell()
 
     def _open(self, name: str) -> TextIO:
         if name not in self._files:
@@ -387,7 +395,7 @@ def _version(package: str) -> str | None:
 
 def _processor() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
@@ -408,7 +416,14 @@ def _commit() -> str | None:
 
 
 def _git(*words: str) -> str:
-    done = subprocess.run(["git", "-C", str(PROJECT), *words], capture_output=True, text=True, timeout=10, check=True)
+    done = subprocess.run(
+        ["git", "-C", str(PROJECT), *words],
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        timeout=10,
+        check=True,
+    )
     return done.stdout.strip()
 
 

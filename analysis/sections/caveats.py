@@ -15,6 +15,7 @@ from analysis.sections.parts import section
 from analysis.settings import Setting, settings_of
 from analysis.states import State
 from analysis.statistics import accuracy_interval, t_interval
+from analysis.tested import images_of_test, unlike
 
 FEW_TEST_IMAGES = 2000  # below, the test images' error alone exceeds 2 points at 70 % accuracy
 DRAWN_AT_RANDOM = ("patchmix",)  # mixes that evolved ones are to beat
@@ -29,8 +30,10 @@ class Caveat(NamedTuple):
 
 
 def caveats(runs: Sequence[RunFolder]) -> str:
-    """Warnings first, then notes; "" where there is neither."""
-    found = sorted(caveats_of(runs), key=lambda caveat: not caveat.warns)
+    """What of the runs could not be read, warnings, notes; "" where there is none of these."""
+    told = dict.fromkeys(line for run in runs for line in run.damaged())
+    found = [Caveat("Damaged file", f"{line}.") for line in told]
+    found += sorted(caveats_of(runs), key=lambda caveat: not caveat.warns)
     items = "\n".join(
         f"<li class='{'warning' if caveat.warns else 'note'}'><strong>{'Warning' if caveat.warns else 'Note'}: "
         f"{escape(caveat.title)}.</strong> {escape(caveat.text)}</li>"
@@ -42,7 +45,10 @@ def caveats(runs: Sequence[RunFolder]) -> str:
 def caveats_of(runs: Sequence[RunFolder]) -> list[Caveat]:
     """All that hold for these runs, one of a title. A text that does not hold for every run names those it holds for."""
     settings = settings_of(runs)
-    found = [caveat for check in OF_ALL for caveat in check(settings)]
+    what = unlike([images_of_test(run) for run in runs if "model" not in run.start])
+    checks = [check for check in OF_ALL if not (what and check is _against_random)]
+    found = [Caveat("Different test images", f"{what}, so their accuracies cannot be compared.")] if what else []
+    found += [caveat for check in checks for caveat in check(settings)]
     for check in OF_RUN:
         told: dict[tuple[str, bool], dict[str, list[str]]] = {}
         for run in runs:

@@ -18,11 +18,13 @@ from analysis.sections.parts import count, duration, figure, key, paragraph, per
 from analysis.settings import Setting, differing, seed_of, settings_of
 from analysis.statistics import accuracy_interval, compare, t_interval, widest_interval
 from analysis.style import LEAST_POINTS, for_page, ink, look, new_figure, soft, tidy, widen
+from analysis.tested import images_of_test, unlike
 from analysis.words import plain, shortened
 
 if TYPE_CHECKING:
     import pandas as pd
 
+NOT_COMPARED = "These runs are not compared, since accuracies on different images cannot be"
 HEAD = ("run", "seed", "state", "last epoch", "median of the last ten tests", "best test on the way", "steps")
 SEARCH_HEAD = ("search", "state", "first generation", "last generation", "image forwards", "time")
 
@@ -102,6 +104,8 @@ def comparison(runs: Sequence[RunFolder]) -> str:
     settings = settings_of(trained) if trained else []
     if len(settings) < 2:
         return ""
+    if what := unlike([images_of_test(run) for run in trained]):
+        return section("comparison", "Comparison", paragraph(f"{NOT_COMPARED}: {what}."), _differences(settings))
     trials = per_seed([(setting.name, seed_of(run), run) for setting in settings for run in setting.runs])
     compared = compare(trials, order=[setting.name for setting in settings])
     return section(

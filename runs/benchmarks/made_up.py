@@ -35,15 +35,17 @@ def make_run(
     changes += [f"search.generations={generations}", f"search.objective={','.join(objectives)}", *options]
     config = {"schema": 2, **load_config("digits", changes).model_dump()}
     (folder / "elites").mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "environment.json").write_text(json.dumps({"schema": 2, "command": "./run train digits", "packages": {}}))
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    (folder / "environment.json").write_text(
+        json.dumps({"schema": 2, "command": "./run train digits", "packages": {}}), encoding="utf-8"
+    )
     _write(folder / "log.jsonl", _events(epochs, rng))
     _write(folder / "generations.jsonl", _generations(epochs, searches, generations, objectives, rng))
     return folder
 
 
 def _write(path: Path, records: Iterator[dict[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
 
 
 def _events(epochs: int, rng: np.random.Generator) -> Iterator[dict[str, Any]]:

@@ -146,9 +146,9 @@ def mark(folder: Path) -> tuple[str, str]:
     """A file below an ablation's folder and its content, by which a node knows whether it shares the disk."""
     path = folder / ".trials" / "shared"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with suppress(FileExistsError), open(path, "x") as file:
+    with suppress(FileExistsError), open(path, "x", encoding="utf-8") as file:
         file.write(secrets.token_hex(16))
-    return str(path), path.read_text()
+    return str(path), path.read_text(encoding="utf-8")
 
 
 def receive(trial: Trial, outcome: Outcome, packed: bytes | None) -> Outcome:
@@ -191,7 +191,7 @@ def run_on_node(
     """
     here = Trial.from_json(trial)
     with suppress(OSError):
-        if content and Path(marker).read_text() == content:
+        if content and Path(marker).read_text(encoding="utf-8") == content:
             return _attempt(here, threads), None
     with tempfile.TemporaryDirectory(prefix="evomix-") as place:
         there = str(here.folder.parent)

@@ -13,12 +13,11 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
-from analysis.run_folder import RunFolderError
-from evo.bank import BankError
+from runs.failures import told
 from runs.trials import Trial, run_trial
-from training.config import UserError
 
 STOPPED = 130  # exit statuses, besides 0 and 2 for what the user can mend
 BUSY = 75  # another process is at the trial
@@ -35,9 +34,12 @@ def main() -> int:
         return {"done": 0, "busy": BUSY}[run_trial(trial, order["patience"], Path(order["output"]))]
     except KeyboardInterrupt:
         return STOPPED
-    except (UserError, RunFolderError, BankError) as error:
-        for line in str(error).splitlines():
-            print(f"run: {line}", file=sys.stderr)
+    except Exception as error:
+        lines = told(error)
+        if lines is None:
+            raise
+        with suppress(OSError):  # the output is a file on what may be a full disk
+            print(*(f"run: {line}" for line in lines), sep="\n", file=sys.stderr)
         return 2
 
 

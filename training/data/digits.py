@@ -25,7 +25,7 @@ def load(options: DataOptions, root: Path) -> tuple[ImageSet, ImageSet]:
     package = find_spec("sklearn")
     if package is None or package.origin is None:
         raise UserError("data.name=digits: scikit-learn is not installed; run `./run` once to install it")
-    with gzip.open(Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz", "rt") as file:
+    with gzip.open(Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz", "rt", encoding="ascii") as file:
         table = np.loadtxt(file, delimiter=",", dtype=np.int64)
     grey = np.rint(table[:, :-1] * (255 / 16)).astype(np.uint8)  # 17 levels, 0..16
     images = torch.from_numpy(grey.reshape(-1, 1, 8, 8))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,6 +11,7 @@ from itertools import islice
 from torch import Tensor
 
 from training.cores import usable_cores
+from training.launched import launched
 
 Batch = tuple[Tensor, Tensor]
 AHEAD = 3  # batches held besides the consumer's: decoding is uneven, more would cost memory
@@ -49,4 +49,4 @@ def prefetched_with_threads(
 
 def decoding_threads() -> int:
     """Threads to decode with: the cores this process may use, shared by the processes of this machine."""
-    return max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, usable_cores() // max(1, launched("LOCAL_WORLD_SIZE", 1)))
