@@ -366,7 +366,7 @@ def whole_lines(path: Path) -> list[dict[str, Any]]:
 TEXTS = ("event", "reason")
 COUNTS = (
     "epoch", "step", "steps", "training_images", "test_images", "image_forwards", "search_forwards", "processes", "search",
-    "images", "generation", "generations", "forwards",
+    "generation", "generations", "forwards",
 )  # fmt: skip
 NUMBERS = (
     "accuracy", "live_accuracy", "test_loss", "image_loss", "training_accuracy", "last_accuracy", "median10_accuracy",
@@ -398,17 +398,17 @@ def wrong_in_event(record: Mapping[str, Any]) -> str | None:
 def checked_generations(path: Path, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The records. Raises RunFolderError where a value is of another kind than we write."""
     for number, record in enumerate(records, 1):
-        if what := wrong_in(record):
+        if what := wrong_in(record, (*COUNTS, "images")):  # a start event has its images' digest by that name
             raise RunFolderError(f"{path}: generation {number} of the file has {what}")
     return records
 
 
-def wrong_in(record: Mapping[str, Any]) -> str | None:
+def wrong_in(record: Mapping[str, Any], counts: Sequence[str] = COUNTS) -> str | None:
     """The first value of a record that is not of its kind; None where all are."""
     for name in TEXTS:
         if name in record and type(record[name]) is not str:
             return f"no text {name!r}, but {record[name]!r:.40}"
-    for name in COUNTS:
+    for name in counts:
         if name in record and not (type(record[name]) in (int, float) and abs(record[name]) <= LARGEST):
             return f"no number {name!r}, but {record[name]!r:.40}"
     for name in NUMBERS:

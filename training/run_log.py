@@ -103,6 +103,7 @@ class RunLog:
             found = environment(device, command)
             write_atomically(self.folder / "environment.json", json.dumps(found, indent=1) + "\n")
         except OSError:  # as on a full disk: the name is free again, and what is no run yet is in nobody's way
+            self.close()
             shutil.rmtree(self.folder, ignore_errors=True)
             raise
 
