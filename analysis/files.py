@@ -34,7 +34,7 @@ def replace_text(path: Path, text: str) -> Path:
     return path
 
 
-LONGEST = 120  # characters of a name that is made of others; a file name has at most 255 bytes
+LONGEST = 119  # characters of a name that is made of others; a file name has at most 255 bytes
 
 
 def joined_name(names: Sequence[str]) -> str:

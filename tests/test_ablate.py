@@ -305,7 +305,7 @@ def test_the_log_of_what_is_done_is_read_once_until_it_changes(tmp_path, monkeyp
     (trial,) = an_ablation(tmp_path, "a")
     cut_off(trial)
     read, reader = [], run_folder.read_lines
-    monkeypatch.setattr(run_folder, "read_lines", lambda path: read.append(path) or reader(path))
+    monkeypatch.setattr(run_folder, "read_lines", lambda path, *head: read.append(path) or reader(path, *head))
     assert trial.state() == "started" and trial.result is None and len(read) == 2
     finish(trial)
     assert trial.state() == "done" and trial.result["last_accuracy"] == 50 and len(read) == 3
