@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.run_folder import RunFolder, find_run, out_root
-from training.config import Config, Place, UserError, idle_options, make_config
+from training.config import PROJECT, Config, Place, UserError, idle_options, make_config
 from training.places import spoken, taken, user_path
 from training.progress import speaks
 
@@ -182,3 +182,8 @@ def places_used(config: Config) -> dict[str, str]:
 
 def _is_run(name: str) -> bool:
     return (out_root() / name / "config.json").is_file()
+
+
+def python_path() -> str:
+    """PYTHONPATH for processes started from here: this project's folder before the user's own."""
+    return os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])])

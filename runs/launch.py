@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import IO
 
 from runs import LOST
-from runs.folders import TAKEN, shown
-from training.config import PROJECT, UserError
+from runs.folders import TAKEN, python_path, shown
+from training.config import UserError
 from training.cores import usable_cores
 from training.places import spoken
 from training.stopping import stop_signals
@@ -130,7 +130,7 @@ def _environment(rank: int, processes: int, port: int) -> dict[str, str]:
     return {
         "OMP_NUM_THREADS": threads,
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        "PYTHONPATH": python_path(),
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
         "LOCAL_WORLD_SIZE": str(processes),

@@ -13,6 +13,7 @@ def demo(cli, monkeypatch):
     """The lines that a tiny demo prints."""
     import runs.demo
 
+    monkeypatch.setattr(runs.demo, "SMALLER", ())
     load = runs.demo.load_config
     monkeypatch.setattr(runs.demo, "load_config", lambda recipe, overrides: load(recipe, [*TINY, *overrides]))
     status, text, error = cli("demo")

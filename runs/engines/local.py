@@ -17,8 +17,9 @@ from pathlib import Path
 
 from analysis.run_folder import RunFolderError
 from runs.engines.worker import BUSY, STOPPED
+from runs.folders import python_path
 from runs.trials import Outcome, Trial
-from training.config import PROJECT, UserError
+from training.config import UserError
 from training.cores import EMULATED, emulates_bfloat16, usable_cores
 
 COMMAND = (sys.executable, "-P", "-m", "runs.engines.worker")
@@ -83,10 +84,9 @@ class TrialProcess:
         # Under a name of its own until the process holds the trial: another one's output stays.
         handle, name = tempfile.mkstemp(prefix="output-", suffix=".txt", dir=trial.notes)
         self._name, self._output = Path(name), os.fdopen(handle, "w+b")
-        paths = [str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]
         self._process = subprocess.Popen(
             [*COMMAND, trial.name],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **(environment or {})},
+            env={**os.environ, "PYTHONPATH": python_path(), **(environment or {})},
             stdin=subprocess.PIPE,  # while it is open this process lives, see worker.py
             stdout=self._output,
             stderr=self._output,

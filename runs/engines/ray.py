@@ -23,8 +23,9 @@ from typing import Any
 
 from runs.engines.archive import ArchiveError, pack, unpack
 from runs.engines.local import TrialProcess
+from runs.folders import python_path
 from runs.trials import Outcome, Trial
-from training.config import PROJECT, UserError
+from training.config import UserError
 from training.cores import usable_cores
 from training.locks import take_lock
 
@@ -83,11 +84,10 @@ class RayEngine:
         self._ray.shutdown()
 
     def _connect(self) -> None:
-        paths = [str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]
         common = {
             "log_to_driver": False,
             "logging_level": "error",
-            "runtime_env": {"env_vars": {"PYTHONPATH": os.pathsep.join(paths)}},
+            "runtime_env": {"env_vars": {"PYTHONPATH": python_path()}},
         }
         address = os.environ.get("RAY_ADDRESS")
         try:
