@@ -72,11 +72,20 @@ def test_nothing_is_said_of_sound_losses_nor_of_a_first_epoch_that_is_merely_bad
 
 @pytest.mark.parametrize("loss", [1e3, 1e300, math.inf, math.nan, -1e5])
 @pytest.mark.parametrize("key", ["image_loss", "cell_loss", "test_loss"])
-def test_any_loss_of_any_size_is_told_and_drawn(out, loss, key):
+def test_any_loss_of_any_size_is_told(out, loss, key):
     path = make_run(out / "any", 3, 3, 2)
     run = changed(path, "log.jsonl", lambda line: line.update({key: loss}) if line.get("epoch") == 2 else None)
     run = changed(path, "generations.jsonl", lambda line: line.update(best=loss) if line.get("search") == 2 else None)
     assert "In epoch 2 (up to step 20)" in divergence(run) and "In search 2" in search_divergence(run)
+
+
+@pytest.mark.parametrize("loss", [1e300, math.nan])
+def test_pages_and_curves_of_any_loss_are_drawn(out, loss):
+    path, keys = make_run(out / "any", 3, 3, 2), ("image_loss", "cell_loss", "test_loss")
+    run = changed(
+        path, "log.jsonl", lambda line: line.update(dict.fromkeys(keys, loss)) if line.get("epoch") == 2 else None
+    )
+    run = changed(path, "generations.jsonl", lambda line: line.update(best=loss) if line.get("search") == 2 else None)
     sections = render_sections([run])
     assert "Training diverged" in sections["warnings"] and sections["training"] and sections["search"]
     assert write_curves([run])

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import runs.train
 from analysis.files import joined_name
 from analysis.report import default_path
-from analysis.run_folder import RunFolder, out_root
+from analysis.run_folder import RunFolder, RunFolderError, out_root
 from runs.ablate import read_ablation
 from runs.folders import TAKEN, new_run_folder, numbered
 from training.config import UserError, data_root, make_config
@@ -66,11 +66,11 @@ def test_a_folder_that_nothing_was_written_to_goes_again(out):
 def test_a_place_that_is_none_is_one_line(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere" / "x")
-    for place in ("file", "file/below", "dangling"):
+    for place, words in (("file", "is a file"), ("file/below", "cannot be made"), ("dangling", "cannot be made")):
         monkeypatch.setenv("EVOMIX_OUT", str(tmp_path / place))
         if place == "dangling":
             (tmp_path / "nowhere").write_text("")
-        with pytest.raises(UserError, match="cannot be made"):
+        with pytest.raises((UserError, RunFolderError), match=words):
             numbered("x").__enter__()
 
 
