@@ -104,7 +104,8 @@ def test_a_report_lacks_what_is_damaged_and_says_which_file(cli, run, case):
 @pytest.mark.parametrize(
     ("command", "case"),
     [
-        *((command, case) for command in ("gallery", "lineage", "show", "list") for case in CASES),
+        *((command, case) for command in ("lineage", "show", "list") for case in CASES),
+        *(("gallery", case) for case in ("torn search", "search without an array", "torn event", "torn environment")),
         *(
             (command, case)
             for command in ("curves", "patterns")
