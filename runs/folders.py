@@ -83,7 +83,7 @@ def file_to_write(given: Path | None, option: str = "--out") -> Path | None:
     """
     if given is None:
         return None
-    path = given.expanduser()
+    path = user_path(given)
     if path.is_dir() or not path.name:
         raise UserError(f"{option} {given}: expected a file, and this is a folder; name a file in it")
     _check_folders(path.parent, given, option)
@@ -96,7 +96,7 @@ def folder_to_write(given: Path | None, option: str = "--out") -> Path | None:
     """
     if given is None:
         return None
-    path = given.expanduser()
+    path = user_path(given)
     _check_folders(path, given, option)
     return path
 
@@ -105,7 +105,7 @@ def _check_folders(path: Path, given: Path, option: str) -> None:
     there = next(place for place in (path, *path.absolute().parents) if place.exists() or place.is_symlink())
     if not there.is_dir():
         what = "a link that leads nowhere" if not there.exists() else "a file"
-        which = "this" if there.absolute() == given.expanduser().absolute() else there
+        which = "this" if there.absolute() == user_path(given).absolute() else there
         raise UserError(f"{option} {given}: expected a folder, and {which} is {what}; name another place")
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import typer
+
+from training.places import user_path
 
 
 def whole(low: int, high: int | None = None) -> dict[str, Any]:
@@ -22,7 +23,7 @@ def share(low: float, high: float | None = None) -> dict[str, Any]:
 
 def place(given: str | Path) -> Path:
     """For typer.Option: the path of a file or folder; `~` and `~name` at its beginning are home folders."""
-    return Path(os.path.expanduser(given))
+    return user_path(given)
 
 
 def _within(read: Callable[[str], Any], low: float, high: float | None) -> Callable[[Any], Any]:

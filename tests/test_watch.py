@@ -352,9 +352,9 @@ def test_signatures_see_size_time_and_files(tmp_path):
 
 
 @contextmanager
-def serving(live):
-    """The server of a page, both at work."""
-    with Server(live, 0) as made:
+def serving(live, *reached):
+    """The server of a page, both at work. reached: how it is, as Server takes it."""
+    with Server(live, 0, *reached) as made:
         thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         live.start()
@@ -698,14 +698,8 @@ def served_as(live, allowed=(), base="/"):
     """The server of a page that is told how it is reached, at work."""
     from runs.watch import allowed_host
 
-    with Server(live, 0, [allowed_host(text) for text in allowed], base) as made:
-        thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        live.start()
+    with serving(live, [allowed_host(text) for text in allowed], base) as made:
         yield made
-        made.shutdown()
-        thread.join()
-        live.close()
 
 
 def test_a_foreign_name_is_told_how_to_be_allowed(server):
