@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from evo.saved import naming, removing
+from evo.storage import naming, removing
 
 
 @contextmanager

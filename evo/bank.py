@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from evo.saved import replacing
+from evo.storage import replacing
 
 Array = NDArray[Any]
 Pairing = Literal["random", "affinity", "assignment"]

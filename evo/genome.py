@@ -18,7 +18,7 @@ from deap import base
 from numpy.typing import NDArray
 
 from evo.packed import Masks
-from evo.saved import read_arrays, write_arrays
+from evo.storage import read_arrays, write_arrays
 
 Array = NDArray[Any]
 SCHEMA = 1

@@ -26,7 +26,7 @@ import numpy as np
 from deap import base, tools
 from numpy.typing import NDArray
 
-from evo import saved
+from evo import storage
 from evo.archive import RowArchive, first_of_each
 from evo.bank import PatternBank
 from evo.genome import Population
@@ -330,14 +330,14 @@ class Search:
 
         An open proposal is not part of it: the restored search proposes the same again.
         """
-        saved.write(path, self.state(), extra or {})
+        storage.write(path, self.state(), extra or {})
 
     def restore(self, path: Path | str) -> dict[str, Array]:
         """Go on from what `save` wrote, in a search made with the same arguments; return the extra arrays.
 
         Raises ValueError in one line where the file is not sound or is of another search.
         """
-        state, extra = saved.read(path)
+        state, extra = storage.read(path)
         self.set_state(state)
         return extra
 
@@ -357,8 +357,8 @@ class Search:
             "stale": self._stale,
             "best": [self._best, self._best_at],
             "idle": self._idle,
-            "records": saved.plain(self.records),
-            "random": saved.plain({name: before[name] for name in ("numpy", "python")}),
+            "records": storage.plain(self.records),
+            "random": storage.plain({name: before[name] for name in ("numpy", "python")}),
             "held": isinstance(low, np.ndarray),
         }
         groups: dict[str, dict[str, Array]] = {
@@ -372,11 +372,11 @@ class Search:
             groups["hall"] = Population.gather(list(self.hall_of_fame)).arrays()
         if meta["held"]:
             groups["rules"] = {"kept": np.asarray(low), "allowed": allowed}
-        return saved.flatten(meta, groups)
+        return storage.flatten(meta, groups)
 
     def set_state(self, state: dict[str, Array]) -> None:
         """Undo `state`. Raises ValueError where it is of a search made otherwise."""
-        meta, groups = saved.unflatten(state)
+        meta, groups = storage.unflatten(state)
         differing = [
             f"{name}: {meta['made_with'].get(name)} there, {value} here"
             for name, value in self._made_with().items()

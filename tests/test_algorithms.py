@@ -355,7 +355,7 @@ def test_tournament_prefers_the_fitter():
 
 def test_losses_are_carried_where_the_evaluation_carries_them():
     """As under DEAP's own algorithms: rows that either parent has are not asked for again."""
-    from evo.stock import Evaluator
+    from evo.deap_compat import Evaluator
 
     rng = np.random.default_rng(0)
     truth = rng.random((12, 12, 3, 3)).astype(np.float32)

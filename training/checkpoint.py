@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from evo.saved import naming, removing, replacing
+from evo.storage import naming, removing, replacing
 from training.config import UserError
 
 Array = NDArray[Any]

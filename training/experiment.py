@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from evo import saved
+from evo import storage
 from evo.islands import Islands
 from evo.search import Elites, Search
 from training.belonging import checkpoint_digest
@@ -174,7 +174,7 @@ class Experiment:
             f"elites.{name}": np.concatenate([getattr(elites, name) for elites in self.elites])
             for name in Elites._fields
         }
-        saved.write(
+        storage.write(
             self.file,
             self.search.state(),
             {
@@ -195,7 +195,7 @@ class Experiment:
         are kept, if there is one. Raises UserError where what was saved is unsound.
         """
         try:
-            state, extra = saved.read(self.file)
+            state, extra = storage.read(self.file)
             if str(extra.get("id", "")) != (self.log.id or ""):
                 raise ValueError("it is of another run than the folder's config.json")
             check_images(

@@ -35,8 +35,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evo.saved import naming, replacing
 from evo.search import spread
+from evo.storage import naming, replacing
 from training.belonging import id_of, new_id
 from training.checkpoint import write_atomically
 from training.compose import compose

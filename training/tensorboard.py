@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from evo.saved import replacing
+from evo.storage import replacing
 from training.config import UserError
 
 FLUSH = 2.0  # seconds that points wait at most in this process, while there are others

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from evo.saved import replacing
+from evo.storage import replacing
 from training.checkpoint import sha256_of, write_atomically
 from training.config import UserError
 from training.data.decode import Decoder, decode_into

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from deap import algorithms, base, tools
 
+from evo.deap_compat import Evaluator, batched_map, mate, mutate
 from evo.genome import Population
 from evo.operators import CROSSOVERS
-from evo.stock import Evaluator, batched_map, mate, mutate
 from tests.test_search import B, G, Table
 
 
