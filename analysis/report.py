@@ -22,7 +22,7 @@ from analysis.sections.pictures import gallery
 from analysis.sections.result import comparison, result
 from analysis.sections.search import operators, search
 from analysis.sections.training import training
-from evo.bank import BankError
+from evo.errors import BankError
 
 Section = Callable[[Sequence[RunFolder]], str]
 SECTIONS: dict[str, Section] = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import zipfile
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.states import State, state_of_event
+from evo.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,7 +46,7 @@ NEEDED = (  # options that every config has
 LOCK = ".lock"  # held by the process that writes a run, see training/locks.py
 
 
-class RunFolderError(ValueError):
+class RunFolderError(UserError):
     """A run folder that is missing, damaged or of another version; told in one line."""
 
 
@@ -70,8 +70,7 @@ def find_run(name: str, *, forgiving: bool = False) -> RunFolder:
         if (path / "config.json").is_file():
             return RunFolder(path, forgiving=forgiving)
     names = run_names()
-    close = difflib.get_close_matches(name, names, 1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
+    hint = did_you_mean(name, names)
     known = f" Runs: {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}." if names else ""
     raise RunFolderError(f"no run {name!r} in {out_root()}, nor is it a run folder{hint}.{known}")
 

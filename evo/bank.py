@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from evo.errors import BankError, did_you_mean
 from evo.storage import replacing
 
 Array = NDArray[Any]
@@ -57,10 +58,6 @@ UNSOUND = (
     zipfile.BadZipFile,
     zlib.error,
 )
-
-
-class BankError(ValueError):
-    """A pattern file that is missing or is not a sound bank; told in one line."""
 
 
 class PatternBank:
@@ -158,12 +155,9 @@ class PatternBank:
         """Raises BankError, with the nearest names, where it has no such class."""
         if name in self.class_names:
             return self.class_names.index(name)
-        from difflib import get_close_matches
-
-        close = get_close_matches(name, self.class_names, 1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
         known = ", ".join(self.class_names[:20]) + (", ..." if self.num_classes > 20 else "")
-        raise BankError(f"there is no class {name!r:.60} among the patterns' classes; {hint}they are {known}")
+        hint = did_you_mean(name, self.class_names)
+        raise BankError(f"there is no class {name!r:.60} among the patterns' classes{hint} (they are {known})")
 
     def describe(self) -> str:
         """What it holds, in lines for a person."""

@@ -10,7 +10,6 @@ the population it is in, so a row that has not changed may score otherwise in th
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from evo.errors import UserError, did_you_mean
 from evo.packed import Masks
 
 Array = NDArray[Any]
@@ -229,9 +229,8 @@ def _parse_sum(text: str) -> Objective:
             )
         sign, number, name = match.groups()
         if name not in OBJECTIVES:
-            close = difflib.get_close_matches(name, OBJECTIVES, 1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise ValueError(f"unknown objective {name!r}; there are {', '.join(OBJECTIVES)}{hint}")
+            hint = did_you_mean(name, OBJECTIVES)
+            raise UserError(f"unknown objective {name!r}{hint} (choose from {', '.join(OBJECTIVES)})")
         if name in (named for _, named in terms):
             raise ValueError(f"{name!r} stands twice in the sum {text!r}")
         weight = float(number or 1) * (-1 if sign == "-" else 1)

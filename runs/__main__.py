@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from analysis.states import State
+from evo.errors import LostProcessError
 from runs import LOST
 from runs.failures import told
 from runs.output import CLOSED, ClosedOutputError, give_up_output, plain_output
@@ -448,7 +449,7 @@ def run_command(arguments: list[str] | None) -> int:
         elif (lines := told(error, command_of(arguments))) is not None:
             for line in lines:
                 print(f"run: {line}", file=sys.stderr)
-            if is_a(error, "LostProcessError"):
+            if isinstance(error, LostProcessError):
                 return LOST
         else:
             raise

@@ -29,9 +29,10 @@ from pathlib import Path
 from typing import Any
 
 from analysis.run_folder import out_root
+from evo.errors import UserError
 from runs.folders import with_run_paths
 from runs.trials import Trial
-from training.config import Config, UserError, make_config, read_yaml, recipe_path
+from training.config import Config, make_config, read_yaml, recipe_path
 
 REQUIRED = ("recipe", "seeds")
 OPTIONAL = ("common", "by_seed", "variants", "grid", "resources")

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analysis.run_folder import RunFolder, find_run, out_root
 from analysis.settings import Readings, common, counted, difference, readings_of
 from analysis.tested import images_beside, images_of_test, unlike
+from evo.errors import UserError, did_you_mean
 from runs.folders import folder_to_write, recorded_config, shown
-from training.config import PROJECT, UserError
+from training.config import PROJECT
 from training.places import spoken, user_path
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ def run_compare(names: list[str], measure: str, baseline: str | None, out: Path 
     """Print the comparison, against `baseline` or else the first variant; with `out` write its forms there.
 
     names: of tables (a per_seed.csv, or a folder with one, also by its name in runs/out or runs/results) and of runs,
-    of which those named VARIANT-sN are seeds of one variant. Raises UserError and RunFolderError.
+    of which those named VARIANT-sN are seeds of one variant. Raises UserError.
     """
     from analysis.ablation import MEASURES, as_text, write_tables
     from analysis.statistics import compare
@@ -35,7 +34,7 @@ def run_compare(names: list[str], measure: str, baseline: str | None, out: Path 
 
     if measure not in MEASURES:
         raise UserError(
-            f"--measure: expected one of {', '.join(MEASURES)}, got {measure!r:.60}{_close(measure, MEASURES)}"
+            f"--measure: expected one of {', '.join(MEASURES)}, got {measure!r:.60}{did_you_mean(measure, MEASURES)}"
         )
     found = {name: table_of(name) for name in names}
     tables = list(dict.fromkeys(table.resolve() for table in found.values() if table is not None))
@@ -48,7 +47,7 @@ def run_compare(names: list[str], measure: str, baseline: str | None, out: Path 
     variants = list(dict.fromkeys(trials["variant"]))
     if baseline is not None and baseline not in variants:
         raise UserError(
-            f"--baseline: there is no variant {baseline!r}{_close(baseline, variants)} (choose from {', '.join(variants)})"
+            f"--baseline: there is no variant {baseline!r}{did_you_mean(baseline, variants)} (choose from {', '.join(variants)})"
         )
     if trials[measure].isna().all():
         raise UserError(f"--measure {measure}: these results are of before it was kept; choose another measure")
@@ -104,13 +103,13 @@ def table_of(name: str) -> Path | None:
         return None
     tables, runs = _known(TABLE), _known("config.json")
     raise UserError(
-        f"{name}: no run in {out_root()}, nor a folder with a {TABLE}{_close(name, tables + runs)}; "
+        f"{name}: no run in {out_root()}, nor a folder with a {TABLE}{did_you_mean(name, tables + runs)}; "
         f"expected runs, or tables such as {', '.join(tables[:6])}"
     )
 
 
 def read_trials(tables: list[Path], runs: list[RunFolder]) -> pd.DataFrame:
-    """The trials of tables and runs, one row per variant and seed. Raises UserError and RunFolderError."""
+    """The trials of tables and runs, one row per variant and seed. Raises UserError."""
     from analysis.ablation import read_per_seed
 
     parts = [(shown(table), read_per_seed(table)) for table in tables]
@@ -168,8 +167,3 @@ def _known(file: str) -> list[str]:
     """The names of folders in runs/out and runs/results that hold a file."""
     roots = (out_root(), PROJECT / "runs" / "results")
     return sorted({str(path.parent.relative_to(root)) for root in roots for path in root.glob(f"**/{file}")})
-
-
-def _close(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, known, 1)
-    return f"; did you mean {close[0]!r}?" if close else ""

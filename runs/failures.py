@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
+
+from evo.errors import UserError
 
 # What a file system or the operating system refuses, by the error's number, and what a person can do about it. A file
 # that is not there, or is there already, is not among them: nobody but our own code asks for such a file unasked.
@@ -45,20 +46,10 @@ PLACES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, er
 
 def told(error: BaseException, command: str = "") -> list[str] | None:
     """What to tell a person, line by line; None where the error is a bug. command: such as `report`."""
-    if isinstance(error, user_errors()):
+    if isinstance(error, UserError):
         return str(error).splitlines()
     refused = refusal(error)
     return None if refused is None else [_line(error, refused, command)]
-
-
-def user_errors() -> tuple[type[Exception], ...]:
-    """The exceptions that mean a user's mistake, of the rooms imported so far."""
-    kinds = (
-        ("training.config", "UserError"),
-        ("analysis.run_folder", "RunFolderError"),
-        ("evo.bank", "BankError"),
-    )
-    return tuple(getattr(sys.modules[module], name) for module, name in kinds if module in sys.modules)
 
 
 def refusal(error: BaseException | None) -> OSError | None:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from analysis.run_folder import RunFolder, find_run, out_root
-from training.config import PROJECT, Config, Place, UserError, idle_options, make_config
+from evo.errors import UserError
+from training.config import PROJECT, Config, Place, idle_options, make_config
 from training.places import spoken, taken, user_path
 from training.progress import speaks
 

@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
+from evo.errors import UserError
 from runs import LOST
 from runs.folders import TAKEN, python_path, shown
-from training.config import UserError
 from training.cores import usable_cores
 from training.places import spoken
 from training.stopping import stop_signals

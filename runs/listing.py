@@ -28,8 +28,8 @@ from analysis.run_folder import (
 from analysis.states import State, state_named
 from analysis.tested import KNOWN_BY, Tested, of_options, unlike
 from analysis.time_left import seconds_left
+from evo.errors import UserError
 from runs.folders import shown
-from training.config import UserError
 from training.places import spoken
 
 PARTS = {"checkpoint", "elites", "patterns", "figures", "transfer"}  # of a run folder: no runs lie in them

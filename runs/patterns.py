@@ -6,8 +6,8 @@ from pathlib import Path
 
 from analysis.run_folder import RunFolder, RunFolderError, find_run
 from evo.bank import PatternBank
+from evo.errors import UserError
 from runs.folders import file_to_write, shown
-from training.config import UserError
 from training.places import user_path
 
 ENDINGS = (".json", ".npz")

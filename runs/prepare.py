@@ -6,8 +6,8 @@ import shlex
 from math import inf
 from pathlib import Path
 
+from evo.errors import UserError
 from runs.folders import folder_to_write
-from training.config import UserError
 from training.places import user_path
 from training.plain_yaml import number
 from training.progress import Progress

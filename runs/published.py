@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from analysis.run_folder import ADDED, read_lines
+from evo.errors import UserError
 from runs.trials import Trial, told_apart_by
-from training.config import PROJECT, UserError
+from training.config import PROJECT
 
 SCHEMA = 1
 RESULT = (

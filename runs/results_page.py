@@ -11,7 +11,6 @@ what they are compared with, measure=MEASURE by what (else by last_accuracy); na
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import re
@@ -21,7 +20,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from analysis.files import replace_text
-from training.config import PROJECT, UserError
+from evo.errors import UserError, did_you_mean
+from training.config import PROJECT
 
 PAGES = ("README.md", "RESULTS.md", "runs/results/TABLES.md")
 BASELINE = "patchmix"  # what a mix that searches has to beat
@@ -143,6 +143,5 @@ def known_or_refused(names: Iterable[str], known: Sequence[str], kind: str, wher
     """Raises UserError for a name that is none of those known."""
     for name in names:
         if name not in known:
-            close = difflib.get_close_matches(name, known, 1)
-            hint = f", did you mean {close[0]!r}?" if close else ""
+            hint = did_you_mean(name, known)
             raise UserError(f"{where}: there is no {kind} {name!r:.60}{hint} (choose from {', '.join(known)})")

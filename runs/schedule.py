@@ -9,11 +9,10 @@ from collections.abc import Callable, Iterable
 from statistics import fmean
 from typing import Literal
 
-from analysis.run_folder import RunFolderError
+from evo.errors import UserError
 from runs.engines import Engine
 from runs.folders import shown
 from runs.trials import Outcome, State, Trial
-from training.config import UserError
 from training.progress import Progress, duration
 from training.stopping import Interruption
 
@@ -105,7 +104,7 @@ class Schedule:
         """Its state; None where its folder has become one of other settings or cannot be read: then it has failed."""
         try:
             return trial.state()
-        except (UserError, RunFolderError) as error:
+        except UserError as error:
             self._set(trial, "failed", str(error))
             return None
 

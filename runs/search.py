@@ -8,10 +8,11 @@ from typing import Any
 
 from analysis.rounding import decimal_text
 from analysis.run_folder import RunFolder, find_run
+from evo.errors import UserError
 from runs.folders import config_to_go_on_with, new_run_folder, numbered, recorded_config, shown, with_run_paths
 from runs.train import train_in
 from training.belonging import checkpoint_digest
-from training.config import Config, UserError, make_config
+from training.config import Config, make_config
 from training.places import spoken
 
 # A search experiment is larger than a search within training; -s overrides these.

@@ -10,16 +10,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from analysis.run_folder import RunFolderError, out_root
+from analysis.run_folder import out_root
 from analysis.settings import IMAGES
 from analysis.tested import Tested, of_options, unlike
+from evo.errors import UserError
 from runs.ablate import chosen, read_ablation
 from runs.engines import Engine
 from runs.folders import shown
 from runs.published import publish_done, publish_trial, results_folder, with_needed, with_published
 from runs.schedule import Estimate, Report, Schedule, accuracy, overview, run_schedule
 from runs.trials import Trial, check_same_images
-from training.config import PROJECT, UserError, read_yaml, recipe_path
+from training.config import PROJECT, read_yaml, recipe_path
 from training.places import spoken, user_path
 
 FORMS = ("per_seed.csv", "table.csv", "table.md", "table.tex", "figure.png", "figure.svg", "cost.png", "cost.svg")
@@ -119,7 +120,7 @@ def make_place(folder: Path) -> None:
 def is_done(trial: Trial) -> bool:
     try:
         return trial.state() == "done"
-    except (UserError, RunFolderError):  # its folder has changed since; the schedule tells
+    except UserError:  # its folder has changed since; the schedule tells
         return False
 
 

@@ -10,9 +10,10 @@ from typing import Any
 
 from analysis.rounding import decimal_text
 from analysis.run_folder import RunFolder, RunFolderError, find_run, first_to_last
+from evo.errors import UserError
 from runs.folders import TAKEN, config_to_go_on_with, new_run_folder, shown, with_run_paths
 from runs.launch import launch
-from training.config import Config, UserError, load_config, recipe_path
+from training.config import Config, load_config, recipe_path
 from training.launched import check_launched
 from training.places import spoken
 from training.progress import speaks

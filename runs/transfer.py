@@ -6,7 +6,6 @@ A run's outcomes are kept in its folder, transfer/*.json, and used again by a ca
 from __future__ import annotations
 
 import csv
-import difflib
 import io
 import itertools
 import json
@@ -25,8 +24,9 @@ from analysis.rounding import decimal_text
 from analysis.run_folder import RunFolder, find_run
 from analysis.settings import by_setting
 from analysis.statistics import t_interval
+from evo.errors import UserError, did_you_mean
 from runs.folders import file_to_write, recorded_config
-from training.config import Config, UserError, make_config
+from training.config import Config, make_config
 
 if TYPE_CHECKING:
     import torch
@@ -157,8 +157,7 @@ def chosen_methods(text: str) -> list[str]:
     names = list(dict.fromkeys(name.strip() for name in text.split(",")))
     for name in names:
         if name not in METHODS:
-            close = difflib.get_close_matches(name, METHODS, 1)
-            hint = f"; did you mean {close[0]}?" if close else ""
+            hint = did_you_mean(name, METHODS)
             raise UserError(f"--method: there is no {name!r}{hint} (choose from {', '.join(METHODS)})")
     return names
 

@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from analysis.run_folder import RunFolder, is_locked
+from evo.errors import UserError
 from evo.storage import replacing
 from runs.folders import recorded_config
-from training.config import Config, UserError, idle_options, make_config
+from training.config import Config, idle_options, make_config
 from training.locks import LOCK, take_lock
 
 SCHEMA = 1  # of failed.json

@@ -10,8 +10,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from analysis.run_folder import out_root, run_names
+from evo.errors import UserError, did_you_mean
 from runs.folders import shown
-from training.config import Config, UserError
+from training.config import Config
 
 if TYPE_CHECKING:
     from analysis.watch import Host
@@ -74,8 +75,5 @@ def allowed_host(text: str) -> Host:
 
 def missing(name: str) -> str:
     """That a run is waited for, and which there are, for its name may be a slip."""
-    import difflib
-
-    close = difflib.get_close_matches(name, run_names(), 1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
+    hint = did_you_mean(name, run_names())
     return f"no run {name!r} in {shown(out_root())} yet; the page waits for it{hint}"

@@ -23,6 +23,7 @@ import runs.engines.ray as on_ray
 import runs.published as kept
 import runs.tables as tables
 from analysis.run_folder import SCHEMA, RunFolder
+from evo.errors import UserError
 from runs.ablate import _word, chosen, read_ablation
 from runs.engines.archive import ArchiveError, pack, unpack
 from runs.published import published_lines
@@ -30,7 +31,6 @@ from runs.schedule import LOST, Estimate, Report, Schedule, duration, run_schedu
 from runs.tables import run_ablation
 from runs.trials import Outcome, run_trial
 from tests.conftest import TINY
-from training.config import UserError
 
 ROOT = Path(__file__).parent.parent
 COMMON = {key: json.loads(value) for key, value in (o.split("=") for o in TINY)} | {"train.epochs": 1}
@@ -178,11 +178,11 @@ SEARCH = {"mix.name": "evolved"}
         ({"variants": []}, "variants: expected names"),
         ({"variants": {"a/b": {}}}, "variant 'a/b': expected a name"),
         ({"variants": {"a" * 201: {}}}, "expected a name of up to 200"),
-        ({"variants": {"a": {"mix.nmae": "plain"}}}, "did you mean mix.name?"),
+        ({"variants": {"a": {"mix.nmae": "plain"}}}, "did you mean 'mix.name'?"),
         ({"recipe": "digts", "variants": {"a": {}}}, "no recipe 'digts'"),
         ({"grid": {}}, "grid: expected keys with a list of values each"),
         ({"grid": {"mix.name": "plain"}}, "grid: expected keys with a list of values each"),
-        ({"grid": {"mix.name": ["plain", "plan"]}}, "abl.yaml: mix=plan: mix.name: there is no 'plan', did you mean"),
+        ({"grid": {"mix.name": ["plain", "plan"]}}, "abl.yaml: mix=plan: mix.name: there is no 'plan'; did you mean"),
         ({"grid": {"train.lr": [0.1, 0.1]}}, "two variants have the name lr=0.1"),
         ({"grid": {f"train.a{n}": [1, 2] for n in range(20)}}, "grid: expected up to 10,000 combinations"),
         ({"seeds": 9000, "variants": {"a": {}, "b": {}}}, "expected up to 10,000 trials"),

@@ -14,10 +14,10 @@ from analysis import patterns as module_patterns
 from analysis.atlas import Rows, atlas_of, boundary, chance, orbits_of, pieces, rows_of_searches, where_it_mattered
 from analysis.patterns import bank_of_classes, export_patterns, figures_of
 from analysis.run_folder import RunFolder
-from evo.bank import BankError, PatternBank, random_masks
+from evo.bank import PatternBank, random_masks
+from evo.errors import BankError, UserError
 from evo.symmetry import canonical, images, orbits
 from runs.patterns import run_patterns
-from training.config import UserError
 
 COUNTS = {"min_cells": 0, "hold": False, "same_class": True, "self_pairing": True}
 
@@ -306,7 +306,7 @@ def test_patterns_of_a_class_are_those_of_its_rows(found):
     bank = bank_of_classes(found, ["dog"])
     labels = np.concatenate([s["labels"] for s in found.snapshots()])
     assert bank.weights.sum() == (labels == 1).sum() == bank.pairs[1].sum() and not bank.pairs[[0, 2]].any()
-    with pytest.raises(BankError, match=r"no class 'dgo'.*did you mean 'dog'\? they are cat, dog"):
+    with pytest.raises(BankError, match=r"no class 'dgo'.*did you mean 'dog'\? .they are cat, dog"):
         bank_of_classes(found, ["dgo"])
 
 

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evo import bank as module
-from evo.bank import BankError, Pairing, PatternBank
+from evo.bank import Pairing, PatternBank
+from evo.errors import BankError
 
 
 def filled(grid=3, classes=4, rows=50, seed=0):

@@ -8,12 +8,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 from analysis.run_folder import RunFolder
+from evo.errors import UserError
 from tests.conftest import TINY
 from tests.test_distributed import in_two_processes
 from tests.test_evolved_mix import B, batches, build, composition, noise
 from tests.test_resume import OFTEN, At, Killed, assert_same_run, die
 from training.compose import cell_targets, compose, image_targets
-from training.config import UserError, load_config, make_config
+from training.config import load_config, make_config
 from training.losses import cell_losses, image_losses
 from training.mixes.best_of import best_draws
 from training.mixes.patchmix import PatchMix

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from evo.errors import UserError
 from training import checkpoint
 from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from training.config import UserError
 
 
 def made(value):

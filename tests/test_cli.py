@@ -163,7 +163,7 @@ def test_bench_writes_its_table(cli, tmp_path, monkeypatch):
     [
         (("train", "digts"), "no recipe 'digts'; did you mean 'digits'?"),
         (("train",), "expected a RECIPE, or --resume RUN"),
-        (("train", "digits", "-s", "train.epohcs=1"), "did you mean train.epochs?"),
+        (("train", "digits", "-s", "train.epohcs=1"), "did you mean 'train.epochs'?"),
         (("train", "digits", "-s", "train.lr=.nan"), "train.lr"),
         (
             ("train", "digits", "-s", "mix.name=bank", "-s", "mix.bank=none.json"),

@@ -2,7 +2,8 @@
 
 import pytest
 
-from training.config import RECIPES, Config, UserError, describe_options, load_config, make_config, read_yaml
+from evo.errors import UserError
+from training.config import RECIPES, Config, describe_options, load_config, make_config, read_yaml
 
 
 def refused(*overrides, sections=None):
@@ -38,8 +39,8 @@ def test_overrides_arrive_with_their_types(tmp_path):
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("train.epohcs=3", "train.epohcs is not an option; did you mean train.epochs?"),
-        ("trian.epochs=3", "trian is not an option; did you mean train?"),
+        ("train.epohcs=3", "train.epohcs is not an option; did you mean 'train.epochs'?"),
+        ("trian.epochs=3", "trian is not an option; did you mean 'train'?"),
         ("train.zzz=3", "zzz is not an option; known: epochs, batch"),
         ("train.epochs=0", "train.epochs: expected greater than or equal to 1, got 0"),
         ("train.epochs=1.5", "train.epochs: expected a valid integer, got 1.5"),
@@ -49,10 +50,13 @@ def test_overrides_arrive_with_their_types(tmp_path):
         ("train.lr=true", "train.lr: expected a valid number, got True"),
         ("data.download=1", "data.download: expected a valid boolean, got 1"),
         ("mix.probability=1.5", "mix.probability: expected less than or equal to 1, got 1.5"),
-        ("mix.name=evolvd", "mix.name: there is no 'evolvd', did you mean 'evolved'?"),
+        ("mix.name=evolvd", "mix.name: there is no 'evolvd'; did you mean 'evolved'?"),
         ("data.name=cifar", "choose from digits, cifar10"),
         ("model.name=vit", "there is no 'vit' (choose from resnet-small"),
-        ("search.objective=hrad", "search.objective: unknown objective 'hrad'; there are hard, easy"),
+        (
+            "search.objective=hrad",
+            "search.objective: unknown objective 'hrad'; did you mean 'hard'? (choose from hard, easy",
+        ),
         ("search.objective=hard+contrats", "did you mean 'contrast'?"),
         ("search.objective=hard 2", "search.objective: expected objectives such as hard, hard+0.5*contrast"),
         ("search.reference_decay=1", "search.reference_decay: expected less than 1, got 1"),
@@ -85,7 +89,7 @@ def test_a_search_that_reads_cells_needs_a_patch_loss():
 def test_sections_that_are_no_sections():
     assert "train: expected keys below it, got 5" in refused(sections={"train": 5})
     assert "train: expected keys below it" in refused("train.lr=1", sections={"train": [1]})
-    assert "trian is not an option; did you mean train?" in refused(sections={"trian": {}})
+    assert "trian is not an option; did you mean 'train'?" in refused(sections={"trian": {}})
 
 
 def test_several_mistakes_are_a_line_each():

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from training.config import DataOptions, UserError
+from evo.errors import UserError
+from training.config import DataOptions
 from training.data import DATASETS, folder, image_set
 from training.data.augment import GREY, augment
 from training.data.decode import Decoder

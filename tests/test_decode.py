@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from evo.errors import UserError
 from runs.prepare import run_prepare
 from tests.test_data import write_images
-from training.config import DataOptions, UserError, make_config
+from training.config import DataOptions, make_config
 from training.data import folder
 from training.data.decode import Decoder
 from training.data.image_set import UnreadableImage

@@ -18,10 +18,11 @@ import torch._dynamo  # here, once: every forked process would import it
 
 import runs.launch
 from analysis.run_folder import RunFolder, read_lines
+from evo.errors import LostProcessError, UserError
 from tests.conftest import TINY
 from tests.test_resume import At
 from training.checkpoint import load_checkpoint
-from training.config import LostProcessError, UserError, load_config
+from training.config import load_config
 from training.data import folder
 from training.data.image_set import FileSet
 from training.distributed import World, has_own_statistics, lost_processes_explained, share_batch_norm, start, stop

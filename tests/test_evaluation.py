@@ -8,11 +8,12 @@ import torch
 from torch import nn
 
 from evo.bank import PatternBank
+from evo.errors import UserError
 from evo.operators import MASK_SAMPLERS
 from evo.search import Rows
 from evo.selection import SELECTIONS
 from training.compose import compose
-from training.config import UserError, make_config
+from training.config import make_config
 from training.distributed import World
 from training.mixes import scoring
 from training.mixes.batch import MixContext

@@ -5,8 +5,9 @@ import pytest
 
 from analysis.lineage import ancestors, operator_table
 from analysis.run_folder import RunFolder, read_lines
+from evo.errors import UserError
 from tests.conftest import TINY
-from training.config import UserError, load_config
+from training.config import load_config
 from training.experiment import Experiment, search_batch
 from training.progress import Progress
 

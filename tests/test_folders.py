@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
+from evo.errors import UserError
 from tests.test_data import write_images
-from training.config import DataOptions, UserError, make_config
+from training.config import DataOptions, make_config
 from training.data import folder, walk
 from training.data.load import load_data
 from training.data.names import printable

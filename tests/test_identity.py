@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from analysis.run_folder import RunFolder
+from evo.errors import UserError
 from runs import transfer as command
 from runs.ablate import read_ablation
 from runs.trials import run_trial
@@ -17,7 +18,7 @@ from tests.conftest import TINY
 from tests.test_data import write_images, write_set
 from tests.test_resume import At, Killed, die
 from training.checkpoint import load_checkpoint, save_checkpoint
-from training.config import UserError, load_config
+from training.config import load_config
 from training.data import folder
 from training.data.identity import SAMPLE, file_digest
 from training.data.image_set import ImageSet

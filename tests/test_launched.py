@@ -2,7 +2,7 @@
 
 import pytest
 
-from training.config import UserError
+from evo.errors import UserError
 from training.launched import check_launched, launched
 
 WHOLE = {

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from analysis.run_folder import RunFolder, RunFolderError
 from analysis.states import State
 from analysis.time_left import seconds_left
+from evo.errors import UserError
 from runs.listing import (
     SORTS,
     WIDTH,
@@ -28,7 +29,6 @@ from runs.listing import (
     run_show,
     shortened,
 )
-from training.config import UserError
 
 KEYS = {
     "name", "path", "kind", "state", "reason", "data", "model", "mix", "seed", "epoch", "epochs", "generation",

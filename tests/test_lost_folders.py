@@ -6,9 +6,10 @@ import shutil
 import pytest
 
 from analysis.run_folder import RunFolder, RunFolderError
+from evo.errors import UserError
 from tests.conftest import TINY
 from tests.test_resume import OFTEN, At, killed, tiny
-from training.config import UserError, load_config
+from training.config import load_config
 from training.experiment import search_batch
 from training.models.trained import load_trained
 from training.progress import Progress

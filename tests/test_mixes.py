@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from evo.bank import PatternBank
-from training.config import UserError, make_config
+from evo.errors import UserError
+from training.config import make_config
 from training.mixes import MIXES, SCORED
 from training.mixes.batch import MixContext, generator_state, set_generator_state
 from training.models.patch_model import build_model

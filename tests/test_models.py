@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from evo.errors import UserError
 from tests.conftest import TINY
-from training.config import RECIPES, ModelOptions, UserError, load_config, make_config
+from training.config import RECIPES, ModelOptions, load_config, make_config
 from training.models import MODELS
 from training.models.patch_model import PatchModel, build_model, feature_shape
 from training.models.torchvision_models import load_in_order, load_published, without_classifier

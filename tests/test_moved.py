@@ -9,12 +9,13 @@ import pytest
 
 from analysis.run_folder import RunFolder
 from analysis.settings import NO_SETTING
+from evo.errors import UserError
 from runs.ablate import read_ablation
 from runs.trials import RESULTS, told_apart_by
 from tests.conftest import TINY
 from tests.test_experiment import MANY, Stopped
 from tests.test_resume import OFTEN, At, Killed, die
-from training.config import Config, UserError, idle_options, make_config
+from training.config import Config, idle_options, make_config
 from training.experiment import Experiment
 from training.progress import Progress
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from training.config import TrainOptions, UserError
+from evo.errors import UserError
+from training.config import TrainOptions
 from training.models.patch_model import PatchModel
 from training.models.resnet import resnet_small
 from training.optimisers import Optimiser, learning_rate_factor

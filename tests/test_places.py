@@ -15,9 +15,10 @@ import runs.train
 from analysis.files import joined_name
 from analysis.report import default_path
 from analysis.run_folder import RunFolder, RunFolderError, out_root
+from evo.errors import UserError
 from runs.ablate import read_ablation
 from runs.folders import TAKEN, new_run_folder, numbered
-from training.config import UserError, data_root, make_config
+from training.config import data_root, make_config
 from training.locks import take_lock
 from training.places import spoken
 from training.run_log import RunLog

@@ -5,9 +5,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evo.errors import UserError
 from runs.ablate import read_ablation
 from training import plain_yaml
-from training.config import UserError, load_config, make_config
+from training.config import load_config, make_config
 
 ODD = [
     "1:30",

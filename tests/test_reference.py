@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from evo.errors import UserError
 from tests.conftest import TINY
 from training.checkpoint import load_checkpoint, save_checkpoint
-from training.config import UserError, load_config
+from training.config import load_config
 from training.experiment import search_batch
 from training.models.trained import Prepare, Rescaled, TrainedModel, load_reference, load_trained
 from training.run import set_up

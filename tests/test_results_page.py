@@ -11,9 +11,9 @@ import pytest
 
 from analysis.ablation import PER_SEED, as_markdown
 from analysis.statistics import compare
+from evo.errors import UserError
 from runs import results_page
 from runs.results_page import run_results
-from training.config import UserError
 
 ACCURACIES = {"plain": [60, 62, 63], "cutmix": [61, 62.5, 65], "patchmix": [62, 63, 64.5], "two words": [61, 61, 66]}
 TRIALS = pd.DataFrame(
@@ -146,10 +146,10 @@ def test_the_measure_can_be_chosen(project):
 @pytest.mark.parametrize(
     ("page", "words"),
     [
-        (marked("fw"), "line 4: there is no results 'fw', did you mean 'few'? (choose from few)"),
+        (marked("fw"), "line 4: there is no results 'fw'; did you mean 'few'? (choose from few)"),
         (marked("bench"), "line 4: there is no results 'bench' (choose from few)"),
         (marked("../few"), "there is no results '../few'"),
-        (marked("few plain Cutmix"), "no variant of few 'Cutmix', did you mean 'cutmix'? (choose from plain, cutmix, "),
+        (marked("few plain Cutmix"), "no variant of few 'Cutmix'; did you mean 'cutmix'? (choose from plain, cutmix, "),
         (marked("few baseline=other"), "there is no variant in the table of few 'other'"),
         (marked("few plain baseline=cutmix"), "no variant in the table of few 'cutmix' (choose from plain)"),
         (marked("few measure=acc"), "there is no measure 'acc' (choose from last_accuracy, "),

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from analysis.run_folder import RunFolder
+from evo.errors import UserError
 from tests.conftest import TINY
 from tests.test_train import lines
 from training.checkpoint import load_checkpoint, save_checkpoint
-from training.config import UserError, load_config
+from training.config import load_config
 from training.progress import Progress
 from training.run import Run
 from training.stopping import Interruption

@@ -21,7 +21,8 @@ from analysis.run_folder import (
     read_lines,
     read_snapshot,
 )
-from training.config import UserError, load_config
+from evo.errors import UserError
+from training.config import load_config
 from training.locks import LOCK, take_lock
 from training.progress import Progress
 from training.train import train

@@ -9,8 +9,9 @@ import pytest
 from analysis.curve_tables import settings_of as curve_settings
 from analysis.run_folder import ADDED, RunFolder
 from analysis.settings import by_setting, differing, flat, settings_of, without_seed
+from evo.errors import UserError
 from runs.compare import read_runs
-from training.config import Config, UserError
+from training.config import Config
 
 VERSION_1 = Path(__file__).parent / "data" / "runs-v1" / "evolved"
 

@@ -27,8 +27,8 @@ from analysis.ablation import (
 )
 from analysis.run_folder import RunFolder, RunFolderError
 from analysis.statistics import compare
+from evo.errors import UserError
 from runs.compare import run_compare
-from training.config import UserError
 
 NASTY = r"a&b_50%|*{x}\y~^$#<b>[1]`c"
 COMMAND = ("last_accuracy", None, None)

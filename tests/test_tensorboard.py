@@ -5,11 +5,12 @@ import time
 import pytest
 
 from analysis.run_folder import RunFolder, read_lines
+from evo.errors import UserError
 from tests.conftest import TINY
 from tests.test_experiment import MANY, Stopped
 from tests.test_resume import At, Killed, die
 from training import tensorboard
-from training.config import UserError, load_config
+from training.config import load_config
 from training.experiment import Experiment, search_batch
 from training.train import train
 

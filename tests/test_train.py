@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from analysis.run_folder import RunFolder
+from evo.errors import UserError
 from tests.conftest import TINY
 from training import run_log
 from training.checkpoint import load_checkpoint
-from training.config import UserError, load_config
+from training.config import load_config
 from training.mixes import MIXES
 from training.progress import Progress
 from training.run import Run, set_up, snapshot_epochs

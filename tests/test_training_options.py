@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from analysis.run_folder import RunFolder
+from evo.errors import UserError
 from tests.conftest import TINY
 from training import devices
 from training.checkpoint import load_checkpoint
-from training.config import RunOptions, TrainOptions, UserError, load_config
+from training.config import RunOptions, TrainOptions, load_config
 from training.cores import emulates_bfloat16
 from training.devices import autocast_type, compile_explained, compiles, dtype_of, memory_explained, pick_device
 from training.mixes.batch import unmixed

@@ -13,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis.run_folder import find_run
+from evo.errors import UserError
 from runs import transfer as command
 from runs.folders import recorded_config
 from tests.conftest import TINY
 from training import transfer
-from training.config import UserError, make_config
+from training.config import make_config
 from training.data.image_set import ImageSet
 
 CPU = torch.device("cpu")
@@ -535,7 +536,7 @@ def test_the_weights_are_the_average_where_the_run_was_tested_with_one(out):
     ("change", "words"),
     [
         ({"names": ["none"]}, "no run 'none'"),
-        ({"datasets": ["cifar01"]}, "data.name: there is no 'cifar01', did you mean 'cifar10'?"),
+        ({"datasets": ["cifar01"]}, "data.name: there is no 'cifar01'; did you mean 'cifar10'?"),
         ({"datasets": ["folder:/nowhere"]}, "looked for /nowhere/train/CLASS"),
         ({"datasets": ["digits", "folder"], "overrides": ["data.root=/nowhere"]}, "looked for /nowhere/train/CLASS"),
         ({"overrides": ["data.subset=1000"]}, "images 0..999 of it were asked for"),
@@ -544,7 +545,7 @@ def test_the_weights_are_the_average_where_the_run_was_tested_with_one(out):
         ({"overrides": ["train.ema=0.9"]}, "transfer has no use for train.ema"),
         ({"overrides": ["train.epohcs=3"]}, "train.epohcs"),
         ({"overrides": ["run.device=cuda:7"]}, "run.device=cuda:7"),
-        ({"methods": "linear,knm"}, "--method: there is no 'knm'; did you mean knn?"),
+        ({"methods": "linear,knm"}, "--method: there is no 'knm'; did you mean 'knn'?"),
         ({"seeds": 3}, "--seeds=3 repeats fine-tuning"),
         ({"weights": "emma"}, "--weights: expected model or ema, got 'emma'"),
         ({"weights": "ema"}, "was trained without train.ema"),

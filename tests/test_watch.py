@@ -546,8 +546,8 @@ def test_a_taken_port_gives_way_to_the_next(server, out):
 
 
 def test_no_port_left_is_an_error(server, monkeypatch):
+    from evo.errors import UserError
     from runs.watch import run_watch
-    from training.config import UserError
 
     monkeypatch.setattr("analysis.watch.PORTS_TRIED", 1)
     with pytest.raises(UserError, match=f"--port {server.server_port}: .*Address already in use; name another"):

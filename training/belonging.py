@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from training.config import UserError
+from evo.errors import UserError
 
 TAIL = 1 << 16  # bytes of a log's end in which its last line lies
 

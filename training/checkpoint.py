@@ -24,8 +24,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from evo.errors import UserError
 from evo.storage import naming, removing, replacing
-from training.config import UserError
 
 Array = NDArray[Any]
 SCHEMA = 1

@@ -6,7 +6,6 @@ types and numbers out of bounds are refused before anything is loaded. Nothing h
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import re
@@ -18,6 +17,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 
+from evo.errors import UserError, did_you_mean
 from evo.objectives import NEEDS_IMAGES, OBJECTIVES, parse_objectives
 from evo.operators import (
     ALL_CROSSOVERS,
@@ -39,14 +39,6 @@ PROJECT = Path(__file__).resolve().parent.parent
 RECIPES = PROJECT / "runs" / "recipes"
 
 
-class UserError(ValueError):
-    """A mistake of the user's, told in one line: what was expected, what came, what to do."""
-
-
-class LostProcessError(UserError):
-    """Another of the processes that train together has ended."""
-
-
 def _one_of(shelf: Iterable[str]) -> tuple[AfterValidator, WithJsonSchema]:
     """A name on a shelf: checked with a suggestion, and listed where options are described."""
     names = list(shelf)
@@ -65,9 +57,7 @@ def _model_name() -> tuple[AfterValidator, WithJsonSchema]:
 
 def _named(name: str, names: list[str]) -> str:
     if name not in names:
-        close = difflib.get_close_matches(name, names, 1)
-        hint = f", did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"there is no {name!r}{hint} (choose from {', '.join(names)})")
+        raise ValueError(f"there is no {name!r}{did_you_mean(name, names)} (choose from {', '.join(names)})")
     return name
 
 
@@ -549,9 +539,7 @@ def recipe_path(recipe: str) -> Path:
         if path.is_file():
             return path
     names = sorted(path.stem for path in RECIPES.glob("*.yaml"))
-    close = difflib.get_close_matches(recipe, names, 1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    raise UserError(f"no recipe {recipe!r}{hint} (recipes: {', '.join(names)}; or give a path)")
+    raise UserError(f"no recipe {recipe!r}{did_you_mean(recipe, names)} (recipes: {', '.join(names)}; or give a path)")
 
 
 def data_root(options: DataOptions) -> Path:
@@ -647,9 +635,8 @@ def _explain(detail: Any, source: str, written: Mapping[str, str]) -> str:
 
 
 def _unknown(name: str, known: list[str], prefix: str = "") -> str:
-    close = difflib.get_close_matches(name, known, 1)
-    hint = f"did you mean {prefix}{close[0]}?" if close else f"known: {', '.join(known)}"
-    return f"{name} is not an option; {hint}"
+    hint = did_you_mean(name, known, prefix=prefix) or f"; known: {', '.join(known)}"
+    return f"{name} is not an option{hint}"
 
 
 def _check_training(config: Config, source: str) -> None:

@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from training.config import Config, RunOptions, TrainOptions, UserError
+from evo.errors import UserError
+from training.config import Config, RunOptions, TrainOptions
 from training.cores import EMULATED, emulates_bfloat16, usable_cores
 from training.launched import launched
 from training.progress import speaks

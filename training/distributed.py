@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from training.config import LostProcessError, UserError
+from evo.errors import LostProcessError, UserError
 from training.launched import NEEDED, check_launched, launched
 
 # What gloo, NCCL and torch's store say when a process they wait for is gone.

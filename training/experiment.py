@@ -11,10 +11,11 @@ import numpy as np
 import torch
 
 from evo import storage
+from evo.errors import UserError
 from evo.islands import Islands
 from evo.search import Elites, Search
 from training.belonging import checkpoint_digest
-from training.config import Config, UserError
+from training.config import Config
 from training.data.identity import check_images
 from training.data.load import load_data
 from training.devices import autocast_type, pick_device

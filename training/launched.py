@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from training.config import UserError
+from evo.errors import UserError
 
 NUMBERS = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT")
 NEEDED = ("RANK", "MASTER_ADDR", "MASTER_PORT")  # by each of several processes

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from training.config import TrainOptions, UserError
+from evo.errors import UserError
+from training.config import TrainOptions
 from training.models.patch_model import PatchModel
 
 ONE_CYCLE_RISE, ONE_CYCLE_START = 0.3, 1 / 25  # torch's OneCycleLR: share of steps going up, first over peak

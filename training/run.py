@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from evo.errors import UserError
 from training.average import WeightAverage
-from training.config import Config, DataOptions, TrainOptions, UserError
+from training.config import Config, DataOptions, TrainOptions
 from training.data.image_set import AnyImageSet, ImageSet
 from training.data.load import load_data, place
 from training.devices import autocast_type, compiles, memory_explained, pick_device

@@ -35,12 +35,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from evo.errors import UserError
 from evo.search import spread
 from evo.storage import naming, replacing
 from training.belonging import id_of, new_id
 from training.checkpoint import write_atomically
 from training.compose import compose
-from training.config import PROJECT, Config, UserError
+from training.config import PROJECT, Config
 from training.locks import LOCK, take_lock
 from training.mixes.evolved import SearchRecord
 from training.places import taken

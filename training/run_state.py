@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from evo.errors import UserError
 from training.belonging import check_belonging
 from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from training.config import UserError
 from training.data.identity import check_images
 from training.mixes.evolved import Evolved
 from training.models.trained import load_weights

@@ -19,8 +19,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from evo.errors import UserError
 from evo.storage import replacing
-from training.config import UserError
 
 FLUSH = 2.0  # seconds that points wait at most in this process, while there are others
 GENERATION = ("best", "mean", "diversity")

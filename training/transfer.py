@@ -27,8 +27,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from evo.errors import UserError
 from training.checkpoint import write_atomically
-from training.config import Config, DataOptions, TrainOptions, UserError
+from training.config import Config, DataOptions, TrainOptions
 from training.data.augment import augment
 from training.data.image_set import AnyImageSet
 from training.data.load import load_data, place

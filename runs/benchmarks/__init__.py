@@ -15,8 +15,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from evo.errors import UserError
 from runs.folders import shown
-from training.config import PROJECT, UserError
+from training.config import PROJECT
 from training.shelf import open_entry
 
 BENCHMARKS = {

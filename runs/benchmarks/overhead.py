@@ -17,8 +17,9 @@ from typing import Any
 
 import torch
 
+from evo.errors import UserError
 from runs.benchmarks import row
-from training.config import Config, SearchOptions, UserError, load_config
+from training.config import Config, SearchOptions, load_config
 from training.data.load import load_data
 from training.devices import clock
 from training.mixes.batch import Batch

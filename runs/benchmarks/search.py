@@ -24,12 +24,13 @@ from torch import Tensor, nn
 
 from analysis.run_folder import RunFolder, out_root
 from analysis.style import GREY, colour, look, new_figure, save, tidy
+from evo.errors import UserError
 from evo.packed import Masks
 from evo.search import Rows, Search
 from runs.benchmarks import package_version, result_path, row
 from runs.benchmarks.peers import LISTS, PYMOO, Peer, Problem
 from runs.folders import recorded_config
-from training.config import Config, UserError, load_config
+from training.config import Config, load_config
 from training.data.load import load_data
 from training.devices import autocast_type
 from training.models.patch_model import build_model

@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from evo.errors import UserError
 from runs.benchmarks import row
-from training.config import Config, UserError, load_config
+from training.config import Config, load_config
 from training.data.load import load_data
 from training.devices import clock
 from training.progress import Progress

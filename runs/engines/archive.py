@@ -8,13 +8,14 @@ import tarfile
 import tempfile
 from pathlib import Path, PurePosixPath
 
+from evo.errors import UserError
 from training.locks import LOCK
 
 LARGEST = 2**30  # bytes of a folder; of a larger one the checkpoints stay behind
 MOST = 100_000  # files
 
 
-class ArchiveError(ValueError):
+class ArchiveError(UserError):
     """An archive that is damaged, too large, or would write elsewhere."""
 
 

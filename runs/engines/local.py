@@ -15,11 +15,10 @@ from contextlib import suppress
 from itertools import takewhile
 from pathlib import Path
 
-from analysis.run_folder import RunFolderError
+from evo.errors import UserError
 from runs.engines.worker import BUSY, STOPPED
 from runs.folders import python_path
 from runs.trials import Outcome, Trial
-from training.config import UserError
 from training.cores import EMULATED, emulates_bfloat16, usable_cores
 
 COMMAND = (sys.executable, "-P", "-m", "runs.engines.worker")
@@ -117,7 +116,7 @@ class TrialProcess:
         """Of a process that says it is done."""
         try:
             done = self.trial.state() == "done"
-        except (UserError, RunFolderError) as error:
+        except UserError as error:
             return Outcome("failed", str(error), output)
         return Outcome("done") if done else Outcome("failed", "its process ended without a result", output)
 

@@ -21,11 +21,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from evo.errors import UserError
 from runs.engines.archive import ArchiveError, pack, unpack
 from runs.engines.local import TrialProcess
 from runs.folders import python_path
 from runs.trials import Outcome, Trial
-from training.config import UserError
 from training.cores import usable_cores
 from training.locks import take_lock
 

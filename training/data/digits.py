@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from training.config import DataOptions, UserError
+from evo.errors import UserError
+from training.config import DataOptions
 from training.data.image_set import ImageSet
 
 TEST_IMAGES = 360

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.config import UserError
+from evo.errors import UserError
 from training.data.prefetch import decoding_threads
 from training.progress import speaks
 

@@ -20,7 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.config import DataOptions, UserError
+from evo.errors import UserError
+from training.config import DataOptions
 from training.data.identity import digest_of_files, digest_of_pixels, digests_of
 from training.data.names import printable
 from training.data.prefetch import decoding_threads, prefetched, prefetched_with_threads
@@ -252,7 +253,7 @@ class ShardSet(_InFiles):
 AnyImageSet = ImageSet | FileSet | ShardSet
 
 
-class UnreadableImage(ValueError):
+class UnreadableImage(UserError):
     """A file that cannot be decoded, with the reason in a few words."""
 
     def __init__(self, path: Path, reason: str) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.config import UserError
+from evo.errors import UserError
 from training.data.names import printable
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ SIGNED, UNSIGNED, WHITE_IS_ZERO = 2, 1, 0
 COLOUR_OF_16_BITS = re.compile(r"[A-Za-z]+;16[BLN]")
 
 
-class LevelsError(ValueError):
+class LevelsError(UserError):
     """An image whose levels cannot become 8 bits, with the reason."""
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from training.config import DataOptions, UserError, data_root
+from evo.errors import UserError
+from training.config import DataOptions, data_root
 from training.data import ANY_SIZE, DATASETS
 from training.data.image_set import AnyImageSet, subset_indices
 from training.shelf import open_entry

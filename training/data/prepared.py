@@ -20,8 +20,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from evo.errors import UserError
 from training.checkpoint import sha256_of
-from training.config import DataOptions, UserError
+from training.config import DataOptions
 from training.data.image_set import AnyImageSet, ImageSet, ShardSet, statistics_of
 from training.data.tree import HOLD_OUT
 

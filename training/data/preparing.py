@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from evo.errors import UserError
 from evo.storage import replacing
 from training.checkpoint import sha256_of, write_atomically
-from training.config import UserError
 from training.data.decode import Decoder, decode_into
 from training.data.image_set import check_classes, level_counts, unreadable_named
 from training.data.levels import Levels

@@ -10,7 +10,8 @@ import os
 import shutil
 from pathlib import Path
 
-from training.config import DataOptions, UserError
+from evo.errors import UserError
+from training.config import DataOptions
 from training.data.folder import image_set
 from training.data.image_set import AnyImageSet
 from training.data.levels import Levels

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from training.config import DataOptions, UserError
+from evo.errors import UserError
+from training.config import DataOptions
 from training.data.image_set import ImageSet
 from training.locks import alone_in
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from training.config import UserError
+from evo.errors import UserError
 from training.data.names import listed, one_spelling, printable
 from training.data.walk import Notes, Walk, ending_of, folders_in, image_endings, shared_images
 from training.progress import speaks

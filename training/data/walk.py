@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
 
-from training.config import UserError
+from evo.errors import UserError
 from training.data.names import is_system_entry, listed, printable
 
 # Formats that Pillow recognises and does not decode itself: they need Ghostscript, which runs what a file says, Windows,

@@ -15,10 +15,10 @@ from collections.abc import Iterator
 import numpy as np
 from torch import Tensor
 
+from evo.errors import UserError
 from evo.objectives import RowLosses, parse_objectives
 from evo.packed import Masks
 from evo.search import Rows
-from training.config import UserError
 from training.mixes.batch import Array, Batch, Mix, MixContext, Mixed
 from training.mixes.scoring import ScoringMix
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from evo.bank import PatternBank
-from training.config import UserError
+from evo.errors import UserError
 from training.devices import sent
 from training.mixes.batch import Array, Batch, Mix, MixContext, Mixed, composed
 from training.mixes.patchmix import PatchMix

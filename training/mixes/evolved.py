@@ -22,9 +22,10 @@ import torch
 from torch import Tensor
 
 from evo.bank import PatternBank
+from evo.errors import UserError
 from evo.islands import Islands
 from evo.search import Elites, Search
-from training.config import SearchOptions, UserError
+from training.config import SearchOptions
 from training.mixes.batch import Array, Batch, Mix, MixContext, Mixed
 from training.mixes.drawn import PatternFile
 from training.mixes.scoring import ScoringMix

@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from evo.errors import UserError
 from evo.packed import Masks
 from evo.rules import Rules
 from evo.search import Rows
-from training.config import Config, UserError
+from training.config import Config
 from training.devices import dtype_of, sent
 from training.mixes.batch import Array, Batch, MixContext, Mixed, composed, generator_state, set_generator_state
 from training.mixes.patchmix import PatchMix

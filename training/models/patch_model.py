@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.config import ModelOptions, UserError
+from evo.errors import UserError
+from training.config import ModelOptions
 from training.models import MODELS
 from training.models.timm_models import PREFIX, at_stage, build_timm
 from training.models.torchvision_models import load_published, without_classifier

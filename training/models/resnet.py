@@ -12,7 +12,7 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.config import UserError
+from evo.errors import UserError
 
 SMALL = 64  # pixels a side up to which maps are not halved by the stem
 

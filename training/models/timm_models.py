@@ -5,13 +5,13 @@ A stock network ends at 1x1 or 2x2 on small images, too coarse for a grid; what 
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from training.config import ModelOptions, UserError
+from evo.errors import UserError, did_you_mean
+from training.config import ModelOptions
 
 PREFIX = "timm:"
 LEAST_SIDE = 4  # of the map, where no grid is asked for
@@ -56,8 +56,7 @@ def _create(name: str, pretrained: bool, shape: tuple[int, int, int]) -> nn.Modu
             "`pip install 'evomix[timm]'`"
         ) from None
     if not timm.is_model(name):
-        close = difflib.get_close_matches(name.split(".")[0], timm.list_models(), 5)
-        hint = f"; did you mean {', '.join(close)}?" if close else ""
+        hint = did_you_mean(name.split(".")[0], timm.list_models(), most=5)
         raise UserError(f"model.name={PREFIX}{name}: timm {timm.__version__} has no such network{hint}")
     channels, height, width = shape
     try:

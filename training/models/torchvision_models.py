@@ -7,7 +7,7 @@ from itertools import takewhile
 import torch
 from torch import Tensor, nn
 
-from training.config import UserError
+from evo.errors import UserError
 from training.models.resnet import SMALL
 
 PUBLISHED = {"resnet18": "resnet18", "resnet50": "resnet50", "resnext50": "resnext50_32x4d"}

@@ -10,10 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from evo.errors import UserError
 from evo.objectives import parse_objectives
 from training.belonging import check_belonging, checkpoint_digest
 from training.checkpoint import Checkpoint, load_checkpoint
-from training.config import Config, ModelOptions, UserError, make_config
+from training.config import Config, ModelOptions, make_config
 from training.data.image_set import AnyImageSet
 from training.distributed import World
 from training.mixes import WHOLE_IMAGE
