@@ -34,9 +34,14 @@ ADDED: dict[str, Any] = {  # options since version 1, with what runs did before
     "data.levels": None,
     "data.exclude_near_duplicates": False,
     "search.stop_epoch": None,
+    "search.consume": "each",
+}
+REMOVED: dict[str, Any] = {  # options that are gone, with the value that does as runs do now; see training/removed.py
     "search.rows": 1.0,
     "search.weights": "live",
-    "search.consume": "each",
+    "search.carry": False,
+    "search.bank_pairing": "random",
+    "search.rescore": "hold",
 }
 KINDS = {str: "a text", int: "a whole number"}
 NEEDED = (  # options that every config has
@@ -121,13 +126,8 @@ class RunFolder:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """Sections of options, those of ADDED also where the run is older than they are."""
-        found = {key: value for key, value in self._recorded.items() if key != "id"}
-        for name, default in ADDED.items():
-            section, option = name.split(".")
-            if isinstance(found.get(section), dict):
-                found[section].setdefault(option, default)
-        return found
+        """Sections of options, as `as_today` gives them."""
+        return as_today({key: value for key, value in self._recorded.items() if key != "id"})
 
     @cached_property
     def environment(self) -> dict[str, Any]:
@@ -266,6 +266,27 @@ class RunFolder:
                     f"{self.path / 'config.json'} is damaged: expected {section}.{option} as {KINDS[kind]}; restore it"
                 )
         return self
+
+
+def as_today(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A recorded config as one of today says the same, so that equal settings are equal whatever version wrote them.
+
+    Options of ADDED are there also where the config is older than they are. Those of REMOVED are left out where they
+    have the value given there; with another one they stay, to be shown and compared.
+    """
+    found = {name: dict(keys) if isinstance(keys, Mapping) else keys for name, keys in config.items()}
+    for option, value in ADDED.items():
+        section, name = option.split(".")
+        if isinstance(found.get(section), dict):
+            found[section].setdefault(name, value)
+    for option, value in REMOVED.items():
+        section, name = option.split(".")
+        if isinstance(found.get(section), dict) and found[section].get(name) == value:
+            del found[section][name]
+    search = found.get("search")
+    if isinstance(search, dict) and search.get("consume") == "auto" and "rescore" not in search:
+        search["consume"] = "last"  # with `rescore` it meant each
+    return found
 
 
 def in_places(runs: Sequence[RunFolder]) -> list[RunFolder]:

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from analysis.run_folder import RunFolder
+from analysis.run_folder import REMOVED, RunFolder
 
 # Besides seed and name of a run: options that cannot change a result. training/config.py marks them and gives the reasons.
 NO_SETTING = ("run.", "data.root", "data.download", "data.resident", "train.eval_batch", "train.save_minutes")
@@ -138,6 +138,10 @@ def _stem(names: Sequence[str]) -> str:
 def differing(settings: Sequence[Setting]) -> dict[str, list[Any]]:
     """Options in which settings differ: the value of each setting, by option; – where it does not count."""
     configs = [_options(setting) for setting in settings]
+    for name in [key for key in REMOVED if any(key in config for config in configs)]:
+        for config in configs:
+            if any(key.startswith("search.") for key in config):  # one without it did as its value there says
+                config.setdefault(name, REMOVED[name])
     found = {}
     for name in dict.fromkeys(key for config in configs for key in config):
         values = [config[name] for config in configs if name in config]

@@ -12,6 +12,7 @@
       mix.patch_weight: [0.1, 0.5]
       model.head: [own, shared]
     resources: {cpus: 2, gpus: 1}       # optional: what a trial takes of a Ray cluster
+    removed: [replay]                   # optional: variants with options that were removed; results of theirs are kept
 
 A variant of the grid is named after its settings: patch_weight=0.1+head=own. `trial:NAME` stands for what variant NAME
 and the same seed has found: its patterns for mix.bank and search.start, its model for search.reference.
@@ -22,7 +23,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -32,10 +33,11 @@ from analysis.run_folder import out_root
 from evo.errors import UserError
 from runs.folders import with_run_paths
 from runs.trials import Trial
+from training import removed
 from training.config import Config, make_config, read_yaml, recipe_path
 
 REQUIRED = ("recipe", "seeds")
-OPTIONAL = ("common", "by_seed", "variants", "grid", "resources")
+OPTIONAL = ("common", "by_seed", "variants", "grid", "resources", "removed")
 MOST = 10_000  # trials of a file: more is a slip
 LONGEST = 200  # characters of a variant's name, which becomes a folder's
 SET_BY_TRIAL = {
@@ -57,6 +59,11 @@ class Plan:
     by_seed: Mapping[str, list[Any]]
     variants: Mapping[str, dict[str, Any]]
     resources: Mapping[str, float]
+    removed: Sequence[str]  # variants that cannot be run anew
+
+    def gone(self, variant: str) -> dict[str, Any]:
+        """The options of a variant that were removed, with their values; none of a variant that can be run."""
+        return removed.departing(self.sections, self.variants[variant]) if variant in self.removed else {}
 
 
 def read_ablation(file: Path) -> list[Trial]:
@@ -79,6 +86,7 @@ def read_ablation(file: Path) -> list[Trial]:
             plan.resources.get("cpus"),
             plan.resources.get("gpus"),
             ("ablate", str(file), "--only", variant),
+            gone=plan.gone(variant),
         )
         for (variant, seed), config in configs.items()
     ]
@@ -88,16 +96,17 @@ def chosen(trials: list[Trial], only: list[str]) -> list[Trial]:
     """The trials of some variants (names, or patterns such as head=*) and those they need; all where none is named."""
     variants = list(dict.fromkeys(trial.variant for trial in trials))
     for pattern in only:
-        if not any(_fits(variant, pattern) for variant in variants):
+        if not any(fits(variant, pattern) for variant in variants):
             raise UserError(f"--only {pattern}: there is no such variant (choose from {', '.join(variants)})")
     by_name = {trial.name: trial for trial in trials}
-    wanted = [trial.name for trial in trials if not only or any(_fits(trial.variant, pattern) for pattern in only)]
+    wanted = [trial.name for trial in trials if not only or any(fits(trial.variant, pattern) for pattern in only)]
     for name in wanted:  # it grows
         wanted += [needed for needed in by_name[name].needs if needed not in wanted]
     return [trial for trial in trials if trial.name in set(wanted)]
 
 
-def _fits(variant: str, pattern: str) -> bool:
+def fits(variant: str, pattern: str) -> bool:
+    """Whether a variant is the one that is named, or fits a pattern such as head=*."""
     return variant == pattern or fnmatchcase(variant, pattern)
 
 
@@ -105,7 +114,7 @@ def _read_plan(file: Path) -> Plan:
     data = read_yaml(file)
     if set(data) - {*REQUIRED, *OPTIONAL} or not set(REQUIRED) <= set(data) or not {"variants", "grid"} & set(data):
         raise UserError(
-            f"{file}: expected the keys recipe, seeds, variants or grid, and perhaps common, by_seed and resources, got "
+            f"{file}: expected the keys recipe, seeds, variants or grid, and perhaps common, by_seed, resources and removed, got "
             f"{', '.join(map(str, data))}"
         )
     seeds, common = _seeds(file, data["seeds"]), _settings(file, "common", data.get("common"))
@@ -136,7 +145,11 @@ def _read_plan(file: Path) -> Plan:
         )
     by_seed = _by_seed(file, data.get("by_seed"), variants)
     sections = read_yaml(recipe_path(str(data["recipe"])))
-    return Plan(file, sections, seeds, by_seed, variants, _resources(file, data.get("resources")))
+    plan = Plan(
+        file, sections, seeds, by_seed, variants, _resources(file, data.get("resources")), data.get("removed", [])
+    )
+    _check_removed(plan)
+    return plan
 
 
 def _seeds(file: Path, given: Any) -> list[int]:
@@ -194,6 +207,17 @@ def _resources(file: Path, given: Any) -> dict[str, float]:
     return found
 
 
+def _check_removed(plan: Plan) -> None:
+    """Raises UserError where `removed` lists something else than variants with options that were removed."""
+    given = plan.removed
+    if not isinstance(given, list) or not all(isinstance(name, str) and name in plan.variants for name in given):
+        raise UserError(
+            f"{plan.file}: removed: expected a list of variants (of {', '.join(plan.variants)}), got {given!r:.60}"
+        )
+    if able := next((name for name in given if not plan.gone(name)), None):
+        raise UserError(f"{plan.file}: removed: no option of variant {able} was removed; leave it out of the list")
+
+
 # The grid
 
 
@@ -243,7 +267,11 @@ def _config(plan: Plan, variant: str, seed: int, settings: dict[str, Any]) -> Co
     """The checked config, in which results of other trials are yet named by `trial:`, and only where they count."""
     by_seed = {key: values[seed % len(values)] for key, values in plan.by_seed.items()}
     settings = {**settings, **by_seed, "run.seed": seed, "run.name": f"{plan.file.stem}/{variant}-s{seed}"}
-    config = make_config(plan.sections, source=f"{plan.file.name}: {variant}", settings=settings)
+    sections = plan.sections
+    if variant in plan.removed:
+        sections = removed.without(sections)
+        settings = {key: value for key, value in settings.items() if key not in removed.REMOVED}
+    config = make_config(sections, source=f"{plan.file.name}: {variant}", settings=settings)
     counts = {
         "mix.bank": config.mix.name == "bank",
         "search.start": config.searches,
@@ -272,6 +300,11 @@ def _needed(plan: Plan, variant: str, configs: Mapping[tuple[str, int], Config])
         if name not in plan.variants:
             raise UserError(
                 f"{plan.file}: {variant}: {key}: there is no variant {name!r} (choose from {', '.join(plan.variants)})"
+            )
+        if name in plan.removed:
+            raise UserError(
+                f"{plan.file}: {variant}: {key}: variant {name} has options that were removed and cannot be run, so that "
+                "nothing can be trained on what it finds; use another variant"
             )
         if RESULTS[key] and (mix := configs[name, seed].mix.name) != "evolved":
             raise UserError(

@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from analysis.run_folder import RunFolder, find_run, out_root
+from analysis.run_folder import REMOVED, RunFolder, find_run, out_root
 from analysis.settings import Readings, common, counted, difference, readings_of
 from analysis.tested import images_beside, images_of_test, unlike
 from evo.errors import UserError, did_you_mean
-from runs.folders import folder_to_write, recorded_config, shown
+from runs.folders import folder_to_write, known_config, shown
 from training.config import PROJECT
 from training.places import spoken, user_path
 
@@ -132,11 +132,13 @@ def read_runs(runs: list[RunFolder]) -> pd.DataFrame:
             raise UserError(
                 f"run {run.name} has not ended; finish it ({spoken('train', options=('--resume', run.name))}) or leave it out"
             )
-        match, seed, readings = SEED.fullmatch(run.name), recorded_config(run).run.seed, readings_of(run)
+        match, seed, readings = SEED.fullmatch(run.name), known_config(run).run.seed, readings_of(run)
         variant = match[1] if match else run.name
         first, setting = firsts.setdefault(variant, run), settings.setdefault(variant, readings)
         if option := difference(setting, readings):
-            values = " and ".join(str(counted(one).get(option, "not recorded")) for one in (first, run))
+            values = " and ".join(
+                str(counted(one).get(option, REMOVED.get(option, "not recorded"))) for one in (first, run)
+            )
             raise UserError(
                 f"runs {first.name} and {run.name} differ in {option} ({values}); expected runs of {variant} that differ in "
                 "their seed only: leave one out, or rename its folder"

@@ -11,7 +11,9 @@ from typing import Any
 
 from analysis.run_folder import RunFolder, find_run, out_root
 from evo.errors import UserError
+from training import removed
 from training.config import PROJECT, Config, Place, idle_options, make_config
+from training.mixes import SCORED
 from training.places import spoken, taken, user_path
 from training.progress import speaks
 
@@ -136,9 +138,23 @@ def with_run_paths(config: Config) -> Config:
 
 
 def recorded_config(run: RunFolder) -> Config:
-    """The config a run was made with."""
-    sections = {key: value for key, value in run.config.items() if key != "schema"}
+    """The config a run was made with, to go on with it.
+
+    Raises UserError where it has an option that was removed, with a value that does something that no longer exists.
+    """
+    if run.mix not in SCORED:  # whose section `search` does not count
+        return known_config(run)
+    return make_config(_sections(run), source=str(run.path / "config.json"), trains=False)
+
+
+def known_config(run: RunFolder) -> Config:
+    """The config a run was made with, for what uses its model or its data alone: without options that were removed."""
+    sections = removed.without(_sections(run))
     return make_config(sections, source=str(run.path / "config.json"), trains=False)
+
+
+def _sections(run: RunFolder) -> dict[str, Any]:
+    return {key: value for key, value in run.config.items() if key != "schema"}
 
 
 def config_to_go_on_with(run: RunFolder, overrides: Sequence[str], command: tuple[str, ...]) -> Config:

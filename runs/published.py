@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from analysis.run_folder import ADDED, read_lines
+from analysis.run_folder import REMOVED, as_today, read_lines
 from evo.errors import UserError
 from runs.trials import Trial, told_apart_by
 from training.config import PROJECT
@@ -104,6 +104,9 @@ def settings(trial: Trial) -> dict[str, Any]:
     sections = told_apart_by(trial.config)
     if not trial.config.searches:
         sections.pop("search")
+    for option, value in trial.gone.items():
+        section, _, name = option.partition(".")
+        sections.get(section, {})[name] = value
     places = [str(place) + os.sep for place in (trial.folder.parent, PROJECT)]
 
     def within(value: Any) -> Any:
@@ -114,12 +117,15 @@ def settings(trial: Trial) -> dict[str, Any]:
 
 
 def _check(file: Path, trial: Trial, line: dict[str, Any]) -> None:
-    made = line["config"]
-    for section, options in settings(trial).items():
-        for key, value in options.items():
-            before = made.get(section, {}).get(key, ADDED.get(f"{section}.{key}"))
-            if before != value:
+    made = as_today(line["config"])
+    for section, wanted in settings(trial).items():
+        before = made.get(section, {})
+        gone = [key for key in before if f"{section}.{key}" in REMOVED]
+        for key in dict.fromkeys((*wanted, *gone)):
+            otherwise = REMOVED.get(f"{section}.{key}")
+            had, has = before.get(key, otherwise), wanted.get(key, otherwise)
+            if had != has:
                 raise UserError(
-                    f"{results_folder(file) / 'trials.jsonl'}: {trial.title} was made with {section}.{key}={before}, the "
-                    f"file now says {value}; remove its line, or rename the ablation's file"
+                    f"{results_folder(file) / 'trials.jsonl'}: {trial.title} was made with {section}.{key}={had}, the "
+                    f"file now says {has}; remove its line, or rename the ablation's file"
                 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 from analysis.rounding import decimal_text
 from analysis.run_folder import RunFolder, find_run
 from evo.errors import UserError
-from runs.folders import config_to_go_on_with, new_run_folder, numbered, recorded_config, shown, with_run_paths
+from runs.folders import config_to_go_on_with, known_config, new_run_folder, numbered, shown, with_run_paths
 from runs.train import train_in
+from training import removed
 from training.belonging import checkpoint_digest
 from training.config import Config, make_config
 from training.places import spoken
@@ -26,7 +28,12 @@ def run_search(name: str | None, overrides: list[str], evaluation: str | None, r
         folder, result = resume_search(resume, overrides, evaluation, name)
     else:
         run = find_run(str(name))
-        trained = recorded_config(run)
+        trained = known_config(run)
+        if departs := removed.departing(run.config):
+            told = ", ".join(f"{option}={value}" for option, value in departs.items())
+            print(
+                f"search: {run.name} was trained with {told}, removed since; the search does without", file=sys.stderr
+            )
         asked = overrides if evaluation is None else [*overrides, f"search.evaluation={evaluation}"]
         config = search_config(trained, asked)
         place = new_run_folder(config, "") if config.run.name is not None else numbered(f"{run.name}-search")
@@ -90,7 +97,7 @@ def resume_search(
         raise UserError(
             f"run {run.name} at {run.path} has another checkpoint than when {found.name} began; give the run as it was"
         )
-    work = lambda: search_in(found.path, config, run, recorded_config(run), resume=True)  # noqa: E731
+    work = lambda: search_in(found.path, config, run, known_config(run), resume=True)  # noqa: E731
     return found.path, train_in(found.path, work, "search")
 
 

@@ -14,7 +14,7 @@ from analysis.run_folder import out_root
 from analysis.settings import IMAGES
 from analysis.tested import Tested, of_options, unlike
 from evo.errors import UserError
-from runs.ablate import chosen, read_ablation
+from runs.ablate import chosen, fits, read_ablation
 from runs.engines import Engine
 from runs.folders import shown
 from runs.published import publish_done, publish_trial, results_folder, with_needed, with_published
@@ -61,6 +61,7 @@ def run_ablation(
         trials = with_published(file, trials)
     for trial in trials:  # all folders are checked before the first minute is spent
         trial.state()
+    trials = without_removed(file, trials, only)
     schedule = Schedule(with_needed(chosen(trials, list(only))), retry)
     if dry_run:
         print("\n".join(planned(schedule, Estimate(trial for trial in trials if trial.state() == "done"), workers)))
@@ -92,6 +93,30 @@ def run_ablation(
     write(file, trials, done, publish)
     if unfinished:
         raise UserError("\n".join(unfinished_lines(schedule, unfinished, retried)))
+
+
+def without_removed(file: Path, trials: Sequence[Trial], only: Sequence[str]) -> list[Trial]:
+    """The trials without those that are not done and cannot be, since options of theirs were removed; which are told.
+
+    Raises UserError where nothing is left, or nothing of a variant that `only` names.
+    """
+    left = [trial for trial in trials if not trial.gone or trial.state() == "done"]
+    lost = {trial.variant: trial.gone for trial in trials if trial not in left}
+    said = {
+        variant: f"{file.stem}: {variant} cannot be run any more: "
+        + "; ".join(f"{option}={value} was removed" for option, value in gone.items())
+        for variant, gone in lost.items()
+    }
+    kept = {trial.variant for trial in left}
+    if asked := [
+        said[variant]
+        for variant in lost
+        if variant not in kept and (not left or any(fits(variant, name) for name in only))
+    ]:
+        raise UserError("\n".join(asked))
+    for variant, line in said.items():
+        print(f"run: {line}{'; its results are kept' if variant in kept else ''}", file=sys.stderr)
+    return left
 
 
 def write_so_far(file: Path, trials: Sequence[Trial], publish: bool) -> None:

@@ -25,7 +25,7 @@ from analysis.run_folder import RunFolder, find_run
 from analysis.settings import by_setting
 from analysis.statistics import t_interval
 from evo.errors import UserError, did_you_mean
-from runs.folders import file_to_write, recorded_config
+from runs.folders import file_to_write, known_config
 from training.config import Config, make_config
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def run_transfer(
 
     config = next(iter(configs.values()))  # but for the data they are the same
     device = pick_device(config.run)
-    sources = [Source(recorded_config(run), run.path, kind) for run, kind in zip(runs, chosen, strict=True)]
+    sources = [Source(known_config(run), run.path, kind) for run, kind in zip(runs, chosen, strict=True)]
     subjects = open_subjects(sources, config, device)
     targets = [open_target(name, of.data) for name, of in configs.items()]
     jobs = [job for target in targets for subject in subjects for job in plan(subject, target, wanted, seeds, config)]
@@ -190,7 +190,7 @@ def chosen_weights(run: RunFolder, asked: str | None) -> str:
         raise UserError(f"{run.path} is read-only, and outcomes are kept in it; copy the run folder first")
     if asked not in (None, *WEIGHTS):
         raise UserError(f"--weights: expected model or ema, got {asked!r:.60}")
-    averaged = recorded_config(run).train.ema is not None
+    averaged = known_config(run).train.ema is not None
     if asked == "ema" and not averaged:
         raise UserError(f"--weights ema: run {run.name} was trained without train.ema; leave --weights out")
     return asked or ("ema" if averaged else "model")

@@ -11,17 +11,18 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from analysis.run_folder import RunFolder, is_locked
+from analysis.run_folder import RunFolder, as_today, is_locked
 from evo.errors import UserError
 from evo.storage import replacing
-from runs.folders import recorded_config
+from runs.folders import known_config
+from training import removed
 from training.config import Config, idle_options, make_config
 from training.locks import LOCK, take_lock
 
@@ -49,7 +50,7 @@ class Outcome:
 class Trial:
     """folder: its run folder. needs: names of the trials whose results it uses. cpus, gpus: what Ray reserves for it;
     None where the file says nothing. published: the result that is kept of it with the code, which stands for its run
-    folder where that is gone.
+    folder where that is gone. gone: options it was made with that were removed, with their values; it cannot be run anew.
     """
 
     variant: str
@@ -61,6 +62,7 @@ class Trial:
     gpus: float | None = None
     command: tuple[str, ...] = ()  # what environment.json tells
     published: dict[str, Any] | None = field(default=None, compare=False)
+    gone: Mapping[str, Any] = field(default_factory=dict)
     _ended: dict[object, dict[str, Any]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
@@ -155,7 +157,7 @@ class Trial:
         """Why the last attempt failed, where that is recorded and was with these settings."""
         try:
             record = json.loads((self.notes / "failed.json").read_text(encoding="utf-8"))
-            return str(record["reason"]) if record["config"] == told_apart_by(self.config) else None
+            return str(record["reason"]) if as_today(record["config"]) == told_apart_by(self.config) else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -185,7 +187,8 @@ class Trial:
     def _check_settings(self) -> None:
         # Options that a run of an older version does not name have their defaults; those of a search count where
         # there is one.
-        made, wanted = recorded_config(self.run).model_dump(), self.config.model_dump()
+        run = self.run
+        made, wanted = known_config(run).model_dump(), self.config.model_dump()
         idle = idle_options()
         ignored = {"run"} if self.config.searches else {"run", "search"}
         for section in [name for name in wanted if name not in ignored]:
@@ -193,10 +196,18 @@ class Trial:
                 option = f"{section}.{key}"
                 counts = option in RESULTS or option not in idle
                 if counts and not self._same(option, made[section][key], value):
-                    raise UserError(
-                        f"{self.folder} was made with {section}.{key}={made[section][key]}, the file now says {value}; "
-                        "remove that folder, or rename the ablation's file"
-                    )
+                    raise UserError(self._other_setting(option, made[section][key], value))
+        departs = removed.departing(run.config) if self.config.searches else {}
+        for option in dict.fromkeys((*departs, *self.gone)):
+            had, has = (found.get(option, removed.REMOVED[option].value) for found in (departs, self.gone))
+            if had != has:
+                raise UserError(self._other_setting(option, had, has))
+
+    def _other_setting(self, option: str, made: Any, wanted: Any) -> str:
+        return (
+            f"{self.folder} was made with {option}={made}, the file now says {wanted}; remove that folder, or rename the "
+            "ablation's file"
+        )
 
     def _same(self, option: str, made: Any, wanted: Any) -> bool:
         """Whether two values mean the same, also where the ablation's folder or the data have been moved."""

@@ -17,8 +17,8 @@ from training.models.patch_model import build_model
 FILES = {path.stem: path for path in sorted((RECIPES.parent / "ablations").glob("*.yaml"))}
 OURS = [name for name in FILES if name != "cifar10-small"]  # whose table is published with the file as it was
 ASKED = {
-    "patch-weight", "head", "probability", "grid", "search-or-draw", "objective", "rescore", "generations-elites",
-    "pairing", "bank", "peers", "sampler",
+    "patch-weight", "head", "probability", "grid", "search-or-draw", "objective", "generations-elites",
+    "bank", "peers", "sampler",
 }  # fmt: skip
 
 

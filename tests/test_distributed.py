@@ -163,7 +163,7 @@ def assert_same_training(one, two):
     [
         ("mix.name=cutmix", "train.accumulate=2", "train.clip=1.0"),
         ("mix.name=evolved", "train.ema=0.9"),
-        ("mix.name=evolved", "search.objective=reducible", "search.rescore=survivors"),
+        ("mix.name=evolved", "search.objective=reducible", "search.consume=each"),
         ("mix.name=evolved", "search.objective=image_hard", "search.evaluation=full"),
     ],
     ids=["cutmix", "evolved", "reducible", "full"],

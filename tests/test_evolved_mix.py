@@ -1,8 +1,6 @@
-"""The live search inside training: when it searches, what it draws between, turns with steps, exact resumption."""
+"""The live search inside training: when it searches, what it draws between, exact resumption."""
 
-import copy
 import time
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +9,7 @@ import torch
 from evo.bank import PatternBank
 from evo.errors import UserError
 from training.config import make_config
-from training.mixes import MIXES, evolved
+from training.mixes import MIXES
 from training.mixes.batch import MixContext
 from training.models.patch_model import build_model
 from training.models.trained import Prepare
@@ -80,9 +78,8 @@ def test_every_third_group_is_searched_and_the_others_cost_no_forward():
     assert mix.searches == 3 and mix.forwards > 0
 
 
-@pytest.mark.parametrize("pairing", ["random", "affinity", "assignment"])
-def test_between_searches_masks_come_from_the_live_bank_and_pairings_are_permutations(pairing):
-    mix = build("search.every=2", f"search.bank_pairing={pairing}")
+def test_between_searches_masks_come_from_the_live_bank_and_pairings_are_permutations():
+    mix = build("search.every=2")
     list(mix(batches(3), 1))
     known = {mask.tobytes() for mask in mix.live.masks}
     assert len(known) < 16  # else this test shows nothing
@@ -97,27 +94,11 @@ def test_between_searches_masks_come_from_the_live_bank_and_pairings_are_permuta
         assert np.array_equal(item.cell_targets.numpy()[shown], expected[shown])
 
 
-@pytest.mark.parametrize("pairing", ["affinity", "assignment"])
-def test_partners_follow_the_classes_that_searches_paired(pairing):
-    mix = build("search.every=2", f"search.bank_pairing={pairing}")
-    list(mix(batches(3), 1))
-    mix.live.pairs = np.array([[0.0, 9.0, 0.0], [9.0, 0.0, 0.0], [0.0, 0.0, 9.0]])
-    patterns = ([0, 1, 0, 1, 0, 1, 2, 2], [2, 2, 2, 2, 2, 2, 0, 1], [1, 1, 1, 1, 0, 0, 0, 0])
-    given = [(images, torch.tensor(labels)) for (images, _), labels in zip(batches(3), patterns, strict=True)]
-    for item, batch in zip(mix(given, 1), given, strict=True):
-        _, partner = composition(item, batch)
-        shown = partner >= 0
-        labels = batch[1].numpy()
-        assert np.array_equal(labels[partner[shown] % B], np.array([1, 0, 2])[labels[shown]])
-
-
 @pytest.mark.parametrize(
     ("overrides", "fetched"),
     [
         ([], 0),
         (["search.self_pairing=false", "search.min_cells=1"], 0),
-        (["search.bank_pairing=affinity"], 1),
-        (["search.bank_pairing=assignment"], 1),
         (["search.same_class=false"], 1),
     ],
 )
@@ -152,53 +133,10 @@ def test_after_the_stop_epoch_compositions_are_random_again():
         context("search.start_epoch=2", "mix.stop_epoch=1")
 
 
-@pytest.mark.parametrize("overrides", [[], ["search.self_pairing=false", "search.same_class=false"]])
-def test_a_search_over_a_share_of_the_rows_leaves_the_others_to_chance(overrides):
-    found = []
-    mix = build("search.rows=0.5", "mix.sampler=bernoulli", *overrides, on_search=found.append)
-    labels = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1])
-    given = [(images, labels) for images, _ in batches(3)]
-    mixed = list(mix(given, 1))
-    (record,) = found
-    assert torch.equal(record.images, torch.cat([images[: B // 2] for images, _ in given]))
-    assert mix.forwards <= 3 * B // 2 * 4 * 3  # P = 4 genomes of half the rows, at most all of them new, T = 3
-    for step, (item, batch) in enumerate(zip(mixed, given, strict=True)):
-        masks, partner = composition(item, batch)
-        elites = record.elites[step]
-        assert np.array_equal(masks[: B // 2] | (partner[: B // 2] < 0)[:, None, None], np.where(
-            (partner[: B // 2] < 0)[:, None, None], True, elites.masks[0][step * B // 2 : (step + 1) * B // 2]
-        ))  # fmt: skip
-        others = partner[B // 2 :]
-        shown = others[others >= 0]
-        assert set(shown) <= set(range(step * B + B // 2, (step + 1) * B)) and len(set(shown)) == len(shown)
-        searched = partner[: B // 2][partner[: B // 2] >= 0]
-        assert (searched % B < B // 2).all()
-        if overrides:
-            assert (labels[partner[partner >= 0] % B] != labels[partner >= 0]).all()
-        expected = np.where(masks, labels.numpy()[:, None, None], labels.numpy()[partner % B][:, None, None])
-        assert np.array_equal(item.cell_targets.numpy()[partner >= 0], expected[partner >= 0])
-
-
-def test_losses_may_be_those_of_the_weight_average():
-    given = context("search.weights=average")
-    noisy = copy.deepcopy(given.model)
-    noise(noisy)
-    mix = open_entry(MIXES, "evolved", "mix")(replace(given, average=noisy))
-    asked, live = [], forwards_of(mix)
-    noisy.register_forward_hook(lambda *_: asked.append(1))
-    list(mix(batches(3), 1))
-    assert asked and not live
-    with pytest.raises(UserError, match="would compare the weight average with itself; set search.weights=live"):
-        context("search.weights=average", "search.objective=reducible")
-
-
 RULES = ("search.self_pairing=false", "search.same_class=false", "search.min_cells=1")
 
 
-@pytest.mark.parametrize(
-    "overrides",
-    [["search.start_epoch=9"], *([f"search.bank_pairing={name}"] for name in ("random", "affinity", "assignment"))],
-)
+@pytest.mark.parametrize("overrides", [["search.start_epoch=9"], []])
 def test_rules_hold_for_compositions_that_no_search_made(overrides):
     mix = build("search.every=2", *RULES, *overrides)
     labels = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1])
@@ -227,23 +165,6 @@ def test_the_live_bank_holds_the_last_elites_and_fades():
     assert mix.live.pairs.sum() == 24 * (1 + 0.5 + 0.25)
 
 
-def test_a_search_starts_from_the_live_bank_where_it_is_carried(monkeypatch):
-    starts = []
-
-    class Watched(evolved.Search):
-        def __init__(self, *arguments, **options):
-            starts.append(options["start"])
-            super().__init__(*arguments, **options)
-
-    monkeypatch.setattr(evolved, "Search", Watched)
-    for carry in (False, True):
-        mix = build(f"search.carry={str(carry).lower()}")
-        list(mix(batches(3), 1))
-        list(mix(batches(3), 1))
-        assert starts == [None, mix.live if carry else None] and (len(mix.live) > 0) == carry
-        starts.clear()
-
-
 @pytest.mark.parametrize("batch", [None, 3 * B])
 def test_the_last_elites_alone_can_be_trained_on(batch):
     searches = []
@@ -264,10 +185,40 @@ def test_the_last_elites_alone_can_be_trained_on(batch):
     assert mix.bank.weights.sum() == steps * B
 
 
-@pytest.mark.parametrize(("rescore", "steps"), [("hold", 2), ("survivors", 6)])
-def test_by_default_the_last_elites_are_trained_on_unless_generations_take_turns(rescore, steps):
-    mix = build("search.consume=auto", "search.elites=2", f"search.rescore={rescore}")
-    assert mix.span == steps  # a batch for each elite, or for each of every generation
+@pytest.mark.parametrize(("consume", "steps"), [("auto", 2), ("last", 2), ("each", 6)])
+def test_a_search_batch_has_a_training_batch_for_each_elite_that_is_trained_on(consume, steps):
+    mix = build(f"search.consume={consume}", "search.elites=2")  # auto, of older versions, is last
+    assert mix.span == steps
+    assert make_config({}).search.consume == "last"
+
+
+def test_every_generations_elites_are_trained_on_in_turn_once_the_search_has_ended():
+    events, searches = [], []
+    mix = build(
+        "search.elites=2", on_generation=lambda record: events.append(record["generation"]), on_search=searches.append
+    )
+    given = batches(mix.span)
+    for step, item in enumerate(mix(given, 1)):
+        events.append("step")
+        noise(mix.context.model)
+        elites, rank = searches[0].elites[step // 2], 1 - step % 2  # the fitter of the two comes last
+        masks, partner = composition(item, given[step])
+        rows, shown = slice(B * step, B * step + B), partner >= 0
+        assert np.array_equal(masks[shown], elites.masks[rank][rows][shown])
+        assert np.array_equal(partner[shown], elites.pairings[rank][rows][shown])
+    assert events == [1, 2, 3, *["step"] * 6]
+
+
+def test_a_search_that_ends_early_has_its_generations_share_the_steps():
+    searches, records = [], []
+    mix = build("search.budget=2", "search.generations=4", on_generation=records.append, on_search=searches.append)
+    given = batches(mix.span)
+    items = list(mix(given, 1))
+    assert len(items) == mix.span == 4 and 0 < len(records) < 4
+    masks, partner = composition(items[3], given[3])
+    shown = partner >= 0
+    assert np.array_equal(masks[shown], searches[0].elites[-1].masks[0][3 * B :][shown])
+    assert mix.forwards == sum(record["new_rows"] for record in records) <= 2 * 4 * B
 
 
 @pytest.mark.parametrize(("epochs", "start"), [(1, 1), (9, 1), (10, 2), (240, 25)])
@@ -281,73 +232,7 @@ def test_by_default_searches_begin_after_a_tenth_of_the_training(epochs, start):
     assert len(searches) == 1
 
 
-class TestTurns:
-    """search.rescore other than hold."""
-
-    @pytest.mark.parametrize("rescore", ["survivors", "all", "none"])
-    def test_steps_are_taken_between_generations_under_their_elites(self, rescore):
-        events, searches = [], []
-        mix = build(
-            f"search.rescore={rescore}", "search.elites=2",
-            on_generation=lambda record: events.append(record), on_search=searches.append,
-        )  # fmt: skip
-        given = batches(mix.span)
-        items = []
-        for item in mix(given, 1):
-            events.append("step")
-            items.append(item)
-            noise(mix.context.model)
-        order = ["step" if event == "step" else event["generation"] for event in events]
-        assert order == [1, "step", "step", 2, "step", "step", 3, "step", "step"]
-        second = [event for event in events if event != "step"][1]
-        # survivors and all of them are forwarded anew under the new weights; `none` keeps what was measured before
-        assert (second["age"] > 0) == (rescore == "none")
-        for step, item in enumerate(items):
-            elites, rank = searches[0].elites[step // 2], 1 - step % 2  # the fitter of the two comes last
-            masks, partner = composition(item, given[step])
-            rows = slice(B * step, B * step + B)
-            shown = partner >= 0
-            assert np.array_equal(masks[shown], elites.masks[rank][rows][shown])
-            assert np.array_equal(partner[shown], elites.pairings[rank][rows][shown])
-
-    def test_what_is_forwarded_is_counted_and_after_an_early_end_the_last_elites_serve(self):
-        for budget in (None, 5):
-            records, searches = [], []
-            mix = build(
-                "search.rescore=all", f"search.budget={'null' if budget is None else budget}",
-                "search.generations=4", on_generation=records.append, on_search=searches.append,
-            )  # fmt: skip
-            assert mix.span == 4
-            items = []
-            for item in mix(batches(4), 1):
-                items.append(item)
-                noise(mix.context.model)
-            masks, partner = composition(items[3], batches(4)[3])
-            shown = partner >= 0
-            assert np.array_equal(masks[shown], searches[0].elites[-1].masks[0][3 * B :][shown])
-            assert mix.forwards == sum(record["new_rows"] for record in records)
-            assert (mix.forwards > 5 * 4 * B) if budget is None else (mix.forwards <= 5 * 4 * B and len(records) < 4)
-
-    def test_fewer_steps_than_generations_take_the_latest_elites(self):
-        searches, records = [], []
-        mix = build("search.rescore=survivors", on_generation=records.append, on_search=searches.append)
-        (item,) = mix(batches(1), 1)
-        assert len(records) == 3 and all(record.get("age", 0) == 0 for record in records)
-        masks, partner = composition(item, batches(1)[0])
-        shown = partner >= 0
-        assert np.array_equal(masks[shown], searches[0].elites[-1].masks[0][shown])
-
-    def test_there_must_be_steps_to_take_turns_with(self):
-        with pytest.raises(UserError, match=r"has 1 steps of train.batch=8 and 3 generations; set search.batch"):
-            build("search.rescore=none", f"search.batch={B}")
-        with pytest.raises(UserError, match=r"search.rescore=all trains on every .*; set search.consume=each"):
-            build("search.rescore=all", "search.consume=last")
-        with pytest.raises(UserError, match=r"search.rescore=all .* 1 generations"):
-            build("search.rescore=all", "search.generations=1", "search.elites=2")
-
-
-@pytest.mark.parametrize("rescore", ["hold", "survivors"])
-def test_the_trainers_steps_are_not_the_searchs_time(rescore, monkeypatch):
+def test_the_trainers_steps_are_not_the_searchs_time(monkeypatch):
     clock = [0.0]
 
     def tick():
@@ -355,7 +240,7 @@ def test_the_trainers_steps_are_not_the_searchs_time(rescore, monkeypatch):
         return clock[0]
 
     monkeypatch.setattr(time, "perf_counter", tick)
-    mix = build(f"search.rescore={rescore}", "search.every=2")
+    mix = build("search.every=2")
     for _ in range(2):
         before = mix.seconds
         for _ in mix(batches(3), 1):
@@ -367,9 +252,9 @@ def test_the_trainers_steps_are_not_the_searchs_time(rescore, monkeypatch):
     "overrides",
     [
         ["search.every=3"],
-        ["search.every=2", "search.bank_pairing=affinity", "search.carry=true", "search.bank_decay=0.7"],
-        ["search.every=2", "search.bank_pairing=assignment", "search.rescore=survivors", "search.start_epoch=2"],
-        ["search.rescore=none", "search.carry=true", "search.self_pairing=false"],
+        ["search.every=2", "search.same_class=false", "search.bank_decay=0.7"],
+        ["search.every=2", "search.consume=last", "search.elites=2", "search.start_epoch=2"],
+        ["search.every=1", "search.self_pairing=false"],
     ],
 )
 def test_resumed_at_any_group_it_goes_on_the_same(overrides):

@@ -73,9 +73,8 @@ CASES = [
     ("mix.name=evolved",),
     ("mix.name=evolved", "search.objective=image_reducible", "train.ema=0.95", "search.islands=2"),
     ("mix.name=evolved", "mix.probability=1.0", "search.batch=16", "search.every=1"),
-    ("mix.name=evolved", "search.every=2", "search.carry=true", "search.bank_pairing=affinity"),
-    ("mix.name=evolved", "search.rows=0.5", "search.weights=average", "search.stop_epoch=2"),
-    ("mix.name=evolved", "search.rescore=survivors", "search.elites=2", "search.start_epoch=2"),
+    ("mix.name=evolved", "search.every=2", "search.consume=each", "search.same_class=false"),
+    ("mix.name=evolved", "search.elites=2", "search.stop_epoch=2"),
 ]
 
 

@@ -29,7 +29,7 @@ from evo.operators import (
 from evo.search import CROSSOVER, MASK_MUTATION, PAIRING_MUTATION, Duplicates
 from evo.selection import SELECTIONS
 from evo.variation import parse_shares
-from training import plain_yaml
+from training import plain_yaml, removed
 from training.data import DATASETS
 from training.mixes import MIXES, SCORED
 from training.models import MODELS
@@ -230,10 +230,8 @@ class SearchOptions(_Section):
     population: int = Field(4, ge=1, le=100_000, description="genomes, P (of each island)")
     generations: int = Field(2, ge=1, le=100_000, description="generations per search batch, T")
     elites: int = Field(1, ge=1, description="genomes of each generation that are trained on, E")
-    consume: Literal["auto", "each", "last"] = Field(
-        "auto",
-        description="trained on are the elites of each generation in turn, or of a search's last one alone; auto: last, "
-        "but each where rescore lets generations take turns with steps",
+    consume: Literal["each", "last"] = Field(
+        "last", description="trained on are the elites of each generation in turn, or of a search's last one alone"
     )
     # One training batch where it has one elite: in runs/results/cifar10-50-p1 a search over three at once loses to mixing
     # at random, one over single batches does not.
@@ -256,28 +254,8 @@ class SearchOptions(_Section):
     stop_epoch: Annotated[int, Field(ge=1)] | None = Field(
         None, description="epoch of the last search or selection; after it compositions are random"
     )
-    rows: float = Field(
-        1.0,
-        gt=0,
-        le=1,
-        description="share of a searched batch's images that a search is over; the others are mixed at random",
-    )
-    weights: Literal["live", "average"] = Field(
-        "live", description="whose losses are read: the live model's, or those of the average of its weights"
-    )
     bank_decay: float = Field(
         0.9, ge=0, le=1, description="share of the live bank's weights kept at each search that adds to it"
-    )
-    bank_pairing: Literal["random", "affinity", "assignment"] = Field(
-        "random",
-        description="partners of compositions drawn from the live bank: by chance, drawn by the classes that searches "
-        "paired, or the best assignment under them",
-    )
-    carry: bool = Field(False, description="start each search from the live bank: half of its first generation")
-    rescore: Literal["hold", "survivors", "all", "none"] = Field(
-        "hold",
-        description="hold: weights hold still during a search; else its generations take turns with the steps on their "
-        "elites, and after each turn survivors, all or none of the genomes are forwarded anew",
     )
     objective: Annotated[str, AfterValidator(_objectives)] = Field(
         "image_reducible",
@@ -339,16 +317,6 @@ class SearchOptions(_Section):
     max_nonfinite: float = Field(
         0.5, ge=0, le=1, description="share of rows with NaN or infinite losses beyond which a search stops"
     )
-
-    @property
-    def takes_turns(self) -> bool:
-        """Whether generations take turns with training steps on their elites."""
-        return self.rescore != "hold"
-
-    @property
-    def consumes_last(self) -> bool:
-        """Whether the last generation's elites alone are trained on."""
-        return self.consume == "last" or (self.consume == "auto" and not self.takes_turns)
 
 
 class TrainOptions(_Section):
@@ -473,6 +441,9 @@ def make_config(
     for key, value in settings.items():
         _put(merged, *_split(key, f"{source}: {key}"), value)
     written = dict(_apply(merged, override) for override in overrides)
+    if refused := removed.refusals(merged):
+        raise UserError("\n".join(f"{source}: {line}" for line in refused))
+    merged = removed.without(merged)
     try:
         config = Config.model_validate(merged)
     except ValidationError as error:
@@ -486,12 +457,6 @@ def make_config(
         raise UserError(
             f"{source}: search.migrants must be below search.population, got {config.search.migrants} of "
             f"{config.search.population}"
-        )
-    compares = any(part.needs_reference for part in parse_objectives(config.search.objective))
-    if config.searches and compares and config.search.weights == config.search.reference == "average":
-        raise UserError(
-            f"{source}: search.weights=average and search.objective={config.search.objective} would compare the weight "
-            "average with itself; set search.weights=live, search.objective=hard, or search.reference to a run"
         )
     if trains:
         _check_training(config, source)
@@ -683,10 +648,6 @@ def _check_best_of(config: Config, source: str) -> None:
         raise UserError(
             f"{source}: mix.name=best-of-k selects by one objective, got search.objective={search.objective}; take "
             "one, or a sum such as hard+0.5*contrast"
-        )
-    if search.rows < 1:
-        raise UserError(
-            f"{source}: mix.name=best-of-k selects for all rows, got search.rows={search.rows:g}; leave it out"
         )
     if mix.keep == "shuffled" and not (search.self_pairing and search.same_class):
         raise UserError(

@@ -111,7 +111,6 @@ def search_batch(
             on_generation,
             on_search,
             load_reference(config, source, average),
-            average,
         )
     )
     images, labels = training_set.batch(torch.randperm(len(training_set), generator=streams.torch("order"))[:count])

@@ -338,16 +338,13 @@ def set_up(config: Config, folder: Path, *, resume: bool = False) -> Run:
         if log.epoch in log.snapshots:
             log.search(record, names)
 
-    average = averaged = reference = None
+    average = reference = None
     if config.searches:
         if needs_average(config):
             average = WeightAverage(model, config.search.reference_decay)
-            averaged = cast(PatchModel, average.model)
         live = TrainedModel(model, prepare, training_set.shape, names)
-        reference = load_reference(config, live, averaged)
-    context = MixContext(
-        config, model, names, prepare, autocast, streams, world, log.generation, on_search, reference, averaged
-    )
+        reference = load_reference(config, live, None if average is None else average.model)
+    context = MixContext(config, model, names, prepare, autocast, streams, world, log.generation, on_search, reference)
     mix: Mix = open_entry(MIXES, config.mix.name, "mix")(context)
     ema = None if config.train.ema is None else WeightAverage(model, config.train.ema)
     parallel = world.wrap(model)

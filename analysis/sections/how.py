@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from analysis.run_folder import RunFolder
+from analysis.run_folder import REMOVED, RunFolder
 from analysis.sections.parts import section
 from analysis.settings import flat
 
@@ -67,7 +67,7 @@ def _options(run: RunFolder, defaults: Mapping[str, Any] | None) -> str:
         if defaults is None:
             rows.append(f"<tr><th scope='row'>{escape(name)}</th><td>{shown}</td></tr>")
             continue
-        default = _text(defaults[name]) if name in defaults else "–"
+        default = _text(defaults[name]) if name in defaults else "removed since" if name in REMOVED else "–"
         mark = f"<strong>{shown}</strong> <span class='changed'>changed</span>" if name in changed else shown
         rows.append(f"<tr><th scope='row'>{escape(name)}</th><td>{mark}</td><td>{escape(default)}</td></tr>")
     heads = ("option", "value") if defaults is None else ("option", "value", "default")

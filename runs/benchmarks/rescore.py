@@ -21,7 +21,7 @@ from analysis.run_folder import RunFolder
 from evo.search import Elites, Rescore, Rows, Search
 from runs.benchmarks import row
 from runs.benchmarks.search import model_folder, open_scene
-from runs.folders import recorded_config
+from runs.folders import known_config
 from training.compose import cell_targets
 from training.data.image_set import AnyImageSet
 from training.data.load import load_data
@@ -52,7 +52,7 @@ def measure(quick: bool) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     scale, progress = (QUICK if quick else FULL), Progress()
     recipe = open_scene("digits" if quick else "cifar10-small", progress).name.split(",")[0]
     folder = model_folder(recipe)
-    config = recorded_config(RunFolder(folder))
+    config = known_config(RunFolder(folder))
     images = load_data(config.data)[0]
     rows, ratios = [], []
     default = Search(2, 2).rescore

@@ -35,22 +35,17 @@ from training.train import epoch_batches, group_items, mixed_groups, training_st
 FOLDER = PROJECT / "runs" / "results" / "schedules"
 RECIPE = "cifar10-small"
 TESTED = 2000  # test images, the first
-BASE = {"population": 4, "generations": 4, "elites": 1, "every": 1, "objective": "hard", "rescore": "hold"}
+BASE = {"population": 4, "generations": 4, "elites": 1, "every": 1, "objective": "hard", "consume": "each"}
 VARIANTS: dict[str, dict[str, Any]] = {
     "random": {},
     "every batch": {},
     "every 2nd": {"every": 2},
     "every 2nd, P 3": {"every": 2, "population": 3},
     "every 4th, P 8": {"every": 4, "population": 8},
-    "every 2nd, bank affinity": {"every": 2, "bank_pairing": "affinity"},
-    "every 2nd, bank assignment": {"every": 2, "bank_pairing": "assignment"},
-    "every 2nd, carry": {"every": 2, "carry": True},
     "every 2nd, last elites": {"every": 2, "batch": 128},
     "every 2nd, P 3, last elites": {"every": 2, "population": 3, "batch": 128},
     "P 2, last elites": {"population": 2, "batch": 128},
     "budget 2, last elites": {"budget": 2.0, "batch": 128, "population": 1, "generations": 8},
-    "every 2nd, rescore survivors": {"every": 2, "rescore": "survivors"},
-    "every 2nd, rescore none": {"every": 2, "rescore": "none"},
 }
 COLUMNS = ("variant", "gain", "gain_searched", "gain_drawn", "forwards_per_mixed_image", "accuracy", "steps", "seconds")
 
@@ -165,7 +160,7 @@ def table(rows: list[dict[str, Any]], epochs: int, command: str) -> str:
             f"{RECIPE}, {epochs} epochs of the same {rows[0]['steps']} steps, half of them mixed; one seed, accuracy on the "
             f"first {TESTED:,} test images: no ranking of accuracies. Gain: the mean cell loss of the compositions trained "
             "on, under the model as it is before the step, less that of random compositions of the same batches. P 4, 4 "
-            "generations, 1 elite, objective hard, rescore hold, bank pairing random, a search batch of 512 images where "
+            "generations, 1 elite, objective hard, every generation's elites trained on, a search batch of 512 images where "
             "nothing else is said; last elites: a search batch is one training batch, trained on under the last "
             "generation's elite.",
             f"Command: `{command}`, {now()[:10]}.",

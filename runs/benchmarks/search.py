@@ -29,7 +29,7 @@ from evo.packed import Masks
 from evo.search import Rows, Search
 from runs.benchmarks import package_version, result_path, row
 from runs.benchmarks.peers import LISTS, PYMOO, Peer, Problem
-from runs.folders import recorded_config
+from runs.folders import known_config
 from training.config import Config, load_config
 from training.data.load import load_data
 from training.devices import autocast_type
@@ -120,7 +120,7 @@ def open_scene(recipe: str, progress: Progress) -> Scene:
         return open_scene("digits", progress)
     folder = model_folder(recipe)
     _train_once(config, folder, progress)
-    trained = load_trained(recorded_config(RunFolder(folder)), folder, torch.device("cpu"))
+    trained = load_trained(known_config(RunFolder(folder)), folder, torch.device("cpu"))
     autocast = autocast_type(config, torch.device("cpu"))
 
     def draw_batch(batch: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -69,8 +69,7 @@ class MixContext:
 
     prepare: images of 0..255 -> model input. world: the processes that share the work. on_generation: takes
     the search log's new line. on_search: takes a finished search (see evolved.py). reference: the model that
-    the search's objective compares with, if it does. average: the live model's weight average, where one is kept for
-    the search.
+    the search's objective compares with, if it does.
     """
 
     config: Config
@@ -83,19 +82,10 @@ class MixContext:
     on_generation: Callable[[dict[str, Any]], None] = field(default=lambda record: None)
     on_search: Callable[[Any], None] = field(default=lambda record: None)
     reference: nn.Module | None = None
-    average: PatchModel | None = None
 
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
-
-    @property
-    def asked(self) -> PatchModel:
-        """The model whose losses a search reads."""
-        if self.config.search.weights == "live":
-            return self.model
-        assert self.average is not None
-        return self.average
 
 
 def unmixed(batch: Batch, num_classes: int, grid: int | None) -> Mixed:

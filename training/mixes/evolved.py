@@ -4,11 +4,10 @@ For every R-th group of training batches (R is search.every) a population evolve
 once. Training steps follow, one per elite: each trains on its own batch's rows of its elite, so that every image is
 trained on once an epoch, and the number of steps is that of any other mix. The elites are those of the last
 generation, the fittest, or with search.consume=each those of every generation in turn.
-With search.rescore=hold the weights hold still during a search, and losses carried with rows are exact; else
-every generation's steps are taken before the next generation.
+The weights hold still during a search, so that losses carried with rows are exact.
 
-The groups between searches draw from the live bank: masks of recent searches, and partners by chance or by
-the classes that those searches paired. That costs no forward.
+The groups between searches draw masks of recent searches from the live bank, and partners by chance. That costs no
+forward.
 """
 
 from __future__ import annotations
@@ -72,63 +71,43 @@ class Evolved(ScoringMix):
         yield from self._searched(batches) if searches else self._drawn(batches)
 
     def _searched(self, batches: list[Batch]) -> Iterator[Mixed]:
-        """Search over the batches' images, or the first of each; train on the elites, those found last at the end."""
-        steps, part = len(batches), self._part(len(batches[0][1]))
-        images = torch.cat([images[:part] for images, _ in batches])
-        labels = torch.cat([labels[:part] for _, labels in batches])
+        """Search over the batches' images, then train on the elites, those found last at the end."""
+        steps = len(batches)
+        images = torch.cat([images for images, _ in batches])
+        labels = torch.cat([labels for _, labels in batches])
         classes = labels.cpu().numpy()  # once: on a GPU it waits for the device, before the clock starts
-        whole, done = (images, labels), 0
-        if self.options.rows < 1:
-            whole = torch.cat([images for images, _ in batches]), torch.cat([labels for _, labels in batches])
         with self._clock():
-            search, elites = self.make_search(images, labels, classes), list[Elites]()
-        turns, generations = self.options.takes_turns, self.options.generations
-        if turns:
-            found = self._generations(search, elites, images, labels)
-        else:
-            self.go_on(search, elites, images, labels)
-            self._remember(elites[-1], classes)
-            consumed = elites[-1:] if self.options.consumes_last else elites
-            found, generations = iter(consumed), len(consumed)
-        for number, kept in enumerate(found, 1):
-            due = steps * number // generations
+            search = self.make_search(images, labels, classes)
+        elites: list[Elites] = []
+        self.go_on(search, elites, images, labels)
+        self._remember(elites[-1], classes)
+        consumed = elites[-1:] if self.options.consume == "last" else elites
+        done = 0
+        for number, kept in enumerate(consumed, 1):
+            due = steps * number // len(consumed)
             for step in range(done, due):
-                yield self._of_elite(whole, classes, kept, (step - done + 1) / (due - done), step, steps)
-            if turns and due > done:
-                search.forget()
+                progress = (step - done + 1) / (due - done)
+                yield self._of_elite((images, labels), classes, kept, progress, step, steps)
             done = due
-        for step in range(done, steps):  # it ended before its time
-            yield self._of_elite(whole, classes, elites[-1], (step - done + 1) / (steps - done), step, steps)
-        if turns:
-            self._finish(search, elites, images, labels)
-            self._remember(elites[-1], classes)
-
-    def _part(self, size: int) -> int:
-        """How many images of a training batch of `size`, which are in random order, a search is over."""
-        return min(size, max(2, round(self.options.rows * size)))
 
     def _of_elite(self, whole: Batch, classes: Array, elites: Elites, progress: float, step: int, steps: int) -> Mixed:
         """Batch number `step` of `steps` under one of a generation's elites: the fittest at progress 1.
 
-        whole: the images and labels of all of them. classes: the labels that the search was over.
+        whole: the images and labels of all of them. classes: the same labels.
         """
-        count, size, part = len(elites.fitness), len(whole[1]) // steps, len(classes) // steps
+        count = len(elites.fitness)
         rank = count - math.ceil(progress * count - 1e-9)
-        rows = slice(step * part, (step + 1) * part)
+        size = len(classes) // steps
+        first = step * size
+        rows = slice(first, first + size)
         masks, pairing = elites.masks[rank][rows], elites.pairings[rank][rows]
         self.bank.collect(masks, classes[rows], classes[pairing])
-        first = step * size
-        if part < size:  # the others, among themselves
-            labels = whole[1][first + part : first + size]
-            others, partners = self._draw(labels, self._classes(labels))
-            masks = np.concatenate([masks, others])
-            pairing = np.concatenate([pairing // part * size + pairing % part, first + part + partners])
         own = torch.arange(first, first + size, device=whole[0].device)
         return self._composed(whole, masks, pairing, own)
 
     def _remember(self, elites: Elites, classes: Array) -> None:
         """Take a search's last elites into the live bank, if anything is drawn from it."""
-        if self.options.every == 1 and not self.options.carry:
+        if self.options.every == 1:
             return
         with self._clock():
             self.live.decay(self.options.bank_decay)
@@ -138,17 +117,19 @@ class Evolved(ScoringMix):
             self.live.settle()
 
     def _drawn(self, batches: list[Batch]) -> Iterator[Mixed]:
-        """Compositions from the live bank. Labels leave the device, once, only where the partners depend on them."""
-        options = self.options
+        """Masks from the live bank, partners by chance. Labels leave the device, once, only where the search's rules
+        depend on them.
+        """
         classes = None
-        if options.bank_pairing != "random" or not options.same_class:
+        if not self.options.same_class:
             classes = torch.cat([labels for _, labels in batches]).cpu().numpy()
         start = 0
         for batch in batches:
             count = len(batch[1])
             with self._clock():
                 own = np.full(count, -1) if classes is None else classes[start : start + count]
-                masks, pairing = self._obeying(*self.live.draw(own, self.rng, options.bank_pairing), own)
+                drawn = self.live.draw_masks(count, self.rng)
+                masks, pairing = self._obeying(drawn, self.rng.permutation(count).astype(np.int32), own)
                 start += count
             yield self._composed(batch, masks, pairing)
 
@@ -167,8 +148,6 @@ class Evolved(ScoringMix):
         if classes is None:
             classes = labels.cpu().numpy()
         start = None if self.start is None else self.start.bank
-        if options.carry and len(self.live):
-            start = self.live
         evaluation = self.settle_evaluation(images)
         budget = None if options.budget is None else int(options.budget * count) // options.islands
         generators = [self.rng]
@@ -195,7 +174,6 @@ class Evolved(ScoringMix):
                     pairing_mutation=options.pairing_mutation,
                     adaptive=options.adaptive,
                     evaluation=evaluation,
-                    rescore="survivors" if options.rescore == "hold" else options.rescore,
                     duplicates=options.duplicates,
                     generations=options.generations,
                     budget=budget,
@@ -219,34 +197,18 @@ class Evolved(ScoringMix):
 
     def go_on(self, search: Search | Islands, elites: list[Elites], images: Tensor, labels: Tensor) -> None:
         """Run a search to its end; add every generation's elites to `elites` and report it."""
-        for _ in self._generations(search, elites, images, labels):
-            pass
-        self._finish(search, elites, images, labels)
-
-    def _generations(
-        self, search: Search | Islands, elites: list[Elites], images: Tensor, labels: Tensor
-    ) -> Iterator[Elites]:
-        """The elites of one generation after the other, which are added to `elites`, reported and yielded."""
-        options, context = self.options, self.context
         told: dict[str, int | str] = {"search": self.searches, "images": len(labels)}
         if self.evaluation == "full":
             told["evaluation"] = "full"
-        while True:
-            with self._clock(images.device):
-                proposal = search.ask()
-                if proposal is None:
-                    return
+        with self._clock(images.device):
+            while (proposal := search.ask()) is not None:
                 try:
                     record = search.tell(*self._losses(images, labels, proposal.rows))
                 except FloatingPointError as error:
                     raise UserError(f"search {self.searches}, {error}") from None
-                elites.append(search.elites(min(options.elites, len(search))))
-                context.on_generation({**told, **record})
-            yield elites[-1]
-
-    def _finish(self, search: Search | Islands, elites: list[Elites], images: Tensor, labels: Tensor) -> None:
-        self.forwards += search.forwards
-        with self._clock():
+                elites.append(search.elites(min(self.options.elites, len(search))))
+                self.context.on_generation({**told, **record})
+            self.forwards += search.forwards
             self.context.on_search(SearchRecord(self.searches, images, labels, elites, search.lineage.arrays()))
 
     def state(self) -> dict[str, Array]:
@@ -270,22 +232,10 @@ class Evolved(ScoringMix):
 
 def span(options: SearchOptions, batch: int) -> int:
     """Training batches of a search batch: one for each elite that is trained on where search.batch is not given."""
-    generations = 1 if options.consumes_last else options.generations
+    generations = 1 if options.consume == "last" else options.generations
     return max(1, (options.batch or batch * generations * options.elites) // batch)
 
 
 def build(context: MixContext) -> Mix:
-    """The live search. Raises UserError where a search could not take turns with training steps."""
-    options, batch = context.config.search, context.config.train.batch
-    if options.takes_turns and options.consumes_last:
-        raise UserError(
-            f"search.rescore={options.rescore} trains on every generation's elites before the next generation; set "
-            "search.consume=each, or search.rescore=hold"
-        )
-    if options.takes_turns and min(options.generations, span(options, batch)) < 2:
-        raise UserError(
-            f"search.rescore={options.rescore} takes turns between generations and training steps, but a search batch has "
-            f"{span(options, batch)} steps of train.batch={batch} and {options.generations} generations; set search.batch "
-            "to at least two batches and search.generations to at least 2, or search.rescore=hold"
-        )
+    """The live search."""
     return Evolved(context)

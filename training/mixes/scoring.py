@@ -46,7 +46,7 @@ class ScoringMix:
         self.seconds = 0.0
         # Settled at the first search, once the model can be asked; kept in the checkpoint.
         self.evaluation: Literal["incremental", "full"] | None = "full" if options.evaluation == "full" else None
-        self.forward = torch.compile(context.asked, dynamic=False) if options.compile else None
+        self.forward = torch.compile(context.model, dynamic=False) if options.compile else None
         self.reference = context.reference
         if options.compile and self.reference is not None:
             self.reference = cast(nn.Module, torch.compile(self.reference, dynamic=False))
@@ -106,7 +106,7 @@ class ScoringMix:
         if self.evaluation is not None:
             return self.evaluation
         context = self.context
-        seen = check_independence(context.asked, images, context.prepare, self.autocast)
+        seen = check_independence(context.model, images, context.prepare, self.autocast)
         if seen is None and context.reference is not None:
             seen = check_independence(context.reference, images, context.prepare, self.autocast)
             seen = seen and f"of the reference, {seen}"
@@ -131,7 +131,7 @@ class ScoringMix:
         mine = context.world.share(count)
         mine = slice(mine.start * unit, mine.stop * unit)
         found = probe(
-            context.asked,
+            context.model,
             images,
             labels,
             Rows(*(array[mine] for array in rows)),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from evo.errors import UserError
 from evo.objectives import parse_objectives
+from training import removed
 from training.belonging import check_belonging, checkpoint_digest
 from training.checkpoint import Checkpoint, load_checkpoint
 from training.config import Config, ModelOptions, make_config
@@ -125,10 +126,10 @@ def trains_cells(config: Config) -> bool:
 
 
 def needs_average(config: Config) -> bool:
-    """Whether a search reads losses of the live model's weight average, or compares with it."""
+    """Whether a search compares the live model with the average of its weights."""
     objectives = parse_objectives(config.search.objective)
     compares = any(objective.needs_reference for objective in objectives)
-    return config.search.weights == "average" or (config.search.reference == "average" and compares)
+    return config.search.reference == "average" and compares
 
 
 def load_reference(config: Config, live: TrainedModel, average: nn.Module | None) -> nn.Module | None:
@@ -148,6 +149,7 @@ def load_reference(config: Config, live: TrainedModel, average: nn.Module | None
         sections = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         sections.pop("schema")
         sections.pop("id", None)
+        sections = removed.without(sections)
     except OSError:
         raise UserError(
             f"{option}: no run folder is there; give the path of one that holds config.json, or average"
