@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.run_folder import RunFolder, find_run, out_root
+from analysis.settings import flat
 from evo.errors import UserError
 from training import removed
 from training.config import PROJECT, Config, Place, idle_options, make_config
@@ -161,17 +162,12 @@ def config_to_go_on_with(run: RunFolder, overrides: Sequence[str], command: tupl
     """The config of a run that goes on, with other values of options that cannot change its result.
 
     Such an option says where its images or patterns lie now; whether they are the same ones, digests decide later.
-    command: what the user types to go on, for errors. Raises UserError for other options, and for what is not there.
+    command: what the user types to go on, for errors. Raises UserError for other values of other options, and for what is
+    not there.
     """
-    allowed = [option for option in idle_options() if option != "run.name"]
-    for override in overrides:
-        if override.partition("=")[0].strip() not in allowed:
-            raise UserError(
-                f"-s {override}: a run goes on with its own config; what cannot change its result may be given anew: "
-                + ", ".join(allowed)
-            )
     recorded = recorded_config(run)
     config = make_config(recorded.model_dump(), overrides, "--resume", trains=False)
+    check_unchanged(recorded, config, overrides)
     for option, value in places_used(config).items():
         if not user_path(value).exists() and (option == "data.root" or not _is_run(value)):
             raise UserError(
@@ -179,6 +175,42 @@ def config_to_go_on_with(run: RunFolder, overrides: Sequence[str], command: tupl
                 + spoken(command[0], options=(*command[1:], "-s", f"{option}=PLACE"))
             )
     return with_run_paths(config)
+
+
+def check_unchanged(recorded: Config, wanted: Config, overrides: Sequence[str]) -> None:
+    """Raise UserError where a run with the config `recorded` cannot go on with `wanted`, which may change its result.
+
+    overrides: the texts `section.key=value` that make the one of the other.
+    """
+    written = {override.partition("=")[0].strip(): override for override in overrides}
+    allowed = [option for option in idle_options() if option != "run.name"]
+    before, after = (flat(config.model_dump()) for config in (recorded, wanted))
+    for option, value in after.items():
+        if option in allowed or value == before[option]:
+            continue
+        if option == "train.epochs":
+            raise UserError(f"-s {written[option]}: {why_epochs_stay(recorded)}")
+        raise UserError(
+            f"-s {written[option]}: a run goes on with its own config, here {option}={before[option]}, since another value "
+            "could change its result: start a run anew for it; what cannot change it may be given anew: "
+            + ", ".join(allowed)
+        )
+
+
+def why_epochs_stay(config: Config) -> str:
+    """Why a run of this config cannot be made longer or shorter, and what to do."""
+    train = config.train
+    follows = {
+        "cosine": f"falls along a cosine to 0 at the end of its own {train.epochs} epochs",
+        "onecycle": f"rises and falls in one cycle to 0 at the end of its own {train.epochs} epochs",
+        "step": f"is lowered after the shares {train.step_at} of its own {train.epochs} epochs",
+        "constant": f"is constant, but its last ten tests, and where it searches its first search, are those of its own "
+        f"{train.epochs} epochs",
+    }
+    return (
+        f"the run's learning rate (train.schedule={train.schedule}) {follows[train.schedule]}, so that another number of "
+        "epochs is another run; train anew with -s train.epochs=N"
+    )
 
 
 def places_used(config: Config) -> dict[str, str]:

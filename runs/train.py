@@ -5,13 +5,22 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from analysis.rounding import decimal_text
 from analysis.run_folder import RunFolder, RunFolderError, find_run, first_to_last
 from evo.errors import UserError
-from runs.folders import TAKEN, config_to_go_on_with, new_run_folder, shown, with_run_paths
+from runs.folders import (
+    TAKEN,
+    config_to_go_on_with,
+    known_config,
+    new_run_folder,
+    shown,
+    why_epochs_stay,
+    with_run_paths,
+)
 from runs.launch import launch
 from training.config import Config, load_config, recipe_path
 from training.launched import check_launched
@@ -25,7 +34,7 @@ def run_train(recipe: str | None, overrides: list[str], resume: str | None, devi
         raise UserError("expected a RECIPE, or --resume RUN, and not both; recipes are in runs/recipes, e.g. digits")
     check_launched()
     if resume is not None:
-        run = resumable(resume)
+        run = resumable(resume, overrides)
         words = ["--resume", resume, *(word for override in overrides for word in ("-s", override))]
         config = config_to_go_on_with(run, overrides, ("train", *words))
         return train_or_launch(config, run.path, words, devices, resume=True)
@@ -47,12 +56,14 @@ def train_or_launch(config: Config, folder: Path, words: list[str], devices: int
     return 0
 
 
-def resumable(name: str) -> RunFolder:
-    """A run to go on with. Raises UserError where it has ended."""
+def resumable(name: str, overrides: Sequence[str]) -> RunFolder:
+    """A run to go on with. Raises UserError where it has ended, with the reason why it can have no more epochs."""
     run = find_run(name)
     if run.result is not None:
+        longer = any(override.partition("=")[0].strip() == "train.epochs" for override in overrides)
         raise UserError(
             f"run {run.name} has ended at epoch {run.config['train']['epochs']}; there is nothing to resume"
+            + (f": {why_epochs_stay(known_config(run))}" if longer else "")
         )
     return run
 

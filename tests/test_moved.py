@@ -11,6 +11,7 @@ from analysis.run_folder import RunFolder
 from analysis.settings import NO_SETTING
 from evo.errors import UserError
 from runs.ablate import read_ablation
+from runs.folders import check_unchanged
 from runs.trials import RESULTS, told_apart_by
 from tests.conftest import TINY
 from tests.test_experiment import MANY, Stopped
@@ -134,11 +135,42 @@ def test_a_run_goes_on_with_other_values_of_them(cli, out, monkeypatch):
     cut_off(cli, monkeypatch, "-s", "mix.name=plain", "-s", "run.name=own")
     status, _, error = cli("train", "--resume", "own", "-s", "train.lr=1")
     assert status == 2 and "-s train.lr=1: a run goes on with its own config" in error and "train.save_minutes" in error
+    assert "here train.lr=0.1, since another value could change its result: start a run anew for it" in error
+    status, _, error = cli("train", "--resume", "own", "-s", "train.batchh=1")
+    assert status == 2 and "did you mean 'train.batch'?" in error
     assert cli("train", "--resume", "own", "-s", "run.name=other")[0] == 2
     assert cli("train", "--resume", "own", "-s", "train.eval_batch=0")[0] == 2
     status, _, error = cli("train", "--resume", "own", "-s", "train.save_minutes=7", "-s", "train.eval_batch=50")
     assert status == 0, error
     assert RunFolder(out / "own").config["train"]["save_minutes"] == 7
+
+
+SCHEDULES = {
+    "cosine": "falls along a cosine to 0 at the end of its own 3 epochs",
+    "onecycle": "rises and falls in one cycle to 0 at the end of its own 3 epochs",
+    "step": r"is lowered after the shares \[0.5, 0.75\] of its own 3 epochs",
+    "constant": "is constant, but its last ten tests, .* are those of its own 3 epochs",
+}
+
+
+@pytest.mark.parametrize(("schedule", "words"), SCHEDULES.items())
+def test_a_run_keeps_its_number_of_epochs_and_says_why(schedule, words):
+    before = make_config({}, [f"train.schedule={schedule}", "train.epochs=3"])
+    more = "train.epochs=5"
+    after = make_config(before.model_dump(), [more])
+    with pytest.raises(
+        UserError, match=rf"^-s train.epochs=5: .*schedule={schedule}\) {words}, .*train anew"
+    ) as caught:
+        check_unchanged(before, after, [more])
+    assert "\n" not in str(caught.value)
+    check_unchanged(before, make_config(before.model_dump(), ["train.epochs=3"]), ["train.epochs=3"])
+
+
+def test_a_run_that_has_ended_takes_no_more_epochs_and_says_why(cli, tiny):
+    status, _, error = cli("train", "--resume", "tiny", "-s", "train.epochs=9")
+    assert status == 2 and len(error.splitlines()) == 1
+    assert "run tiny has ended at epoch 2; there is nothing to resume: the run's learning rate" in error
+    assert "cosine to 0 at the end of its own 2 epochs" in error and "train anew with -s train.epochs=N" in error
 
 
 def test_they_do_not_void_finished_trials(tmp_path, out):
