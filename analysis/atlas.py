@@ -24,6 +24,7 @@ from analysis.rounding import significant
 from analysis.run_folder import RunFolder
 from analysis.statistics import LEVEL, holm
 from evo.bank import PatternBank, random_masks
+from evo.bank_files import load_bank
 from evo.symmetry import canonical, orbits
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ class Rows(NamedTuple):
 
 def atlas_of(run: RunFolder) -> Atlas:
     """The atlas of a run's patterns. Raises RunFolderError where it has none."""
-    bank = PatternBank.load(run.bank_file())
+    bank = load_bank(run.bank_file())
     snapshots = run.snapshots()
     mix, search = run.config["mix"], run.config["search"]
     sampler = str(mix["sampler"])

@@ -24,6 +24,7 @@ from analysis.statistics import LEVEL
 from analysis.style import OWN, PARTNER, Look, colour, ink, look, new_figure, save, soft, tidy
 from analysis.words import plain
 from evo.bank import PatternBank
+from evo.bank_files import load_bank, save_bank
 
 EXPORTED = 1000
 SHOWN = 24
@@ -50,7 +51,7 @@ def export_bank(run: RunFolder, bank: PatternBank) -> list[Path]:
     """Write patterns/patterns.json and .npz: the EXPORTED heaviest masks of the run's bank."""
     written = [run.path / "patterns" / f"patterns.{ending}" for ending in ("json", "npz")]
     for path in written:
-        bank.top(EXPORTED).save(path)
+        save_bank(bank.top(EXPORTED), path)
     return written
 
 
@@ -87,7 +88,7 @@ def bank_of_classes(run: RunFolder, names: list[str]) -> PatternBank:
     """What was found for rows of some classes: masks and pairs of the fittest genomes of the searches kept whole (the
     run's own bank does not keep masks by class). Raises BankError for a class the run does not know.
     """
-    whole = PatternBank.load(run.bank_file())
+    whole = load_bank(run.bank_file())
     chosen = [whole.class_number(name) for name in names]
     bank = PatternBank(whole.grid, whole.num_classes, whole.class_names)
     rows = rows_of_searches(run.snapshots(), whole.grid)

@@ -5,8 +5,11 @@ The errors that more than one room raises or catches stand here; others are defi
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+OBEYED = ("Cc", "Cf", "Cs", "Zl", "Zp")  # kinds of characters: controls, directions, surrogates, line ends
 
 
 class UserError(ValueError):
@@ -56,3 +59,19 @@ def did_you_mean(name: str, known: Iterable[str], *, most: int = 1, prefix: str 
         return ""
     before_last = f"{', '.join(close[:-1])} or " if close[1:] else ""
     return f"; did you mean {before_last}{close[-1]}?"
+
+
+def on_one_line(text: str) -> str:
+    """A text with nothing in it that a terminal would obey, as what strangers' files say goes to terminals and pages.
+
+    Args:
+        text: any text.
+
+    Returns:
+        The text, of the same length, with `?` for controls, directions of reading, surrogates and line ends.
+
+    Example:
+        >>> on_one_line("two\nlines")
+        'two?lines'
+    """
+    return "".join("?" if unicodedata.category(character) in OBEYED else character for character in text)

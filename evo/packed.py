@@ -41,8 +41,13 @@ class Masks:
 
     @property
     def cells(self) -> Array:
-        """bool (...,G,G), unpacked: a fresh copy, so that writing to it changes nothing here."""
+        """bool (...,G,G), unpacked: a fresh copy, so that writing to it changes nothing here.
+
+        Raises ValueError where a file said that the words are of a larger grid than they have bits for.
+        """
         octets = np.ascontiguousarray(self.words).view(np.uint8)
+        if self.grid < 1 or self.grid**2 > 8 * octets.shape[-1]:
+            raise ValueError(f"words of {8 * octets.shape[-1]} bits hold no masks of G={self.grid}")
         bits = np.unpackbits(octets, axis=-1, count=self.grid * self.grid, bitorder="little")
         return bits.view(np.bool_).reshape(*self.shape, self.grid, self.grid)
 

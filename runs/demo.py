@@ -105,9 +105,9 @@ def files_text(evolved: RunFolder, search: RunFolder, report: subprocess.Popen[s
     """Where everything lies; draws and writes what it names."""
     from analysis.curves import draw_curves
     from analysis.patterns import draw_patterns, export_bank
-    from evo.bank import PatternBank
+    from evo.bank_files import load_bank
 
-    bank = PatternBank.load(evolved.bank_file())
+    bank = load_bank(evolved.bank_file())
     files = {
         "fitness curve": draw_curves([search], search.figures() / "curves.png"),
         "patterns": draw_patterns(evolved, bank),

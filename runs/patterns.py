@@ -6,6 +6,7 @@ from pathlib import Path
 
 from analysis.run_folder import RunFolder, RunFolderError, find_run
 from evo.bank import PatternBank
+from evo.bank_files import load_bank, save_bank
 from evo.errors import UserError
 from runs.folders import file_to_write, shown
 from training.places import user_path
@@ -44,7 +45,7 @@ def run_patterns(
     if out is None:
         print("(nothing is written; name a file with --out FILE.json or FILE.npz)")
         return
-    bank.save(out)
+    save_bank(bank, out)
     print(shown(out))
     print(shown(draw_bank(bank, sources, out.with_name(f"{out.name}.png"), dark)))
 
@@ -58,13 +59,13 @@ def source_of(name: str) -> RunFolder | Path:
 def bank_of(source: RunFolder | Path, classes: list[str]) -> PatternBank:
     """The bank of a source; with classes that of their rows, which only a run's searches tell."""
     if isinstance(source, Path):
-        bank = PatternBank.load(source)
+        bank = load_bank(source)
         if classes:
             bank.of_classes(classes)  # names a class it does not know
             raise UserError(f"--class: {source} does not keep masks by class; name the run that it comes from")
         return bank
     if not classes:
-        return PatternBank.load(source.bank_file())
+        return load_bank(source.bank_file())
     from analysis.patterns import bank_of_classes
 
     return bank_of_classes(source, classes)
@@ -85,7 +86,7 @@ def _atlas(run: RunFolder, dark: bool) -> None:
     from analysis.patterns import draw_patterns, export_bank, export_patterns
     from analysis.style import theme
 
-    bank = PatternBank.load(run.bank_file())
+    bank = load_bank(run.bank_file())
     try:
         atlas = atlas_of(run)
     except RunFolderError as error:  # of the searches kept whole, which the patterns themselves do not need

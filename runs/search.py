@@ -113,9 +113,9 @@ def _draw(run: RunFolder) -> dict[str, Path]:
     from analysis.gallery import draw_gallery
     from analysis.lineage import operator_table, write_operator_table
     from analysis.patterns import draw_patterns, export_bank
-    from evo.bank import PatternBank
+    from evo.bank_files import load_bank
 
-    bank = PatternBank.load(run.bank_file())
+    bank = load_bank(run.bank_file())
     operators = operator_table(run)
     return {
         "fitness curve": draw_curves([run], run.figures() / "curves.png"),

@@ -15,6 +15,7 @@ from analysis.atlas import Rows, atlas_of, boundary, chance, orbits_of, pieces, 
 from analysis.patterns import bank_of_classes, export_patterns, figures_of
 from analysis.run_folder import RunFolder
 from evo.bank import PatternBank, random_masks
+from evo.bank_files import load_bank, save_bank
 from evo.errors import BankError, UserError
 from evo.symmetry import canonical, images, orbits
 from runs.patterns import run_patterns
@@ -271,7 +272,7 @@ def found(tmp_path_factory):
             gallery_cell_losses=rng.random((4, 4, 4), np.float32), gallery_scores=np.zeros(4),
             gallery_labels=np.zeros((4, 2), int),
         )  # fmt: skip
-    bank.save(path / "patterns" / "bank.npz")
+    save_bank(bank, path / "patterns" / "bank.npz")
     return RunFolder(path)
 
 
@@ -318,7 +319,7 @@ def call(*names, **options):
 def test_the_command_merges_and_filters(found, tmp_path, capsys):
     out = tmp_path / "merged.json"
     call(found.path, found.path / "patterns" / "bank.npz", out=out, top=5)
-    merged, own = PatternBank.load(out), PatternBank.load(found.bank_file())
+    merged, own = load_bank(out), load_bank(found.bank_file())
     assert len(merged) == 5 and merged.weights.tolist() == (2 * own.weights[:5]).tolist()
     assert np.array_equal(merged.pairs, 2 * own.pairs) and out.with_name(f"{out.name}.png").is_file()
     assert "5 patterns of 4x4 cells" in capsys.readouterr().out

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import runs.benchmarks as benchmarks
 from analysis.run_folder import RunFolder
-from evo.bank import PatternBank
+from evo.bank_files import load_bank
 from evo.search import Rows, Search
 from runs.benchmarks import BENCHMARKS, analysis, made_up, operators, package_version, peers, row, scaling, table
 from runs.benchmarks.peers import OURS, PEERS, Problem, partially_matched
@@ -271,7 +271,7 @@ def test_the_run_that_analysis_is_measured_on_is_sound(tmp_path, monkeypatch):
     run = RunFolder(folder)
     assert run.state == "done" and len(run.generations) == 24 and len(run.epochs) == 3
     assert [int(snapshot["search"]) for snapshot in run.snapshots()] == [1, 4]
-    assert PatternBank.load(run.bank_file()).weights.sum() == 2 * 12 * analysis.GENERATIONS
+    assert load_bank(run.bank_file()).weights.sum() == 2 * 12 * analysis.GENERATIONS
     assert analysis.against("case", "work", 10.0, 4.0) == {
         "case": "case", "over": "work, 10 allowed", "value": 2.5, "target": 1.0,
     }  # fmt: skip

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from evo.bank import PatternBank
+from evo.bank_files import save_bank
 from evo.errors import UserError
 from evo.operators import MASK_SAMPLERS
 from evo.search import Rows
@@ -221,7 +222,7 @@ def test_every_option_reaches_the_search(option, seen):
 def test_the_sampler_a_start_and_islands_reach_the_search(tmp_path):
     bank = PatternBank(2, 3)
     bank.collect(np.eye(2, dtype=bool)[None], np.array([0]), np.array([1]))
-    bank.save(tmp_path / "bank.json")
+    save_bank(bank, tmp_path / "bank.json")
     search = mix("mix.sampler=box", f"search.start={tmp_path / 'bank.json'}").make_search(*batch())
     assert search.toolbox.sample.func is MASK_SAMPLERS["box"] and len(search.start) == 1
     options = ("search.islands=3", "search.migrate_every=7", "search.migrants=2", "search.budget=6")

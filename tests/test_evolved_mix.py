@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from evo.bank import PatternBank
+from evo.bank_files import load_bank, save_bank
 from evo.errors import UserError
 from training.config import make_config
 from training.mixes import MIXES
@@ -287,14 +288,14 @@ def pattern_file(path, names, seed=0):
     bank = PatternBank(2, len(names), names)
     rng = np.random.default_rng(seed)
     bank.collect(rng.random((30, 2, 2)) < 0.5, rng.integers(0, 3, 30), rng.integers(0, 3, 30))
-    bank.save(path)
+    save_bank(bank, path)
     return path
 
 
 @pytest.mark.parametrize(("names", "fetched"), [(NAMES, 1), (["x", "y", "z"], 0)])
 def test_a_bank_of_other_classes_waits_for_no_labels(names, fetched, tmp_path, monkeypatch):
     mix = build(f"mix.bank={pattern_file(tmp_path / 'bank.npz', names)}", name="bank")
-    known = {mask.tobytes() for mask in PatternBank.load(tmp_path / "bank.npz").masks}
+    known = {mask.tobytes() for mask in load_bank(tmp_path / "bank.npz").masks}
     calls, to_cpu = [], torch.Tensor.cpu
     monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: calls.append(1) or to_cpu(tensor))
     given = batches(3)

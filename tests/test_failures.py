@@ -88,9 +88,9 @@ def test_a_place_that_takes_no_file_is_told_with_another_way_and_keeps_no_half_f
     number = errno.EROFS
     before = {path: path.stat().st_mtime_ns for path in tiny.rglob("*") if path.is_file()}
     refusing(monkeypatch, number)
-    if arguments == ("patterns", "tiny"):  # which writes by evo/bank.py first
+    if arguments == ("patterns", "tiny"):  # which writes by evo/bank_files.py first
         monkeypatch.setattr(
-            "evo.bank.PatternBank.save", lambda *_: (_ for _ in ()).throw(OSError(number, os.strerror(number)))
+            "runs.patterns.save_bank", lambda *_: (_ for _ in ()).throw(OSError(number, os.strerror(number)))
         )
     one_line(cli(*(word.format(tmp_path) for word in arguments)), os.strerror(number), elsewhere)
     assert {path: path.stat().st_mtime_ns for path in tiny.rglob("*") if path.is_file()} == before

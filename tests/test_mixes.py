@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from evo.bank import PatternBank
+from evo.bank_files import save_bank
 from evo.errors import UserError
 from training.config import make_config
 from training.mixes import MIXES, SCORED
@@ -25,7 +26,7 @@ def bank(names=NAMES, grid=2):
 
 
 def context(mix, tmp_path, *more, **events):
-    bank().save(tmp_path / "bank.json")
+    save_bank(bank(), tmp_path / "bank.json")
     overrides = [f"mix.name={mix}", f"mix.bank={tmp_path / 'bank.json'}", "model.grid=2", "model.width=8",
                  "train.batch=6", "search.population=4", "search.generations=3", "search.elites=2", "search.consume=each",
                  "search.start_epoch=1", "search.objective=hard", "search.every=2", *more]  # fmt: skip
@@ -123,12 +124,15 @@ def test_evolved_takes_fewer_batches_at_an_epochs_end(tmp_path):
 
 def test_a_bank_of_another_grid_is_refused_and_one_of_other_classes_lends_its_masks(tmp_path):
     given = context("bank", tmp_path)
-    bank(grid=3).save(tmp_path / "bank.json")
+    save_bank(bank(grid=3), tmp_path / "bank.json")
     with pytest.raises(UserError, match=r"are 3x3, the model's grid is 2; set -s model.grid=3"):
         open_entry(MIXES, "bank", "mix")(given)
-    bank(names=["x", "y"]).save(tmp_path / "bank.json")
+    save_bank(bank(names=["x", "y"]), tmp_path / "bank.json")
     mix = open_entry(MIXES, "bank", "mix")(given)
-    assert (mix.patchmix.bank.affinity() == 1).all() and len(mix.patchmix.bank) > 0
+    known = {mask.tobytes() for mask in bank(names=["x", "y"]).masks}
+    masks, pairing = mix.patchmix.draw(torch.tensor([0, 1, 2, 0, 1, 2]))
+    assert {mask.tobytes() for mask in masks.numpy()} <= known and sorted(pairing) == list(range(6))
+    assert all(len(mixed.images) == 6 for mixed in mix(batches(2), 1))
 
 
 def test_generator_states_travel_as_numbers():

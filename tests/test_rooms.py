@@ -38,3 +38,8 @@ def test_imports_go_one_way(path):
         allowed = top in ALLOWED[room] or (room == "analysis" and name in READABLE)
         assert top not in ROOMS or allowed, f"{room} may not import {name}"
         assert top not in FORBIDDEN[room] or path == PEERS, f"{room} may not import {name}"
+
+
+def test_files_import_the_bank_and_errors_nothing():
+    assert not {"evo.bank_files", "evo.storage"} & set(imports(ROOT / "evo" / "bank.py"))
+    assert not [name for name in imports(ROOT / "evo" / "errors.py") if name.split(".")[0] in ROOMS]

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from evo import storage
+from evo.bank_files import save_bank
 from evo.errors import UserError
 from evo.islands import Islands
 from evo.search import Elites, Search
@@ -97,7 +98,7 @@ def search_batch(
         labels, last = record.labels.cpu().numpy(), record.elites[-1]
         evolved.bank.collect(last.masks[genome, row], labels[row], labels[last.pairings[genome, row]])
         log.check_place()
-        evolved.bank.save(folder / "patterns" / "bank.npz")
+        save_bank(evolved.bank, folder / "patterns" / "bank.npz")
 
     evolved = Evolved(
         MixContext(

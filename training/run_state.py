@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from evo.bank_files import save_bank
 from evo.errors import UserError
 from training.belonging import check_belonging
 from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -44,7 +45,7 @@ def _write(run: Run, sums: Tensor, best: bool) -> None:
     # `best` first: once `latest` counts, this epoch is never run again.
     save_checkpoint(folder / "checkpoint", ["best", "latest"] if best else ["latest"], run.step, run_state(run, sums))
     if isinstance(run.mix, Evolved) and len(run.mix.bank):
-        run.mix.bank.save(folder / "patterns" / "bank.npz")
+        save_bank(run.mix.bank, folder / "patterns" / "bank.npz")
 
 
 def resume_run(run: Run) -> None:

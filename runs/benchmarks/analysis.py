@@ -20,6 +20,7 @@ import torch
 
 from analysis.run_folder import read_lines
 from evo.bank import PatternBank
+from evo.bank_files import save_bank
 from evo.operators import MASK_SAMPLERS
 from evo.search import Elites
 from runs.benchmarks import row
@@ -111,7 +112,7 @@ def add_snapshots(folder: Path, numbers: range) -> None:
             "survivors": np.zeros((GENERATIONS, 1), np.int32),
         }
         log.search(SearchRecord(number, images, torch.from_numpy(labels), elites, lineage), names)
-    bank.save(folder / "patterns" / "bank.npz")
+    save_bank(bank, folder / "patterns" / "bank.npz")
 
 
 def random_elites(rng: np.random.Generator) -> Elites:

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from evo.bank import PatternBank
+from evo.bank_files import load_bank
 from evo.errors import UserError
 from training.devices import sent
 from training.mixes.batch import Array, Batch, Mix, MixContext, Mixed, composed
@@ -20,8 +19,7 @@ from training.mixes.patchmix import PatchMix
 class DrawnCompositions:
     """Compositions as a PatchMix draws them.
 
-    file: the pattern file it draws from, which must be the same when a run goes on. by_class: whether its bank pairs
-    by class; else partners are drawn by chance, and nothing waits for labels on a GPU.
+    file: the pattern file it draws from, which must be the same when a run goes on.
     """
 
     span = 1
@@ -35,25 +33,18 @@ class DrawnCompositions:
         generator: torch.Generator,
         num_classes: int,
         file: PatternFile | None = None,
-        by_class: bool = True,
     ) -> None:
-        self.patchmix, self.generator, self.num_classes = patchmix, generator, num_classes
-        self.file, self.by_class = file, by_class
+        self.patchmix = patchmix
+        self.generator = generator
+        self.num_classes = num_classes
+        self.file = file
 
     def __call__(self, batches: list[Batch], epoch: int) -> Iterator[Mixed]:
         return (self._mix(batch) for batch in batches)
 
     def _mix(self, batch: Batch) -> Mixed:
-        masks, pairing = (sent(drawn, batch[0].device) for drawn in self._draw(batch[1]))
+        masks, pairing = (sent(drawn, batch[0].device) for drawn in self.patchmix.draw(batch[1]))
         return composed(batch, masks, pairing, self.num_classes)
-
-    def _draw(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        bank = self.patchmix.bank
-        if bank is None or self.by_class:
-            return self.patchmix.draw(labels)
-        rng = np.random.default_rng(int(torch.randint(2**63 - 1, (), generator=self.generator)))
-        masks, pairing = bank.draw_masks(len(labels), rng), rng.permutation(len(labels))
-        return torch.from_numpy(masks), torch.from_numpy(pairing)
 
     def state(self) -> dict[str, Array]:
         patterns = {} if self.file is None else {"pattern_file": self.file.digest}
@@ -73,7 +64,7 @@ class PatternFile:
 
     def __init__(self, option: str, path: str) -> None:
         self.option, self.path = option, path
-        self.bank = PatternBank.load(path)
+        self.bank = load_bank(path)
         self.digest: Array = np.frombuffer(hashlib.sha256(Path(path).read_bytes()).digest(), np.uint8)
 
     def check(self, digest: Array | None) -> None:
@@ -102,10 +93,6 @@ def build_bank(context: MixContext) -> Mix:
             f"mix.bank: the patterns of {path} are {bank.grid}x{bank.grid}, the model's grid is "
             f"{context.model.grid}; set -s model.grid={bank.grid}"
         )
-    by_class = bank.class_names == context.class_names
-    if not by_class:  # another data set's classes say nothing about these: keep the masks, pair by chance
-        kept = PatternBank(bank.grid, context.num_classes, context.class_names)
-        kept.restore(bank.masks, bank.weights, kept.pairs)
-        bank = kept
     generator = context.streams.torch("mix")
-    return DrawnCompositions(PatchMix(bank=bank, generator=generator), generator, context.num_classes, file, by_class)
+    patchmix = PatchMix(num_classes=context.num_classes, bank=bank, generator=generator)
+    return DrawnCompositions(patchmix, generator, context.num_classes, file)

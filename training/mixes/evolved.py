@@ -114,7 +114,7 @@ class Evolved(ScoringMix):
             for masks, pairing in zip(elites.masks, elites.pairings, strict=True):
                 self.live.collect(masks, classes, classes[pairing])
             # At once, so that sums are rounded alike whether or not a checkpoint is written before the next search.
-            self.live.settle()
+            self.live.fold()
 
     def _drawn(self, batches: list[Batch]) -> Iterator[Mixed]:
         """Masks from the live bank, partners by chance. Labels leave the device, once, only where the search's rules
@@ -128,8 +128,7 @@ class Evolved(ScoringMix):
             count = len(batch[1])
             with self._clock():
                 own = np.full(count, -1) if classes is None else classes[start : start + count]
-                drawn = self.live.draw_masks(count, self.rng)
-                masks, pairing = self._obeying(drawn, self.rng.permutation(count).astype(np.int32), own)
+                masks, pairing = self._obeying(*self.live.draw(own, self.rng), own)
                 start += count
             yield self._composed(batch, masks, pairing)
 

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from evo.bank import PatternBank
+from evo.bank_files import load_bank
 from evo.operators import MASK_SAMPLERS
-from training.compose import compose, image_targets, is_mapped, is_traced, unwrapped
+from training.compose import compose, image_targets, is_mapped, is_traced
 from training.devices import sent
 from training.mixes import structure
 from training.mixes.draws import MAPPED, Draws
@@ -27,8 +28,8 @@ class PatchMix(nn.Module):
 
     num_classes: K, needed where labels are integers and no bank says it. grid: G, which a bank overrules.
     probability: that a call mixes; other calls return the very images given. sampler: a name in MASK_SAMPLERS.
-    bank: a pattern file (or PatternBank) to draw masks and pairings from instead; it pairs by class, wants
-    integer labels, and waits for them where they lie on a GPU. label_smoothing: s of at least 0 and below 1; soft
+    bank: a pattern file (or PatternBank) to draw masks from instead; partners are drawn by chance, and the bank may be
+    of other classes. label_smoothing: s of at least 0 and below 1; soft
     labels y become (1 - s) y + s / K, as in timm's Mixup (whose default is 0.1). Smooth once: not in the loss as
     well; cells have hard labels, which cell_losses smooths. labels_getter: "default", or a function that returns the
     labels of a batch, as in torchvision; one that can be pickled, like operator.itemgetter("fine_label"), goes to
@@ -84,9 +85,9 @@ class PatchMix(nn.Module):
         if labels_getter != "default" and not callable(labels_getter):
             raise ValueError(f'labels_getter must be "default" or a function of the batch, got {labels_getter!r}')
         self.generator = generator
-        self.bank = _opened(bank, num_classes)
+        self.bank = _opened(bank)
         self.grid = grid if self.bank is None else self.bank.grid
-        self.num_classes = num_classes if self.bank is None else self.bank.num_classes
+        self.num_classes = self.bank.num_classes if num_classes is None and self.bank is not None else num_classes
         self.probability, self.sampler, self.label_smoothing = probability, sampler, label_smoothing
         self.labels_getter = labels_getter
         self.mixup_enabled = True
@@ -124,7 +125,7 @@ class PatchMix(nn.Module):
             masks = MASK_SAMPLERS[self.sampler](len(labels), self.grid, rng)
             pairing = rng.permutation(len(labels))
         else:
-            masks, pairing = self.bank.draw(np.array(unwrapped(labels.long().cpu()).tolist(), np.int64), rng)
+            masks, pairing = self.bank.draw(labels, rng)
         return torch.from_numpy(masks), torch.from_numpy(pairing.astype(np.int64, copy=False))
 
     def extra_repr(self) -> str:
@@ -140,8 +141,6 @@ class PatchMix(nn.Module):
         images, given = [structure.at(batch, path) for path in paths], structure.at(batch, labels_path)
         for part in images:
             self._check(part, given)
-        if self.bank is not None and given.ndim == 2 and not _is_column(given):
-            raise ValueError(f"a bank pairs by class and needs integer labels (B,), got {tuple(given.shape)}")
         labels, num_classes = checked_labels(given, self.num_classes)
         mixes = self.training and self.mixup_enabled and len(labels) and self._draws.happens(self.probability)
         on_cpu = self.draw(labels) if mixes else self._unmixed(len(labels))
@@ -224,14 +223,12 @@ def _check_count(name: str, value: object) -> None:
         raise ValueError(f"{name} must be at least 1, got {value}")
 
 
-def _opened(bank: PatternBank | Path | str | None, num_classes: int | None) -> PatternBank | None:
+def _opened(bank: PatternBank | Path | str | None) -> PatternBank | None:
     if bank is None:
         return None
     if not isinstance(bank, PatternBank | Path | str):
         raise ValueError(f"bank must be a pattern file or a PatternBank, got {type(bank).__name__}")
-    bank = bank if isinstance(bank, PatternBank) else PatternBank.load(bank)
+    bank = bank if isinstance(bank, PatternBank) else load_bank(bank)
     if not len(bank):
         raise ValueError("this pattern bank is empty; export a run's with `./run patterns RUN`")
-    if num_classes not in (None, bank.num_classes):
-        raise ValueError(f"num_classes is {num_classes}, the bank knows {bank.num_classes} classes")
     return bank
