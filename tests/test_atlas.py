@@ -332,7 +332,7 @@ def test_the_command_merges_and_filters(found, tmp_path, capsys):
 def test_mistakes_are_told_in_a_line(found, tmp_path):
     file = found.path / "patterns" / "bank.npz"
     other = PatternBank(4, 2)
-    other.save(tmp_path / "other.json")
+    save_bank(other, tmp_path / "other.json")
     cases = [
         (lambda: call(found.path, file), UserError, "name it with --out"),
         (lambda: call(found.path, out=tmp_path / "a.txt"), UserError, "ends in .json or .npz, got 'a.txt'"),

@@ -198,13 +198,12 @@ class Experiment:
         try:
             state, extra = storage.read(self.file)
             if str(extra.get("id", "")) != (self.log.id or ""):
-                raise ValueError("it is of another run than the folder's config.json")
-            check_images(
-                str(self.file.parent.parent),
-                "training images",
-                str(extra["images"]) if "images" in extra else None,
-                self.images,
-            )
+                raise UserError(f"{self.file}: it is of another run than the folder's config.json")
+        except UserError as error:
+            raise UserError(f"{error}; the search cannot go on from it") from None
+        images = str(extra["images"]) if "images" in extra else None
+        check_images(str(self.file.parent.parent), "training images", images, self.images)
+        try:
             self.search.set_state(state)
             cuts = np.cumsum(extra["sizes"])
             parts = zip(*(np.split(extra[f"elites.{name}"], cuts[:-1]) for name in Elites._fields), strict=True)
@@ -214,9 +213,7 @@ class Experiment:
             torch.set_rng_state(torch.from_numpy(extra["torch"]))
             lengths = json.loads(str(extra["log_lengths"]))
             self.log.cut(lengths)
-        except UserError:
-            raise
-        except (ValueError, KeyError) as error:
+        except (ValueError, LookupError, TypeError, RuntimeError) as error:
             raise UserError(f"{self.file}: {error}; the search cannot go on from it") from None
         self.log.event("resume", generation=len(self.fitness))
         return lengths.get("tensorboard")
