@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -18,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.states import State, state_of_event
-from evo.errors import UserError, did_you_mean
+from evo.errors import UserError, did_you_mean, on_one_line
+from evo.storage import UNSOUND
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -451,8 +450,8 @@ def read_snapshot(path: Path) -> dict[str, NDArray[Any]]:
         return whole
     except RunFolderError:
         raise
-    except (OSError, ValueError, EOFError, LookupError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        what = f"{type(error).__name__}: {error}"
+    except UNSOUND as error:
+        what = on_one_line(f"{type(error).__name__}: {error}")
         raise RunFolderError(f"{path} cannot be read: {what}; remove it to leave that search out") from None
 
 

@@ -186,3 +186,21 @@ def test_a_bug_in_a_section_still_shows_itself(run, monkeypatch):
     monkeypatch.setitem(__import__("analysis.report").report.SECTIONS, "cost", lambda runs: {}["a bug"])
     with pytest.raises(KeyError, match="a bug"):
         write_report([RunFolder(run, forgiving=True)])
+
+
+def test_a_bit_that_flipped_anywhere_in_kept_elites_leaves_them_sound_or_one_line(tmp_path):
+    path = tmp_path / "000001.npz"
+    content = (Path(__file__).parent / "data" / "runs-v1" / "search" / "elites" / path.name).read_bytes()
+    end = content.rindex(b"PK\x05\x06")  # the zip's directory before it is where zipfile raises most kinds of errors
+    places = [*range(0, end, 1 + end // 150), *range(content.index(b"PK\x01\x02"), len(content), 5)]
+    refused = 0
+    for turn, place in enumerate(places):
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << turn * 3 % 8
+        path.write_bytes(flipped)
+        try:
+            read_snapshot(path)
+        except RunFolderError as error:
+            refused += 1
+            assert "\n" not in str(error) and str(path) in str(error)
+    assert refused > len(places) / 4

@@ -107,7 +107,7 @@ def load_checkpoint(folder: Path, name: str) -> Checkpoint:
         return Checkpoint(tensors, arrays, {key: meta[key] for key in meta})
     except UserError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
         raise UserError(f"{index_file} is not a checkpoint: {type(error).__name__}: {error}") from None
 
 
