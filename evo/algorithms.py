@@ -12,8 +12,8 @@ path. The toolbox is DEAP's, its operators take arrays:
     toolbox.register("select", tournament, rng=rng)
     toolbox.register("mate", CROSSOVERS["uniform"], rng=rng)
 
-Fitness values that are NaN count as -inf. `evaluate` may set the population's row scores as well, for operators
-that ask for them. The given population is not changed.
+A genome with a fitness value that is NaN has -inf for all of them. `evaluate` may set the population's row scores as
+well, for operators that ask for them. The given population is not changed.
 """
 
 from __future__ import annotations
@@ -26,19 +26,13 @@ from deap import base, tools
 from numpy.typing import NDArray
 
 from evo.genome import Individual, Population
+from evo.hall import enter
+from evo.records import first_value
 from evo.selection import tournament
 
 Array = NDArray[Any]
 
 __all__ = ["eaMuPlusLambda", "eaSimple", "first_value", "tournament"]
-
-
-def first_value(individual: Individual) -> float:
-    """An individual's first fitness value: a key for tools.Statistics that costs nothing here, because the
-    algorithms of this file hand the values over as one array.
-    """
-    value: float = individual.fitness.values[0]
-    return value
 
 
 def eaSimple(
@@ -72,7 +66,8 @@ def eaSimple(
         mutated = np.flatnonzero(rng.random(len(parents)) < mutpb)
         population = _varied(population, parents, toolbox, mated, parents[mates], mutated)
         evaluated = _evaluate(population, toolbox)
-        _enter(halloffame, population)
+        if halloffame is not None:
+            enter(halloffame, population)
         _record(logbook, generation, evaluated, population, stats, verbose)
     return population, logbook
 
@@ -111,7 +106,8 @@ def eaMuPlusLambda(
         mates = (parents[mated] + step) % len(population)
         offspring = _varied(population, parents, toolbox, mated, mates, mutated)
         evaluated = _evaluate(offspring, toolbox)
-        _enter(halloffame, offspring)
+        if halloffame is not None:
+            enter(halloffame, offspring)
         pool = population.join(offspring)
         pool, survivors = _chosen(pool, toolbox.select(pool, mu))
         population = pool.take(survivors)
@@ -158,7 +154,8 @@ def _evaluate(population: Population, toolbox: base.Toolbox) -> int:
     expected = (len(new), population.values.shape[1])
     if values.shape != expected and (values.shape != expected[:1] or expected[1] > 1):
         raise ValueError(f"evaluate must return values (N,M) = {expected} for these genomes, got {values.shape}")
-    values = np.where(np.isnan(values), -np.inf, values).reshape(expected)
+    values = values.reshape(expected)
+    values = np.where(np.isnan(values).any(axis=1, keepdims=True), -np.inf, values)
     if asked is population:
         population.values[:] = values
     else:
@@ -167,20 +164,6 @@ def _evaluate(population: Population, toolbox: base.Toolbox) -> int:
             getattr(population, name)[new] = array
     population.valid[:] = True
     return len(new)
-
-
-def _enter(halloffame: tools.HallOfFame | None, population: Population) -> None:
-    """Update the hall of fame with the few that can enter it, the fittest first."""
-    if halloffame is None:
-        return
-    if halloffame.maxsize is None:  # a Pareto front takes any number
-        halloffame.update(population)
-        return
-    for index in np.lexsort(-population.values.T[::-1]):
-        individual = population[index]
-        if len(halloffame) >= halloffame.maxsize and not individual.fitness > halloffame[-1].fitness:
-            break
-        halloffame.update([individual])
 
 
 def _compiled(stats: tools.Statistics | tools.MultiStatistics, population: Population) -> dict[str, Any]:
@@ -207,7 +190,8 @@ def _started(
     logbook = tools.Logbook()
     logbook.header = ["gen", "nevals", *(stats.fields if stats else [])]
     evaluated = _evaluate(population, toolbox)
-    _enter(halloffame, population)
+    if halloffame is not None:
+        enter(halloffame, population)
     _record(logbook, 0, evaluated, population, stats, verbose)
     return logbook
 

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from evo.checks import check_range, take_array
+from evo.errors import UserError
 from evo.genome import Population
 from evo.packed import Masks, word_format
 
@@ -14,23 +16,34 @@ Array = NDArray[Any]
 
 
 class RowArchive:
-    """Rows (image, mask, partner) of one search batch, with the losses and the score they had.
+    """Rows (image, mask, partner) of one search batch, with the losses they had and how good they are.
 
     `find` answers exactly: a row is found only where image, partner and mask are all equal. At most
-    `capacity` rows are kept: where more come, the older half goes, or as many as it takes. Memory is linear in the rows kept.
+    `capacity` rows are kept: where more come, the older half goes, or as many as it takes. Memory is linear in the rows
+    kept.
+
+    objective_scores: (N,M) float32, each objective's score of a row in the generation that it came in. scores: (N,)
+    float32, how good a row is, -inf where its losses are not finite. Of several objectives, or relative ones, they hold
+    only where they were all given at once, by `rate`.
     """
 
-    FACTS = (*Population.LOSSES, "measured", "scores")
+    FACTS = (*Population.LOSSES, "measured")
 
-    def __init__(self, batch: int, grid: int, capacity: int = 2**18) -> None:
-        self.batch, self.grid, self.capacity = batch, grid, capacity
+    def __init__(self, batch_size: int, grid: int, capacity: int = 2**18, *, objectives: int = 1) -> None:
+        self.batch_size = batch_size
+        self.grid = grid
+        self.objectives = objectives
+        self.capacity = capacity
         self.clear()
 
     def clear(self) -> None:
+        """Forget every row."""
         dtype, count = word_format(self.grid)
         self.image: Array = np.zeros(0, np.int32)
         self.partner: Array = np.zeros(0, np.int32)
         self.words: Array = np.zeros((0, count), dtype)
+        self.objective_scores: Array = np.zeros((0, self.objectives), np.float32)
+        self.scores: Array = np.zeros(0, np.float32)
         self.facts: dict[str, Array] = {}
         self._sorted: Array = np.zeros(0, np.uint64)  # the rows' hashes, ascending
         self._order: Array = np.zeros(0, np.int64)  # which row each belongs to
@@ -38,23 +51,34 @@ class RowArchive:
     def __len__(self) -> int:
         return len(self.image)
 
-    def add(self, population: Population, genome: Array, row: Array) -> None:
-        """Keep the rows `row` (R,) of the genomes `genome` (R,); their losses are known and scored."""
+    def add(self, population: Population, genome: Array, row: Array, scores: Array | None = None) -> None:
+        """Keep rows of genomes whose losses are known.
+
+        Args:
+            population: P genomes over the batch.
+            genome: (R,) which genome each row is of.
+            row: (R,) which row of it.
+            scores: (M,P,B) float32, the population's row scores; else its `scores`, of a single objective.
+        """
         genome, row = genome[-self.capacity :], row[-self.capacity :]
         if not len(genome):
             return
+        if len(self) + len(genome) > self.capacity:
+            self._drop(min(len(self), max(len(self) // 2, len(self) + len(genome) - self.capacity)))
+        before = len(self)
         facts = {
             name: population._rows[name][genome, row]
             for name in self.FACTS
             if name in population._rows  # what nobody asked for takes no memory
         }
+        each = population.scores[None] if scores is None else scores
+        rated = each[:, genome, row].T
         partner, words = population.pairings[genome, row], population.packed.words[genome, row]
-        if len(self) + len(genome) > self.capacity:
-            self._drop(min(len(self), max(len(self) // 2, len(self) + len(genome) - self.capacity)))
-        before = len(self)
         self.image = np.concatenate([self.image, row.astype(np.int32)])
         self.partner = np.concatenate([self.partner, partner])
         self.words = np.concatenate([self.words, words])
+        self.objective_scores = np.concatenate([self.objective_scores, rated])
+        self.scores = np.concatenate([self.scores, rated[:, 0]])
         for name, array in facts.items():
             unknown = np.full((before, *array.shape[1:]), np.nan if array.dtype.kind == "f" else 0, array.dtype)
             self.facts[name] = np.concatenate([self.facts.get(name, unknown), array])
@@ -64,6 +88,10 @@ class RowArchive:
         self._sorted = np.insert(self._sorted, place[order], hashes[order])
         self._order = np.insert(self._order, place[order], before + order)
 
+    def rate(self, scores: Array) -> None:
+        """Say how good every row is: scores (N,) float32, all on one scale."""
+        self.scores = scores
+
     def recall(self, population: Population) -> int:
         """Fill in the losses of the population's rows that are not known but lie here; return how many."""
         genome, row = np.nonzero(~population.known)
@@ -71,8 +99,7 @@ class RowArchive:
         hit = found >= 0
         genome, row, found = genome[hit], row[hit], found[hit]
         for name, array in self.facts.items():
-            if name != "scores":
-                getattr(population, name)[genome, row] = array[found]
+            getattr(population, name)[genome, row] = array[found]
         population.known[genome, row] = True
         return len(found)
 
@@ -91,28 +118,55 @@ class RowArchive:
         """For image b with partner j the best score known, (B,B) float32 with -inf where there is none, and
         the mask that had it, Masks (B,B).
         """
-        scores = np.full((self.batch, self.batch), -np.inf, np.float32)
-        words = np.zeros((self.batch, self.batch, self.words.shape[1]), self.words.dtype)
+        scores = np.full((self.batch_size, self.batch_size), -np.inf, np.float32)
+        words = np.zeros((self.batch_size, self.batch_size, self.words.shape[1]), self.words.dtype)
         if len(self):
-            ascending = np.argsort(self.facts["scores"], kind="stable")  # later writes win
+            ascending = np.argsort(self.scores, kind="stable")  # later writes win
             image, partner = self.image[ascending], self.partner[ascending]
-            scores[image, partner] = self.facts["scores"][ascending]
+            scores[image, partner] = self.scores[ascending]
             words[image, partner] = self.words[ascending]
         return scores, Masks(words, self.grid)
 
     def arrays(self) -> dict[str, Array]:
         """What a checkpoint keeps."""
-        return {"image": self.image, "partner": self.partner, "words": self.words, **self.facts}
+        rows = {"image": self.image, "partner": self.partner, "words": self.words}
+        return {**rows, "objective_scores": self.objective_scores, "scores": self.scores, **self.facts}
 
-    def restore(self, arrays: dict[str, Array]) -> None:
-        """Undo `arrays`."""
-        self.clear()
-        self.image, self.partner, self.words = (arrays[name] for name in ("image", "partner", "words"))
-        self.facts = {name: arrays[name] for name in self.FACTS if name in arrays}
-        self._index()
+    @classmethod
+    def from_arrays(
+        cls, arrays: dict[str, Array], batch_size: int, grid: int, capacity: int = 2**18, *, objectives: int = 1
+    ) -> RowArchive:
+        """Undo `arrays`, of which it takes copies. Raises UserError where they are not an archive's."""
+        dtype, width = word_format(grid)
+        archive = cls(batch_size, grid, capacity, objectives=objectives)
+        archive.image = take_array(arrays, "image", np.int32, (None,))
+        count = len(archive.image)
+        archive.partner = take_array(arrays, "partner", np.int32, (count,))
+        archive.words = Masks.from_words(take_array(arrays, "words", dtype, (count, width)), grid).words
+        archive.objective_scores = take_array(arrays, "objective_scores", np.float32, (count, objectives))
+        archive.scores = take_array(arrays, "scores", np.float32, (count,))
+        for name in ("image", "partner"):
+            check_range(name, getattr(archive, name), 0, batch_size - 1)
+        if np.isnan(archive.scores).any():
+            raise UserError("scores must be numbers or -inf, got NaN")
+        for name in cls.FACTS:
+            if name in arrays:
+                kind = np.int32 if name == "measured" else np.float32
+                shape = (count, grid, grid) if name.endswith("cell_losses") else (count,)
+                archive.facts[name] = take_array(arrays, name, kind, shape)
+        archive._index()
+        return archive
+
+    def become(self, other: RowArchive) -> None:
+        """Take over another archive's rows; operators that hold this one go on with them."""
+        self.__dict__.update(other.__dict__)
 
     def _drop(self, count: int) -> None:
-        self.image, self.partner, self.words = self.image[count:], self.partner[count:], self.words[count:]
+        self.image = self.image[count:]
+        self.partner = self.partner[count:]
+        self.words = self.words[count:]
+        self.objective_scores = self.objective_scores[count:]
+        self.scores = self.scores[count:]
         self.facts = {name: array[count:] for name, array in self.facts.items()}
         self._index()
 

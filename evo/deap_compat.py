@@ -7,7 +7,7 @@
     toolbox.register("select", tools.selTournament, tournsize=3)
     algorithms.eaMuPlusLambda(population, toolbox, mu=16, lambda_=16, cxpb=0.6, mutpb=0.3, ngen=20)
 
-Losses are carried here too: only rows that have changed are asked for.
+Losses are carried here too: only rows that have changed are asked for. tools.History works with `mate` and `mutate`.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evo.archive import first_of_each
+from evo.ask_tell import Evaluate, as_losses, check_losses
+from evo.errors import UserError
 from evo.genome import Individual, Population
-from evo.objectives import parse_objectives
+from evo.objectives import RELATIVE
 from evo.operators import CROSSOVERS, MASK_MUTATIONS, PAIRING_MUTATIONS
-from evo.scoring import row_losses
-from evo.search import Evaluate, Rows
+from evo.proposal import Rows
+from evo.scoring import Scoring, objectives_by_name, on_one_scale, scale_of
 from evo.variation import as_masks
 
 Array = NDArray[Any]
@@ -32,14 +34,35 @@ Array = NDArray[Any]
 class Evaluator:
     """`toolbox.evaluate` for lists of individuals: one call of `evaluate` for all their new rows.
 
-    evaluate: Rows -> losses in the order of `Search.tell`. labels: (B,) int or None. objective: as Search takes
-    it by name; several make fitness values of as many parts. `forwards` counts rows evaluated.
+    A genome with a row whose losses are not finite has -inf for every fitness value.
+
+    Args:
+        evaluate: Rows -> losses in the order of `Search.tell`, the same kinds at every call.
+        labels: (B,) int, or None where objectives do not look at them.
+        objective: As Search takes it by name; several make fitness values of as many parts.
+
+    Attributes:
+        forwards: Rows evaluated so far.
+
+    Raises:
+        UserError: An objective is unknown, or scores rows against the population that they are in, which individuals
+            do not tell.
     """
 
     def __init__(self, evaluate: Evaluate, labels: Array | None = None, objective: str = "hard") -> None:
-        self.evaluate, self.labels, self.objectives = evaluate, labels, parse_objectives(objective)
+        self.evaluate = evaluate
+        self.labels = labels
+        self.objectives = objectives_by_name(objective)
+        relative = [name for name, found in self.objectives.items() if getattr(found, "relative", False)]
+        if relative:
+            raise UserError(
+                f"{', '.join(relative)}: {' and '.join(sorted(RELATIVE))} score a row against a population, and DEAP's "
+                "algorithms ask for the individuals that have changed, whoever else is alive; take another objective, or "
+                "evo.search.Search"
+            )
         self.batched = True  # what batched_map looks for
         self.forwards = 0
+        self._kinds: tuple[str, ...] = ()
 
     def __call__(self, individuals: Individual | Sequence[Individual]) -> Any:
         """Fitness values of individuals, a tuple each; of a single individual its tuple."""
@@ -47,13 +70,13 @@ class Evaluator:
             return self([individuals])[0]
         pool = Population.gather(individuals)
         self._measure(pool)
-        labels = np.full(pool.pairings.shape[1], -1) if self.labels is None else self.labels
-        rows = row_losses(pool, labels)
-        scores = [objective(rows) for objective in self.objectives]
-        pool.scores = scores[0]
+        labels = np.full(pool.pairings.shape[1], -1) if self.labels is None else np.asarray(self.labels)
+        scoring = Scoring(self.objectives, labels)
+        scores = scoring.scores(scoring.rows_of(pool))
+        pool.scores = on_one_scale(scores, scale_of(scores))
         for number, individual in enumerate(individuals):
             individual.population.place(individual.index, pool, number)
-        return [tuple(values) for values in np.stack([score.mean(axis=1, dtype=float) for score in scores], axis=1)]
+        return [tuple(values) for values in scores.mean(axis=2, dtype=float).T]
 
     def _measure(self, pool: Population) -> None:
         genome, row = np.nonzero(~pool.known)
@@ -61,10 +84,14 @@ class Evaluator:
         if not len(first):
             return
         g, r = genome[first], row[first]
-        losses = self.evaluate(Rows(r.astype(np.int32), pool.packed[g, r].cells, pool.pairings[g, r]))
-        for name, array in zip(Population.LOSSES, losses, strict=False):
-            if array is not None:
-                getattr(pool, name)[genome, row] = np.asarray(array)[source]
+        losses = as_losses(self.evaluate(Rows(r.astype(np.int32), pool.packed[g, r].cells, pool.pairings[g, r])))
+        given = {
+            name: np.asarray(array) for name, array in zip(Population.LOSSES, losses, strict=False) if array is not None
+        }
+        check_losses(given, len(first), pool.packed.grid, self._kinds)
+        self._kinds = tuple(given)
+        for name, array in given.items():
+            getattr(pool, name)[genome, row] = array[source]
         pool.known[:] = True
         self.forwards += len(first)
 
@@ -111,5 +138,6 @@ def _become(individuals: list[Individual], children: Population, parents: Popula
     """Make individuals what the children are, with the losses of rows either parent has."""
     children.inherit(parents, np.arange(len(parents)))
     children.inherit(parents, other)
+    children.ids = parents.ids.copy()  # tools.History reads the parents' numbers from the children
     for number, individual in enumerate(individuals):
         individual.population.place(individual.index, children, number)

@@ -17,6 +17,8 @@ import numpy as np
 from deap import base
 from numpy.typing import NDArray
 
+from evo.checks import take_array
+from evo.errors import UserError
 from evo.packed import Masks
 from evo.storage import read_arrays, write_arrays
 
@@ -156,14 +158,14 @@ class Population(MutableSequence["Individual"]):
         joined._crowding = np.concatenate(crowding) if len(crowding) == len(parts) else None
         return joined
 
-    def take(self, indices: Sequence[int] | Array, rows: Sequence[str] = ROW_FIELDS) -> Population:
+    def take(self, indices: Sequence[int] | Array, fields: Sequence[str] = ROW_FIELDS) -> Population:
         """A copy of the genomes at `indices` (or where a bool array (P,) is True), with the row fields named."""
         chosen = np.asarray(indices)
         chosen = np.flatnonzero(chosen) if chosen.dtype == np.bool_ else chosen.astype(np.intp)
         taken = self._of(
             self.packed[chosen], self.pairings[chosen], self.values[chosen], self.valid[chosen], self.ids[chosen]
         )
-        taken._rows = {name: array[chosen] for name, array in self._rows.items() if name in rows}
+        taken._rows = {name: array[chosen] for name, array in self._rows.items() if name in fields}
         taken._crowding = None if self._crowding is None else self._crowding[chosen]
         return taken
 
@@ -222,26 +224,20 @@ class Population(MutableSequence["Individual"]):
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, Array]) -> Population:
-        """Undo `arrays`. Raises ValueError where they are not a population's."""
+        """Undo `arrays`, of which it takes copies. Raises ValueError where they are not a population's."""
         try:
-            grid = int(arrays["grid"])
-            words, pairings = arrays["words"], arrays["pairings"]
-            sound = Masks.pack(Masks(words, grid).cells)
-            if sound.words.dtype != words.dtype or not sound.same(Masks(words, grid)).all():
-                raise ValueError(f"the words are not packed masks of G={grid}")
-            population = cls(sound, pairings)
-            for name, dimensions in (("values", 2), ("valid", 1), ("ids", 1)):
-                if arrays[name].ndim != dimensions or len(arrays[name]) != len(pairings):
-                    raise ValueError(f"{name} must be of {len(pairings)} genomes, got {arrays[name].shape}")
-                setattr(population, name, arrays[name])
+            packed = Masks.from_words(np.asarray(arrays["words"]), int(arrays["grid"]))
+            population = cls(packed, arrays["pairings"])
+            count = len(population)
+            population.values = take_array(arrays, "values", np.float64, (count, None))
+            population.valid = take_array(arrays, "valid", np.bool_, (count,))
+            population.ids = take_array(arrays, "ids", np.int32, (count,))
             for name in cls.ROW_FIELDS:
                 if name in arrays:
                     expected = getattr(population, name)
-                    if arrays[name].shape != expected.shape or arrays[name].dtype != expected.dtype:
-                        raise ValueError(f"{name} must be {expected.dtype} {expected.shape}")
-                    population._rows[name] = arrays[name]
-        except (KeyError, TypeError, IndexError) as error:
-            raise ValueError(f"these arrays are not a population: {type(error).__name__}: {error}") from None
+                    population._rows[name] = take_array(arrays, name, expected.dtype, expected.shape)
+        except (KeyError, TypeError, IndexError, OverflowError) as error:
+            raise UserError(f"these arrays are not a population: {type(error).__name__}: {error}") from None
         return population
 
     def save(self, path: Path | str) -> None:
@@ -348,8 +344,8 @@ class RowFitness(base.Fitness):
     def wvalues(self, values: Sequence[float]) -> None:
         self._population.valid[self._index] = len(values) > 0
         if len(values):
-            # NaN would compare greater both ways: it is the worst there is.
-            self._population.values[self._index] = [v if v == v else -np.inf for v in values]
+            # NaN would compare greater both ways: it is the worst there is, whatever the other objectives say.
+            self._population.values[self._index] = -np.inf if np.isnan(values).any() else values
 
     @property
     def crowding_dist(self) -> float:
@@ -366,6 +362,9 @@ class RowFitness(base.Fitness):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> RowFitness:
         return self._population.take([self._index])[0].fitness
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _only_fitness, (self._population.take([self._index]),)
 
 
 class CaseFitness(RowFitness):
@@ -430,6 +429,18 @@ class Individual:
         self._changed(self.pairing != new)
         self.population.pairings[self.index] = new
 
+    @property
+    def history_index(self) -> int:
+        """What DEAP's tools.History numbers an individual with: kept as the genome's `id`, from 1."""
+        number = int(self.population.ids[self.index])
+        if number < 0:
+            raise AttributeError("no history_index yet; tools.History.update sets it")
+        return number
+
+    @history_index.setter
+    def history_index(self, number: int) -> None:
+        self.population.ids[self.index] = number
+
     def detach(self) -> None:
         """Move into a population of its own, as it is now."""
         self.population, self.index = self.population.take([self.index]), 0
@@ -470,3 +481,7 @@ class Individual:
 
 def _only_individual(population: Population) -> Individual:
     return population[0]
+
+
+def _only_fitness(population: Population) -> RowFitness:
+    return RowFitness(population, 0)

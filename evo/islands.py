@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
 
@@ -10,9 +10,19 @@ import numpy as np
 from deap import tools
 from numpy.typing import NDArray
 
+from evo import storage
+from evo.ask_tell import AskTell
+from evo.checks import take_array
+from evo.errors import UserError
 from evo.genome import Population
+from evo.hall import enter, front_of, hypervolume
 from evo.lineage import Lineage, interleaved
-from evo.search import Elites, Evaluate, Rows, Search
+from evo.proposal import Elites, Rows
+from evo.records import empty_logbook
+from evo.scoring import fitness_values
+from evo.search import Rescore, Search
+from evo.selection import choose_elites
+from evo.state import read_state
 
 Array = NDArray[Any]
 
@@ -25,32 +35,38 @@ class IslandRows:
         self.rows = Rows(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
-class Islands:
-    """Searches in a ring: after every `every` generations each sends its `migrants` fittest to the next.
+class Islands(AskTell):
+    """Searches in a ring, with a Search's ask, tell, elites, run, forget, save and restore.
 
-    searches: over the same batch and grid, with seeds of their own. Migration is DEAP's `migRing`: migrants
-    take the places of the receiver's least fit, with their losses. It has a Search's ask, tell, elites, run
-    and forget; `forwards` and `generation` are of all islands together.
+    After every `every` generations each island sends its fittest to the next. Migration is DEAP's `migRing`: migrants
+    take the places of the receiver's least fit, with their losses. Patience and target are each island's own.
+
+    Args:
+        searches: Over the same batch and grid, with seeds of their own.
+        every: Generations between migrations.
+        migrants: Genomes that each island sends.
+
+    Attributes:
+        forwards, generation, hall_of_fame, lineage, logbook, records: Of all islands together. Genome n of island i of
+            I has number n I + i.
+        migrations: (island, number, home, number at home) of each migrant, see evo.lineage.interleaved.
+        stopped: Why all islands have ended, or `callback`.
+
+    Raises:
+        UserError: The searches do not go together.
     """
 
     def __init__(self, searches: Sequence[Search], *, every: int = 5, migrants: int = 1) -> None:
-        kinds = {(search.batch, search.grid, ",".join(search.objectives)) for search in searches}
-        if len(searches) < 2 or len(kinds) != 1:
-            raise ValueError(
-                f"islands need two or more searches of one batch, grid and objectives, got {sorted(kinds)}"
-            )
-        if any(search.rules.hold for search in searches):
-            raise ValueError(
-                "islands draw shares and class relations of their own, which migration would mix; set hold=False"
-            )
-        generators = {id(search.rng): search.rng.bit_generator.state for search in searches}
-        if any(a == b for a, b in combinations(generators.values(), 2)):
-            raise ValueError("islands of equal seeds are copies of each other; give each a seed of its own")
-        if every < 1 or not 1 <= migrants < min(search.size for search in searches):
-            raise ValueError(f"islands need every >= 1 and migrants below the population, got {every} and {migrants}")
-        self.searches, self.every, self.migrants = list(searches), every, migrants
+        _check_islands(searches, every, migrants)
+        self.searches = list(searches)
+        self.every = every
+        self.migrants = migrants
+        self.grid = searches[0].grid
         self.generation = 0
-        self.migrations: list[tuple[int, int, int, int]] = []  # see evo.lineage.interleaved
+        self.migrations: list[tuple[int, int, int, int]] = []
+        self.records: list[dict[str, Any]] = []
+        self.logbook = empty_logbook()
+        self._stopped: str | None = None
         self._asked: list[tuple[Search, int]] = []
 
     @property
@@ -59,52 +75,75 @@ class Islands:
 
     @property
     def lineage(self) -> Lineage:
-        """All islands' lineages as one: genome n of island i of I has number n I + i, as in `elites`."""
         return interleaved([search.lineage for search in self.searches], np.array(self.migrations).reshape(-1, 4))
 
     @property
+    def hall_of_fame(self) -> tools.HallOfFame:
+        halls = [search.hall_of_fame for search in self.searches]
+        hall = tools.ParetoFront() if self._several else tools.HallOfFame(max(each.maxsize or 1 for each in halls))
+        members = [member for each in halls for member in each]
+        if members:
+            enter(hall, self._scored_together(Population.gather(members)))
+        return hall
+
+    @property
     def stopped(self) -> str | None:
+        if self._stopped is not None:
+            return self._stopped
         reasons = [search.stopped for search in self.searches]
         return ", ".join(dict.fromkeys(map(str, reasons))) if all(reasons) else None
+
+    @stopped.setter
+    def stopped(self, reason: str | None) -> None:
+        self._stopped = reason
+
+    @property
+    def has_end(self) -> bool:
+        """Whether every island ends by itself."""
+        return all(search.has_end for search in self.searches)
 
     def __len__(self) -> int:
         return sum(len(search) for search in self.searches)
 
     def ask(self) -> IslandRows | None:
         """Every island's proposal as one; None where all have come to their end."""
+        self._stopped = None
         asked = [(search, search.ask()) for search in self.searches]
         parts = [(search, proposal.rows) for search, proposal in asked if proposal is not None]
-        if not parts:
-            return None
         self._asked = [(search, len(rows.image)) for search, rows in parts]
-        return IslandRows([rows for _, rows in parts])
+        return IslandRows([rows for _, rows in parts]) if parts else None
 
     def tell(self, *losses: Array | None) -> dict[str, Any]:
-        """Hand every island its part of the losses (see Search.tell); migrate; return the fittest island's line."""
+        """Hand every island its part of the losses, and migrate.
+
+        Args:
+            *losses: As Search.tell takes them, of all rows asked for.
+
+        Returns:
+            The log's new line: that of the island with the fittest genome, and sums over all.
+
+        Raises:
+            RuntimeError, UserError, FloatingPointError: As Search.tell; no island has taken anything then.
+        """
         if not self._asked:
             raise RuntimeError("tell() answers an ask(), and none is open; call ask() first")
-        expected, start, full_rows = sum(count for _, count in self._asked), 0, 0
-        for array in losses:
-            if array is not None and len(array) != expected:
-                raise ValueError(f"losses must be of the {expected} rows asked for, got {len(array)}")
+        expected = sum(count for _, count in self._asked)
+        arrays = [None if array is None else np.asarray(array) for array in losses]
+        for array in arrays:
+            if array is not None and (not array.ndim or len(array) != expected):
+                raise UserError(f"losses must be of the {expected} rows asked for, got {len(array) if array.ndim else array}")
+        start = 0
+        scored = []
         for search, count in self._asked:
-            part = [None if array is None else np.asarray(array)[start : start + count] for array in losses]
-            full_rows += search.tell(*part)["full_rows"]  # type: ignore[arg-type]
+            part = tuple(None if array is None else array[start : start + count] for array in arrays)
+            scored.append((search, search.score(part)))
             start += count
+        lines = [search.accept(scores) for search, scores in scored]
         self._asked = []
         self.generation += 1
         if self.generation % self.every == 0:
             self.migrate()
-        last = [search.records[-1] for search in self.searches if search.records]  # of islands that have ended as well
-        fittest = max(last, key=lambda record: record["best"])
-        return {
-            **fittest,
-            "generation": self.generation,
-            "new_rows": expected,
-            "full_rows": full_rows,
-            "forwards": self.forwards,
-            "islands": [round(float(record["best"]), 5) for record in last],
-        }
+        return self._log(expected, sum(line["full_rows"] for line in lines))
 
     def migrate(self) -> None:
         """Send each island's fittest to the next in the ring."""
@@ -119,50 +158,28 @@ class Islands:
             newcomers = np.array([individual.population is not home for individual in individuals])
             arrived = Population.gather(individuals)
             origins = arrived.ids[newcomers]
-            numbers = search.settle(arrived, newcomers)
+            numbers = search.immigrate(arrived, newcomers)
             before = (island - 1) % len(self.searches)
             self.migrations += [(island, int(n), before, int(o)) for n, o in zip(numbers, origins, strict=True)]
 
     def elites(self, count: int) -> Elites:
-        """The best `count` genomes of all islands, each kind once, the fittest first."""
+        """The best genomes of all islands, the fittest first; copies only where kinds are too few."""
         if not len(self):
             raise RuntimeError("there are no elites before the first generation; ask() and tell() first")
-        if not 1 <= count <= len(self):
-            raise ValueError(f"elites must be 1..{len(self)}, got {count}")
-        each = []
+        alive = []
         for island, search in enumerate(self.searches):
-            if len(search):
-                found = search.elites(min(count, len(search)))
-                each.append(found._replace(ids=found.ids * len(self.searches) + island))
-        joined = Elites(*(np.concatenate(arrays) for arrays in zip(*each, strict=True)))
-        order = np.argsort(-joined.fitness, kind="stable")
-        seen: set[bytes] = set()
-        chosen = [
-            i
-            for i in order
-            if (gene := joined.masks[i].tobytes() + joined.pairings[i].tobytes()) not in seen and not seen.add(gene)  # type: ignore[func-returns-value]
-        ]
-        if len(chosen) < count:  # too few kinds: copies after all
-            chosen = list(order)
-        return Elites(*(array[chosen[:count]] for array in joined))
+            if search.population is not None:
+                own = search.population.copy()
+                own.ids = own.ids * len(self.searches) + island
+                alive.append(own)
+        everybody = Population.gather([genome for population in alive for genome in population])
+        version = self.searches[0].weights_version
+        return choose_elites(self._scored_together(everybody), count, weights_version=version)
 
-    def run(self, evaluate: Evaluate, callbacks: Sequence[Callable[[Islands, dict[str, Any]], Any]] = ()) -> Islands:
-        """As Search.run, for all islands at once."""
-        ends = ("generations", "budget", "patience", "target")
-        if not callbacks and any(all(getattr(search, end) is None for end in ends) for search in self.searches):
-            raise ValueError("an island has no end; give it generations, budget, patience, target, or add a callback")
-        while (proposal := self.ask()) is not None:
-            record = self.tell(*evaluate(proposal.rows))
-            answers = [callback(self, record) for callback in callbacks]  # all are called
-            if any(answer is True for answer in answers):
-                for search in self.searches:
-                    search.stopped = "callback"
-        return self
-
-    def forget(self) -> None:
+    def forget(self, rescore: Rescore = "survivors") -> None:
         """The model's weights have changed: see Search.forget."""
         for search in self.searches:
-            search.forget()
+            search.forget(rescore)
         self._asked = []
 
     def state(self) -> dict[str, Array]:
@@ -171,17 +188,82 @@ class Islands:
             f"{i}:{name}": array for i, search in enumerate(self.searches) for name, array in search.state().items()
         }
         counts = np.array([self.generation, len(self.searches)])
-        return {"counts": counts, "migrations": np.array(self.migrations).reshape(-1, 4), **named}
+        lines = storage.flatten({"records": storage.plain(self.records)}, {})["meta"]
+        return {
+            "counts": counts,
+            "migrations": np.array(self.migrations, np.int64).reshape(-1, 4),
+            "records": lines,
+            **named,
+        }
 
     def set_state(self, state: dict[str, Array]) -> None:
-        """Undo `state`. Raises ValueError where it is of other islands."""
-        generation, count = (int(number) for number in state["counts"])
+        """Undo `state`, of which it takes copies. Raises UserError, and changes nothing, where it does not fit."""
+        generation, count = (int(number) for number in take_array(state, "counts", np.int64, (2,)))
         if count != len(self.searches):
-            raise ValueError(f"this state is of {count} islands, these are {len(self.searches)}")
-        self.generation, self._asked = generation, []
-        self.migrations = [tuple(int(n) for n in line) for line in state["migrations"]]  # type: ignore[misc]
+            raise UserError(f"this state is of {count} islands, these are {len(self.searches)}")
+        migrations = take_array(state, "migrations", np.int64, (None, 4))
+        records = storage.unflatten({"meta": state["records"]})[0]["records"] if "records" in state else []
+        found = []
         for i, search in enumerate(self.searches):
             prefix = f"{i}:"
-            search.set_state(
-                {key.removeprefix(prefix): array for key, array in state.items() if key.startswith(prefix)}
-            )
+            own = {key.removeprefix(prefix): array for key, array in state.items() if key.startswith(prefix)}
+            found.append(read_state(search, own))
+        for search, part in zip(self.searches, found, strict=True):
+            part.give_to(search)
+        self.generation = generation
+        self.migrations = [tuple(int(n) for n in line) for line in migrations]  # type: ignore[misc]
+        self._asked = []
+        self._stopped = None
+        self.records = []
+        self.logbook = empty_logbook()
+        for line in records:
+            self._add(line)
+
+    @property
+    def _several(self) -> bool:
+        return len(self.searches[0].objectives) > 1
+
+    def _scored_together(self, genomes: Population) -> Population:
+        """Genomes of several islands with fitness on one scale."""
+        scoring = self.searches[0].scoring
+        if scoring.relative:
+            genomes.values = fitness_values(scoring.scores(scoring.rows_of(genomes)))
+        return genomes
+
+    def _log(self, new_rows: int, full_rows: int) -> dict[str, Any]:
+        last = [search.records[-1] for search in self.searches if search.records]  # of islands that have ended as well
+        line = {
+            **max(last, key=lambda record: record["best"]),
+            "generation": self.generation,
+            "new_rows": new_rows,
+            "full_rows": full_rows,
+            "forwards": self.forwards,
+            "islands": [round(float(record["best"]), 5) for record in last],
+        }
+        references = [search.record.reference for search in self.searches if search.record.reference is not None]
+        if self._several and references:
+            front = front_of(np.concatenate([search.record.front for search in self.searches]))
+            line["hypervolume"] = hypervolume(front, np.min(references, axis=0))
+        self._add(line)
+        return line
+
+    def _add(self, line: dict[str, Any]) -> None:
+        self.records.append(storage.plain(line))
+        columns = {name: line[name] for name in self.logbook.header if name in line}
+        self.logbook.record(**columns)
+
+
+def _check_islands(searches: Sequence[Search], every: int, migrants: int) -> None:
+    kinds = {(search.batch_size, search.grid, ",".join(search.objectives)) for search in searches}
+    if len(searches) < 2 or len(kinds) != 1:
+        raise UserError(f"islands need two or more searches of one batch, grid and objectives, got {sorted(kinds)}")
+    if any(search.settings.hold for search in searches):
+        raise UserError(
+            "islands draw shares and class relations of their own, which migration would mix; set hold=False"
+        )
+    states = [search.rng.bit_generator.state for search in {id(search.rng): search for search in searches}.values()]
+    if any(a == b for a, b in combinations(states, 2)):
+        raise UserError("islands of equal seeds are copies of each other; give each a seed of its own")
+    smallest = min(search.settings.population for search in searches)
+    if every < 1 or not 1 <= migrants < smallest:
+        raise UserError(f"islands need every >= 1 and migrants below the population, got {every} and {migrants}")

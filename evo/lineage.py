@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from evo.checks import check_range, take_array
+
 Array = NDArray[Any]
 
 
@@ -41,12 +43,6 @@ class Lineage:
         self.count += len(parents)
         return numbers
 
-    def forget_after(self, count: int) -> None:
-        """Drop the genomes from number `count` on: they were proposed, but the budget did not reach for them."""
-        for name, parts in self._parts.items():
-            self._parts[name] = [self._joined(name)[:count]] if parts else []
-        self.count = count
-
     def arrays(self) -> dict[str, Array]:
         """All of it: parents, operators, born, names, and survivors (T,P) with -1 where fewer were alive."""
         width = max((len(alive) for alive in self.survivors), default=0)
@@ -56,12 +52,21 @@ class Lineage:
         found = {name: self._joined(name) for name in self._parts}
         return {**found, "survivors": survivors, "names": np.array(self.names, dtype=np.str_)}
 
-    def restore(self, arrays: dict[str, Array]) -> None:
-        """Undo `arrays`."""
-        self._parts = {name: [arrays[name]] for name in self._parts}
-        self.survivors = [line[line >= 0] for line in arrays["survivors"]]
-        self.names = [str(name) for name in arrays["names"]]
-        self.count = len(arrays["born"])
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, Array]) -> Lineage:
+        """Undo `arrays`, of which it takes copies. Raises UserError where they are not a lineage's."""
+        lineage = cls([str(name) for name in arrays.get("names", ())])
+        born = take_array(arrays, "born", np.int32, (None,))
+        parents = take_array(arrays, "parents", np.int32, (len(born), 2))
+        operators = take_array(arrays, "operators", np.int32, (len(born), 3))
+        survivors = take_array(arrays, "survivors", np.int32, (None, None))
+        check_range("operators", operators, -1, len(lineage.names) - 1)
+        for name, numbers in (("parents", parents), ("survivors", survivors)):
+            check_range(name, numbers, -1, len(born) - 1)
+        lineage._parts = {"parents": [parents], "operators": [operators], "born": [born]}
+        lineage.survivors = [line[line >= 0] for line in survivors]
+        lineage.count = len(born)
+        return lineage
 
     def _joined(self, name: str) -> Array:
         shape = {"parents": (0, 2), "operators": (0, 3), "born": (0,)}[name]

@@ -4,8 +4,12 @@ Contract: objective(rows: RowLosses) -> scores (P,B) float32. A genome's fitness
 scores. A new objective is a function and an entry in OBJECTIVES, and in NEEDS_REFERENCE or NEEDS_IMAGES
 where it reads such losses. `parse_objectives` reads weighted sums of them, and several at once.
 
-Scores are in nats, but for `diversity`, which is a fraction. `learnable` and `diversity` score a row against
-the population it is in, so a row that has not changed may score otherwise in the next generation.
+Scores are in nats, but for `diversity`, which is a fraction.
+
+The objectives in RELATIVE score a row against a population, so that a row which has not changed may score
+otherwise in the next generation. They take that population as well: objective(rows, context: RowLosses). Without a
+context it is the rows' own. A search scores everything that it compares, of whatever generation, against one context.
+A function of one's own is relative where it has an attribute `relative` that is true.
 """
 
 from __future__ import annotations
@@ -37,6 +41,8 @@ class RowLosses:
     partner_labels (P,B) int
     partners       (P,B) int32: row b is mixed with image partners[p, b]
     reference_cell_losses, reference_image_losses: the same rows under the reference, or None
+    images         (B,) int: which image of the search batch a row is of; None: row b is of image b. Rows of no
+                   genome in particular come as P=1 with as many rows as there are, whatever images they are of
     """
 
     cell_losses: Array
@@ -47,6 +53,7 @@ class RowLosses:
     partners: Array
     reference_cell_losses: Array | None = None
     reference_image_losses: Array | None = None
+    images: Array | None = None
 
     @cached_property
     def masks(self) -> Array:
@@ -61,7 +68,12 @@ class RowLosses:
     @property
     def unmixed(self) -> Array:
         """(P,B) bool: rows whose partner is the row's own image, so that their mask changes nothing."""
-        return np.asarray(self.partners == np.arange(self.partners.shape[1]))
+        return np.asarray(self.partners == self.own_images)
+
+    @property
+    def own_images(self) -> Array:
+        """(B,) int: the image that each row is of."""
+        return np.arange(self.partners.shape[1]) if self.images is None else self.images
 
 
 def hard(rows: RowLosses) -> Array:
@@ -74,17 +86,24 @@ def easy(rows: RowLosses) -> Array:
     return -hard(rows)
 
 
-def learnable(rows: RowLosses, *, quantiles: tuple[float, float] = (0.5, 0.9), target: float | None = None) -> Array:
+def learnable(
+    rows: RowLosses,
+    context: RowLosses | None = None,
+    *,
+    quantiles: tuple[float, float] = (0.5, 0.9),
+    target: float | None = None,
+) -> Array:
     """Cell losses in a band: the mean over cells of minus a loss's distance to it.
 
-    The band lies between two quantiles of all the population's cell losses, or is the one value `target`
+    The band lies between two quantiles of all the context's cell losses, or is the one value `target`
     (nats). By default it leaves out the lower half, which is learned already or nearly (the gradient of a
     cross-entropy l with respect to its logits is about 1 - exp(-l)), and the top tenth, where cells are that
     show nothing of their image's class or carry a wrong label. A quantile moves with the model; a fixed
     target would be out of reach early in a training and behind it late.
     """
     cells = rows.cell_losses
-    finite = cells[np.isfinite(cells)]
+    among = cells if context is None else context.cell_losses
+    finite = among[np.isfinite(among)]
     if target is not None:
         low = high = target
     elif finite.size:
@@ -140,27 +159,37 @@ def image_reducible(rows: RowLosses) -> Array:
     return _measured(rows, "image_reducible") - reference
 
 
-def diversity(rows: RowLosses) -> Array:
-    """How unlike the other genomes' a row is, 0..1; not of losses.
+def diversity(rows: RowLosses, context: RowLosses | None = None) -> Array:
+    """How unlike a population's genomes' a row is, 0..1; not of losses.
 
-    The mean over the other genomes of half the share of cells in which their masks differ, and half of
-    whether their partners do. By counting, so that time and memory grow linearly with P. A lone genome: 0.
+    The mean over the genomes of half the share of cells in which their masks of the same image differ, and half of
+    whether their partners do. By counting, so that time and memory grow linearly. Without a context the genomes are
+    the others of the rows' own population, of which a lone one scores 0.
     """
-    masks = rows.masks
-    count, batch, grid = masks.shape[:3]
-    if count < 2:
-        return np.zeros((count, batch), np.float32)
-    keeping = masks.sum(axis=0, dtype=np.int32)  # (B,G,G): genomes that keep the cell
-    differing = np.where(masks, count - keeping, keeping).sum(axis=(2, 3)) / grid**2  # (P,B), of count - 1
-    same = np.empty((count, batch), np.int64)
-    for start in range(0, batch, count):  # so many rows at once that the table has P x B entries
-        partners = rows.partners[:, start : start + count]
-        key = np.arange(partners.shape[1]) * batch + partners
-        same[:, start : start + count] = np.bincount(key.ravel(), minlength=1)[key]
-    return ((differing + (count - same)) / (2 * (count - 1))).astype(np.float32)
+    among, others = (rows, len(rows.partners) - 1) if context is None else (context, len(context.partners))
+    if not others:
+        return np.zeros(rows.partners.shape, np.float32)
+    masks, grid, genomes = rows.masks, rows.packed.grid, len(among.partners)
+    keeping = among.masks.sum(axis=0, dtype=np.int32)[rows.own_images]  # (B,G,G): genomes that keep the cell
+    differing = np.where(masks, genomes - keeping, keeping).sum(axis=(2, 3)) / grid**2  # (P,B), of all genomes
+    unlike = genomes - _alike(rows, among)
+    return ((differing + unlike) / (2 * others)).astype(np.float32)
 
 
-OBJECTIVES: dict[str, Callable[[RowLosses], Array]] = {
+def _alike(rows: RowLosses, among: RowLosses) -> Array:
+    """(P,B) int64: how many genomes of `among` have a row's partner for its image."""
+    genomes, batch = among.partners.shape
+    alike = np.empty(rows.partners.shape, np.int64)
+    for start in range(0, batch, genomes):  # so many images at once that the table has P x B entries
+        count = min(genomes, batch - start)
+        partners = among.partners[:, start : start + count]
+        table = np.bincount((np.arange(count) * batch + partners).ravel(), minlength=count * batch)
+        chosen = np.flatnonzero((rows.own_images >= start) & (rows.own_images < start + count))
+        alike[:, chosen] = table[(rows.own_images[chosen] - start) * batch + rows.partners[:, chosen]]
+    return alike
+
+
+OBJECTIVES: dict[str, Callable[..., Array]] = {
     "hard": hard,
     "easy": easy,
     "learnable": learnable,
@@ -174,6 +203,7 @@ OBJECTIVES: dict[str, Callable[[RowLosses], Array]] = {
 }
 NEEDS_REFERENCE = frozenset({"reducible", "image_reducible"})
 NEEDS_IMAGES = frozenset({"image_hard", "image_easy", "image_reducible"})
+RELATIVE = frozenset({"learnable", "diversity"})
 
 
 @dataclass(frozen=True)
@@ -193,12 +223,29 @@ class Objective:
         """Whether it reads image losses."""
         return any(name in NEEDS_IMAGES for _, name in self.terms)
 
-    def __call__(self, rows: RowLosses) -> Array:
-        """Row scores (P,B) float32. Raises ValueError where losses it needs are not there."""
+    @property
+    def relative(self) -> bool:
+        """Whether it scores rows against a population."""
+        return any(name in RELATIVE for _, name in self.terms)
+
+    def __call__(self, rows: RowLosses, context: RowLosses | None = None) -> Array:
+        """Score rows.
+
+        Args:
+            rows: P genomes' rows of B images.
+            context: The population that relative terms score against; None: the rows' own.
+
+        Returns:
+            Row scores (P,B) float32, larger is fitter.
+
+        Raises:
+            ValueError: Losses that it needs are not there.
+        """
         scores = np.zeros(rows.partners.shape, np.float32)
         with np.errstate(invalid="ignore", over="ignore"):  # such a row is not finite, which the search handles
             for weight, name in self.terms:
-                scores += np.float32(weight) * OBJECTIVES[name](rows)
+                given = (rows, context) if name in RELATIVE else (rows,)
+                scores += np.float32(weight) * OBJECTIVES[name](*given)
         return scores
 
 

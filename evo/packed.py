@@ -39,6 +39,19 @@ class Masks:
         octets[..., : packed.shape[-1]] = packed
         return cls(octets.view(dtype), grid)
 
+    @classmethod
+    def from_words(cls, words: Array, grid: int) -> Masks:
+        """From words as they were saved, of which it takes a copy. Raises ValueError where they are not packed masks."""
+        dtype, width = word_format(grid)
+        if words.dtype != dtype or words.ndim < 1 or words.shape[-1] != width:
+            raise ValueError(
+                f"words of masks of G={grid} must be {dtype} (...,{width}), got {words.dtype} {words.shape}"
+            )
+        masks = cls.pack(cls(words, grid).cells)
+        if not np.array_equal(masks.words, words):
+            raise ValueError(f"the words are not packed masks of G={grid}: they have bits beyond its cells")
+        return masks
+
     @property
     def cells(self) -> Array:
         """bool (...,G,G), unpacked: a fresh copy, so that writing to it changes nothing here.
@@ -64,6 +77,18 @@ class Masks:
 
     def __setitem__(self, index: Any, masks: Masks) -> None:
         self.words[index] = masks.words
+
+    @property
+    def history_index(self) -> int:
+        """Not there: DEAP's tools.History follows individuals, and a search's operators vary whole populations."""
+        raise AttributeError("masks have no history_index")
+
+    @history_index.setter
+    def history_index(self, number: int) -> None:
+        raise TypeError(
+            "tools.History follows individuals, but a Search's operators vary whole populations; read search.lineage, or "
+            "run DEAP's own algorithms on a Population with evo.deap_compat"
+        )
 
     def same(self, other: Masks) -> Array:
         """bool (...): where both masks are equal."""

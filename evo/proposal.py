@@ -25,16 +25,22 @@ class Rows(NamedTuple):
 
 @dataclass(frozen=True)
 class Proposal:
-    """The genomes one generation chooses from, and which of their rows are to be evaluated."""
+    """The genomes one generation chooses from, and which of their rows are to be evaluated. Read-only.
 
-    packed: Masks  # (P,B)
-    pairings: Array  # (P,B) int32
-    new: Array  # (P,B) bool; of rows that are equal the first stands for all
+    Attributes:
+        packed: Masks (P,B).
+        pairings: (P,B) int32.
+        new: (P,B) bool; of rows that are equal the first stands for all.
+    """
+
+    packed: Masks
+    pairings: Array
+    new: Array
 
     @property
     def masks(self) -> Array:
         """(P,B,G,G) bool, True = the cell keeps the row's own image."""
-        return self.packed.cells
+        return read_only(self.packed.cells)
 
     @property
     def rows(self) -> Rows:
@@ -56,30 +62,44 @@ class Elites(NamedTuple):
 
 
 @dataclass
-class Open:
-    """What an ask has proposed and a tell is to answer."""
+class Question:
+    """The rows of a pool that wait for losses.
 
-    pool: Population
-    kept: int  # genomes of the pool that were alive before
-    new: Array  # (P,B) bool, the rows asked for
-    unknown: tuple[Array, Array]  # (U,) genome and row of all rows that wait for losses
-    source: Array  # (U,) which of the rows asked for each is equal to
-    fresh: tuple[Array, Array]  # genome and row of those never forwarded before, each kind once
-    made_by: Array  # (children,3), empty for a first generation
-    parents: Array  # (children,2) indices into the genomes kept
-    before: dict[str, Any]  # random states before the ask, which a checkpoint goes back to
+    Attributes:
+        new: (P,B) bool, the rows asked for.
+        unknown: (U,) genome and (U,) row of all rows that wait for losses.
+        source: (U,) which of the rows asked for each of them is equal to.
+        fresh: Genome and row of those never forwarded before, each kind once.
+    """
 
+    new: Array
+    unknown: tuple[Array, Array]
+    source: Array
+    fresh: tuple[Array, Array]
 
-def opened(pool: Population, kept: int, made_by: Array, parents: Array, before: dict[str, Any], *, full: bool) -> Open:
-    """Find the rows to ask for: those not known, each kind once; in full evaluation all of genomes without value."""
-    genome, row = np.nonzero(~pool.known)
-    first, source = first_of_each(row, pool.pairings[genome, row], pool.packed.words[genome, row])
-    fresh = genome[first], row[first]  # in either evaluation, so that both take the same course
-    new = np.zeros(pool.pairings.shape, bool)
-    if full:
+    @classmethod
+    def about(cls, pool: Population, *, full: bool) -> Question:
+        """Find the rows to ask for: those not known, each kind once; with `full` all of genomes without a value."""
+        genome, row = np.nonzero(~pool.known)
+        first, source = first_of_each(row, pool.pairings[genome, row], pool.packed.words[genome, row])
+        fresh = genome[first], row[first]  # in either evaluation, so that both take the same course
+        new = np.zeros(pool.pairings.shape, bool)
+        if not full:
+            new[fresh] = True
+            return cls(new, (genome, row), source, fresh)
         new[~pool.valid | ~pool.known.all(axis=1)] = True
         genome, row = np.nonzero(new)
-        source = np.arange(len(genome))
-    else:
-        new[fresh] = True
-    return Open(pool, kept, new, (genome, row), source, fresh, made_by, parents, before)
+        return cls(new, (genome, row), np.arange(len(genome)), fresh)
+
+    def proposal(self, pool: Population) -> Proposal:
+        """The pool and the question, to be looked at."""
+        return Proposal(
+            Masks(read_only(pool.packed.words), pool.packed.grid), read_only(pool.pairings), read_only(self.new)
+        )
+
+
+def read_only(array: Array) -> Array:
+    """A view that cannot be written to."""
+    view = array.view()
+    view.flags.writeable = False
+    return view

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from evo.errors import UserError
 from evo.packed import Masks
 
 Array = NDArray[Any]
@@ -36,19 +37,40 @@ class Rules:
     ) -> None:
         cells = grid * grid
         if not 0 <= min_cells <= cells // 2:
-            raise ValueError(f"min_cells must be 0..{cells // 2}, half of the grid's {cells} cells, got {min_cells}")
-        self.options = {"min_cells": min_cells, "self_pairing": self_pairing, "same_class": same_class, "hold": hold}
-        self.labels, self.hold, self.unmet = labels, hold, 0
-        self.low: Array | int = min_cells
-        self.high: Array | int = cells - min_cells
+            raise UserError(f"min_cells must be 0..{cells // 2}, half of the grid's {cells} cells, got {min_cells}")
+        self.labels = labels
+        self.hold = hold
+        self.min_cells = min_cells
+        self.cells = cells
+        self.unmet = 0
         own, partner = labels[:, None], labels[None, :]
         self.same: Array = (own == partner) & (own >= 0)
         np.fill_diagonal(self.same, True)
-        self.allowed: Array = np.ones((len(labels),) * 2, bool)
+        self.permitted: Array = np.ones((len(labels),) * 2, bool)  # whatever is held
         if not self_pairing and len(labels) > 1:
-            np.fill_diagonal(self.allowed, False)
+            np.fill_diagonal(self.permitted, False)
         if not same_class:
-            self.allowed &= ~self.same | np.eye(len(labels), dtype=bool) & self_pairing
+            self.permitted &= ~self.same | np.eye(len(labels), dtype=bool) & self_pairing
+        self.release()
+
+    @property
+    def held(self) -> bool:
+        """Whether shares and class relations are fixed by now."""
+        return isinstance(self.low, np.ndarray)
+
+    def release(self) -> None:
+        """Hold nothing: as before the first generation."""
+        self.low: Array | int = self.min_cells
+        self.high: Array | int = self.cells - self.min_cells
+        self.allowed = self.permitted
+
+    def restore(self, held: tuple[Array, Array] | None, unmet: int) -> None:
+        """Hold shares (B,) and allowed pairs (B,B) that were saved, or nothing."""
+        self.release()
+        self.unmet = unmet
+        if held is not None:
+            self.low = self.high = held[0]
+            self.allowed = held[1]
 
     @property
     def free(self) -> bool:
@@ -57,6 +79,7 @@ class Rules:
 
     def first(self, masks: Masks, pairings: Array, rng: np.random.Generator) -> tuple[Masks, Array]:
         """Repair a first generation (P,B). With `hold`, its first genome fixes shares and relations."""
+        self.release()
         masks, pairings = self.repair(masks, pairings, rng)
         if self.hold:
             self.keep_from(masks[0], pairings[0])

@@ -8,80 +8,170 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from evo.archive import RowArchive
+from evo.errors import UserError
 from evo.genome import Population
 from evo.objectives import RowLosses, parse_objectives
+from evo.packed import Masks
 
 Array = NDArray[Any]
-Function = Callable[[RowLosses], Array]
+Function = Callable[..., Array]
+Wanted = str | Function | Sequence[str | Function]
 
 
-def objectives_by_name(objective: str | Function | Sequence[str | Function]) -> dict[str, Function]:
-    """Names and functions as objectives by name, in order; see Search. Raises ValueError for unknown or equal ones."""
+def objectives_by_name(objective: Wanted) -> dict[str, Function]:
+    """Read what a search is to prefer.
+
+    Args:
+        objective: A name or sum as evo/objectives.py reads it, a function with its contract, or several of them.
+
+    Returns:
+        The objectives by name, in order.
+
+    Raises:
+        UserError: One is unknown, or stands twice.
+    """
     wanted = [objective] if isinstance(objective, str) or callable(objective) else list(objective)
     found: dict[str, Function] = {}
     for one in wanted:
         if isinstance(one, str):
             for part in parse_objectives(one):
                 if part.name in found:
-                    raise ValueError(f"the objective {part.name!r} stands twice")
+                    raise UserError(f"the objective {part.name!r} stands twice")
                 found[part.name] = part
         else:
             name = getattr(one, "__name__", "objective")
             found[name if name not in found else f"{name} {len(found) + 1}"] = one
     if not found:
-        raise ValueError("a search needs at least one objective, got none")
+        raise UserError("a search needs at least one objective, got none")
     return found
 
 
-def row_losses(population: Population, labels: Array) -> RowLosses:
-    """What objectives look at, of a population whose losses are known and the labels (B,) of its batch."""
-    return RowLosses(
-        cell_losses=population.cell_losses,
-        image_losses=population.image_losses,
-        packed=population.packed,
-        own_labels=labels,
-        partner_labels=labels[population.pairings],
-        partners=population.pairings,
-        reference_cell_losses=population._rows.get("reference_cell_losses"),
-        reference_image_losses=population._rows.get("reference_image_losses"),
-    )
+class Scoring:
+    """The objectives of a search, and the labels they look at.
+
+    Args:
+        objectives: M of them, by name.
+        labels: (B,) int; -1 where not given.
+    """
+
+    def __init__(self, objectives: dict[str, Function], labels: Array) -> None:
+        self.objectives = objectives
+        self.labels = labels
+
+    @property
+    def relative(self) -> bool:
+        """Whether an objective scores rows against a population, so that scores hold for one context only."""
+        return any(getattr(objective, "relative", False) for objective in self.objectives.values())
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether an objective compares with the reference's losses."""
+        return any(getattr(objective, "needs_reference", False) for objective in self.objectives.values())
+
+    def rows_of(self, population: Population) -> RowLosses:
+        """What objectives look at, of a population whose losses are known."""
+        return RowLosses(
+            cell_losses=population.cell_losses,
+            image_losses=population.image_losses,
+            packed=population.packed,
+            own_labels=self.labels,
+            partner_labels=self.labels[population.pairings],
+            partners=population.pairings,
+            reference_cell_losses=population._rows.get("reference_cell_losses"),
+            reference_image_losses=population._rows.get("reference_image_losses"),
+        )
+
+    def rows_of_archive(self, archive: RowArchive) -> RowLosses:
+        """The same of all rows in an archive, as P=1 genome of N rows."""
+        facts = {name: array[None] for name, array in archive.facts.items() if name in Population.LOSSES}
+        nowhere = np.full((1, len(archive)), np.nan, np.float32)
+        return RowLosses(
+            cell_losses=facts["cell_losses"],
+            image_losses=facts.get("image_losses", nowhere),
+            packed=Masks(archive.words[None], archive.grid),
+            own_labels=self.labels[archive.image],
+            partner_labels=self.labels[archive.partner][None],
+            partners=archive.partner[None],
+            reference_cell_losses=facts.get("reference_cell_losses"),
+            reference_image_losses=facts.get("reference_image_losses"),
+            images=archive.image,
+        )
+
+    def scores(self, rows: RowLosses, context: RowLosses | None = None) -> Array:
+        """Row scores under every objective.
+
+        Args:
+            rows: P genomes' rows of B images.
+            context: What relative objectives score against; None: the rows' own population.
+
+        Returns:
+            (M,P,B) float32. A row that is not finite under one of the objectives is -inf under all, so that
+            its genome is the worst whatever is asked for besides.
+
+        Raises:
+            ValueError: An objective returned another shape, or lacks losses.
+        """
+        each = []
+        for name, objective in self.objectives.items():
+            relative = context is not None and getattr(objective, "relative", False)
+            scores = np.asarray(objective(rows, context) if relative else objective(rows))
+            if scores.shape != rows.partners.shape:
+                raise UserError(f"the objective {name} must return scores {rows.partners.shape}, got {scores.shape}")
+            with np.errstate(over="ignore"):
+                each.append(scores.astype(np.float32))
+        stacked = np.stack(each)
+        return np.where(np.isfinite(stacked).all(axis=0), stacked, np.float32(-np.inf))
 
 
-def row_scores(population: Population, labels: Array, objectives: dict[str, Function]) -> Array:
-    """(M,P,B) float32: each objective's row scores; -inf where they are not finite."""
-    rows, each = row_losses(population, labels), []
-    for name, objective in objectives.items():
-        scores = np.asarray(objective(rows))
-        if scores.shape != population.pairings.shape:
-            raise ValueError(f"the objective {name} must return scores {population.pairings.shape}, got {scores.shape}")
-        with np.errstate(over="ignore"):
-            scores = scores.astype(np.float32)
-        each.append(np.where(np.isfinite(scores), scores, -np.inf))
-    return np.stack(each)
+def fitness_values(scores: Array) -> Array:
+    """Genomes' mean row scores.
+
+    A row that has none (-inf) weighs so much that its genome is less fit than any without such a row, and still
+    comparable with others that have some.
+
+    Args:
+        scores: (M,P,B) float32, some of them finite.
+
+    Returns:
+        (P,M) float64.
+    """
+    return np.stack([_means(of_objective) for of_objective in scores], axis=1)
 
 
-def set_fitness(population: Population, scores: Array) -> None:
-    """Give a population its fitness and its row scores, of scores (M,P,B) some of which are finite."""
-    population.values = np.stack([_means(of_objective) for of_objective in scores], axis=1)
-    population.valid[:] = True
-    population.scores = scores[0] if len(scores) == 1 else _combined(scores)
+def on_one_scale(scores: Array, scale: Array) -> Array:
+    """Row scores of several objectives as one, for crossovers that compare rows: the sum, each standardised.
+
+    Args:
+        scores: (M,...) float32, -inf where a row has none.
+        scale: (M,2) mean and standard deviation, see `scale_of`.
+
+    Returns:
+        (...) float32, -inf where a row has none. Of a single objective the scores as they are.
+    """
+    if len(scores) == 1:
+        return np.asarray(scores[0])
+    total = np.zeros(scores.shape[1:])
+    for of_objective, (mean, deviation) in zip(scores.astype(np.float64), scale, strict=True):
+        total += (of_objective - mean) / (deviation + 1e-9)
+    return np.where(np.isfinite(total), total, -np.inf).astype(np.float32)
+
+
+def scale_of(scores: Array) -> Array:
+    """The mean and standard deviation (M,2) of what is finite in scores (M,...); 0 and 1 where nothing is."""
+    scale = np.tile([0.0, 1.0], (len(scores), 1))
+    for number, of_objective in enumerate(scores.astype(np.float64)):
+        finite = of_objective[np.isfinite(of_objective)]
+        if finite.size:
+            scale[number] = finite.mean(), finite.std()
+    return scale
 
 
 def _means(scores: Array) -> Array:
-    """(P,) float64: genomes' mean row scores (P,B). A row that has none (-inf) weighs so much that its genome is less
-    fit than any without such a row, and still comparable with others that have some.
-    """
     bad = np.isinf(scores)
+    if bad.all():
+        return np.full(len(scores), -np.inf)
     if bad.any():
         low, high = float(scores[~bad].min()), float(scores[~bad].max())
         scores = np.where(bad, low - scores.shape[1] * max(high - low, 1.0), scores.astype(np.float64))
     return np.asarray(scores.mean(axis=1, dtype=np.float64))
-
-
-def _combined(each: Array) -> Array:
-    """Row scores of several objectives as one, for crossovers that compare rows: the sum, each standardised."""
-    total = np.zeros(each[0].shape)
-    for scores in each.astype(np.float64):
-        finite = scores[np.isfinite(scores)]
-        total += (scores - finite.mean()) / (finite.std() + 1e-9)
-    return np.where(np.isfinite(total), total, -np.inf).astype(np.float32)

@@ -12,7 +12,9 @@ import numpy as np
 from deap import tools
 from numpy.typing import NDArray
 
+from evo.errors import UserError
 from evo.genome import Individual, Population
+from evo.proposal import Elites
 
 Array = NDArray[Any]
 
@@ -34,7 +36,7 @@ def lexicase(population: Population, k: int, *, rng: np.random.Generator) -> Arr
 
     Epsilon lexicase with automatic epsilon (La Cava, Spector and Danai, GECCO 2016): DEAP's.
     """
-    scored = population.take(np.arange(len(population)), rows=("scores",))
+    scored = population.take(np.arange(len(population)), fields=("scores",))
     bad = np.isinf(scored.scores)
     if bad.any():  # DEAP's median deviation cannot take them: as bad as can be, and finite
         scored.scores = np.where(bad, scored.scores[~bad].min() - 1, scored.scores)
@@ -60,6 +62,39 @@ def crowded_order(population: Population) -> Array:
     place = np.empty(len(population), np.int64)
     place[np.lexsort((-distance, rank))] = np.arange(len(population))
     return place
+
+
+def distinct(population: Population) -> Array:
+    """Indices of genomes that are not copies of an earlier one."""
+    words = np.ascontiguousarray(population.packed.words).view(np.uint8).reshape(len(population), -1)
+    partners = np.ascontiguousarray(population.pairings).view(np.uint8).reshape(len(population), -1)
+    genes = np.concatenate([words, partners], axis=1)
+    whole = genes.view(np.dtype((np.void, genes.shape[1]))).ravel()
+    return np.sort(np.unique(whole, return_index=True)[1])
+
+
+def choose_elites(population: Population, count: int, *, weights_version: int = 0, copies: bool = False) -> Elites:
+    """The best genomes of a population.
+
+    Args:
+        population: P scored genomes.
+        count: E, 1 to P.
+        weights_version: The present one, which ages are counted back from.
+        copies: Take copies of a genome like any other; else only where kinds are too few.
+
+    Raises:
+        UserError: There are not so many genomes.
+    """
+    if not 1 <= count <= len(population):
+        raise UserError(f"elites must be 1..{len(population)}, got {count}")
+    order = best(population, len(population))
+    if not copies:
+        first_of_kind = np.zeros(len(order), bool)
+        first_of_kind[distinct(population.take(order, fields=()))] = True
+        order = np.concatenate([order[first_of_kind], order[~first_of_kind]])
+    kept = population.take(order[:count])
+    age = weights_version - kept.measured.min(axis=1)
+    return Elites(kept.masks, kept.pairings, kept.values[:, 0], kept.cell_losses, kept.scores, kept.ids, age)
 
 
 def indices(chosen: Array | list[Individual]) -> Array:

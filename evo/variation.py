@@ -11,6 +11,8 @@ import numpy as np
 from deap import base
 from numpy.typing import NDArray
 
+from evo.checks import take_array
+from evo.errors import UserError
 from evo.genome import Population
 from evo.packed import Masks
 
@@ -94,10 +96,23 @@ class Variation:
         """What a checkpoint keeps."""
         return {f"{slot.name}.{part}": getattr(slot, part) for slot in self.slots for part in ("rates", "credit")}
 
-    def restore(self, arrays: dict[str, Array]) -> None:
-        """Undo `arrays`."""
+    def rates_of(self, arrays: dict[str, Array]) -> list[tuple[Array, Array]]:
+        """Each slot's rates and credit among saved arrays, as copies. Raises UserError where they do not fit."""
+        found = []
         for slot in self.slots:
-            slot.rates, slot.credit = arrays[f"{slot.name}.rates"], arrays[f"{slot.name}.credit"]
+            count = len(slot.names)
+            rates = take_array(arrays, f"{slot.name}.rates", np.float64, (count,))
+            credit = take_array(arrays, f"{slot.name}.credit", np.float64, (count,))
+            if not (np.isfinite([*rates, *credit]).all() and rates.min() > 0 and credit.min() >= 0):
+                raise UserError(f"the shares of {slot.name} must be above 0, got {rates.tolist()} by {credit.tolist()}")
+            found.append((rates, credit))
+        return found
+
+    def set_rates(self, rates: list[tuple[Array, Array]]) -> None:
+        """Take over what `rates_of` gave."""
+        for slot, (share, credit) in zip(self.slots, rates, strict=True):
+            slot.rates = share
+            slot.credit = credit
 
     def _mate(
         self, first: Population, second: Population, which: Array, rng: np.random.Generator
@@ -137,22 +152,22 @@ def as_masks(made: Masks | Array, tool: str) -> Masks:
         return made
     if isinstance(made, np.ndarray) and made.dtype == np.bool_:
         return Masks.pack(made)
-    raise ValueError(f"{tool} must return Masks, or bool cells (N,B,G,G), got {type(made).__name__}")
+    raise UserError(f"{tool} must return Masks, or bool cells (N,B,G,G), got {type(made).__name__}")
 
 
-def parse_shares(text: str, shelf: Mapping[str, Any], kind: str) -> dict[str, float]:
+def parse_shares(text: str, registry: Mapping[str, Any], kind: str) -> dict[str, float]:
     """Read `name`, `a+b` (equal shares) or `0.9*a+0.1*b`. Raises ValueError with the names there are."""
     shares: dict[str, float] = {}
     for part in text.replace(" ", "").split("+"):
         match = re.fullmatch(r"(?:([0-9]+(?:\.[0-9]+)?|\.[0-9]+)\*)?([a-z_/]+)", part)
         name = match[2] if match else part
         share = float(match[1] or 1) if match else 0.0
-        if name in shelf and share <= 0:
-            raise ValueError(f"{kind} {name!r} needs a share above 0, got {text!r}; leave it out instead")
-        if name not in shelf:
-            raise ValueError(f"unknown {kind} {name!r}; there are {', '.join(shelf)}, or shares such as 0.9*a+0.1*b")
+        if name in registry and share <= 0:
+            raise UserError(f"{kind} {name!r} needs a share above 0, got {text!r}; leave it out instead")
+        if name not in registry:
+            raise UserError(f"unknown {kind} {name!r}; there are {', '.join(registry)}, or shares such as 0.9*a+0.1*b")
         if name in shares:
-            raise ValueError(f"{kind} {name!r} stands twice in {text!r}")
+            raise UserError(f"{kind} {name!r} stands twice in {text!r}")
         shares[name] = share
     total = sum(shares.values())
     return {name: share / total for name, share in shares.items()}

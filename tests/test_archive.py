@@ -74,10 +74,10 @@ def test_first_of_each_kind(seed, count, grid):
 
 def test_what_it_holds_survives_saving():
     rng = np.random.default_rng(0)
-    archive, again = RowArchive(5, 3), RowArchive(5, 3)
+    archive = RowArchive(5, 3)
     population = drawn(4, 5, 3, rng)
     archive.add(population, *np.nonzero(population.known))
-    again.restore(archive.arrays())
+    again = RowArchive.from_arrays(archive.arrays(), 5, 3)
     asked = population.copy()
     asked.known[:] = False
     asked.cell_losses = asked.cell_losses * 0

@@ -77,7 +77,7 @@ def test_one_individual_can_be_evaluated_alone(setting):
     population, toolbox, table, *_ = setting
     assert toolbox.evaluate(population[4])[0] == pytest.approx(table.full(population)[4].mean(), rel=1e-6)
     assert list(batched_map(len, population)) == [B] * 10  # what is not batched is mapped as usual
-    several = Evaluator(lambda rows: (table(rows),), objective="hard,diversity")
+    several = Evaluator(lambda rows: (table(rows),), objective="hard,contrast")
     assert [len(values) for values in several(population)] == [2] * 10
 
 

@@ -4,14 +4,13 @@ import numpy as np
 import pytest
 
 from evo.islands import Islands
-from evo.search import Search
-from tests.test_search import B, G, Table
+from tests.searches import B, G, Table, hard_search
 
 
 def made(count=3, every=4, migrants=2, **options):
     return Islands(
         [
-            Search(B, G, np.arange(B) % 3, **{"population": 8, "seed": seed, "generations": 12, **options})
+            hard_search(B, G, np.arange(B) % 3, **{"population": 8, "seed": seed, "generations": 12, **options})
             for seed in range(count)
         ],
         every=every,
@@ -69,19 +68,19 @@ def test_resumed_as_if_never_interrupted():
 
 def test_bad_islands_are_refused():
     with pytest.raises(ValueError, match="two or more searches"):
-        Islands([Search(B, G)])
+        Islands([hard_search(B, G)])
     with pytest.raises(ValueError, match="one batch, grid and objectives"):
-        Islands([Search(B, G), Search(B + 1, G)])
+        Islands([hard_search(B, G), hard_search(B + 1, G)])
     with pytest.raises(ValueError, match="one batch, grid and objectives"):
-        Islands([Search(B, G), Search(B, G, objective="easy", seed=1)])
+        Islands([hard_search(B, G), hard_search(B, G, objective="easy", seed=1)])
     with pytest.raises(ValueError, match="equal seeds are copies"):
-        Islands([Search(B, G), Search(B, G)])
+        Islands([hard_search(B, G), hard_search(B, G)])
     with pytest.raises(ValueError, match="hold=False"):
-        Islands([Search(B, G, hold=True), Search(B, G, hold=True, seed=1)])
+        Islands([hard_search(B, G, hold=True), hard_search(B, G, hold=True, seed=1)])
     with pytest.raises(ValueError, match="has no end"):
         made(generations=None).run(lambda rows: (Table()(rows),))
     with pytest.raises(ValueError, match="migrants below the population"):
-        Islands([Search(B, G, population=4), Search(B, G, population=4, seed=1)], migrants=4)
+        Islands([hard_search(B, G, population=4), hard_search(B, G, population=4, seed=1)], migrants=4)
     islands = made()
     with pytest.raises(RuntimeError, match="ask"):
         islands.tell(np.zeros((1, G, G)))
@@ -104,7 +103,11 @@ def test_ancestors_are_found_across_islands():
 
 def test_the_logged_best_does_not_fall_when_the_best_island_ends():
     islands = Islands(
-        [Search(B, G, population=6, seed=0, generations=3), Search(B, G, population=6, seed=1, generations=9)], every=99
+        [
+            hard_search(B, G, population=6, seed=0, generations=3),
+            hard_search(B, G, population=6, seed=1, generations=9),
+        ],
+        every=99,
     )
     lines = []
     islands.run(lambda rows: (Table()(rows),), [lambda i, record: lines.append(record["best"])])
@@ -114,7 +117,7 @@ def test_the_logged_best_does_not_fall_when_the_best_island_ends():
 
 def test_an_island_with_one_genome_left_sends_none():
     islands = Islands(
-        [Search(B, G, population=8, seed=0, budget=B), Search(B, G, population=8, seed=1, generations=4)],
+        [hard_search(B, G, population=8, seed=0, budget=1), hard_search(B, G, population=8, seed=1, generations=4)],
         every=1,
         migrants=2,
     )

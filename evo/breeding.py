@@ -1,0 +1,244 @@
+"""How a generation comes from the one before: a start, parents, children by the operators, and the rules."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from deap import base
+from numpy.typing import NDArray
+
+from evo.archive import RowArchive
+from evo.bank import PatternBank
+from evo.errors import UserError
+from evo.genome import Population
+from evo.operators import ALL_CROSSOVERS, ARCHIVE_CROSSOVERS, MASK_MUTATIONS, MASK_SAMPLERS, PAIRING_MUTATIONS
+from evo.packed import Masks
+from evo.proposal import Elites
+from evo.rules import Rules
+from evo.selection import SELECTIONS, best, distinct, indices
+from evo.settings import SearchSettings
+from evo.variation import Slot, Variation, as_masks, parse_shares
+
+Array = NDArray[Any]
+Start = PatternBank | Population | Elites | tuple[Array, Array]
+ROW_RATE = 0.05  # of mask mutations: share of rows that change; few, so that children cost few forwards
+
+
+@dataclass
+class Bred:
+    """Genomes that one generation chooses from.
+
+    pool: those that were alive, and their children. kept: how many were alive. made_by: (N,3) which operators made each
+    child, parents: (N,2) indices of its parents among those alive; both -1 for a child that was drawn instead.
+    """
+
+    pool: Population
+    kept: int
+    made_by: Array
+    parents: Array
+
+    def first(self, count: int) -> Bred:
+        """The first `count` genomes, of which all that were alive are part."""
+        children = count - self.kept
+        return Bred(self.pool.take(np.arange(count)), self.kept, self.made_by[:children], self.parents[:children])
+
+
+class Breeder:
+    """Draws first generations and breeds later ones, with DEAP's toolbox.
+
+    Args:
+        settings: The search's.
+        labels: (B,) int labels of the batch, -1 where not given.
+        grid: G.
+        archive: What archive crossovers read.
+        objectives: How many, M.
+        rng: Every draw comes from it, or from a state of Python's `random` that it seeds.
+        start: What part of the first generation comes from; see Search.
+    """
+
+    def __init__(
+        self,
+        settings: SearchSettings,
+        labels: Array,
+        grid: int,
+        archive: RowArchive,
+        objectives: int,
+        rng: np.random.Generator,
+        start: Start | None,
+    ) -> None:
+        self.settings = settings
+        self.labels = labels
+        self.grid = grid
+        self.archive = archive
+        self.objectives = objectives
+        self.rng = rng
+        self.rules = Rules(
+            labels,
+            grid,
+            min_cells=settings.min_cells,
+            self_pairing=settings.self_pairing,
+            same_class=settings.same_class,
+            hold=settings.hold,
+        )
+        self.start = _checked_start(start, len(labels), grid, objectives)
+        # DEAP's selections draw from Python's `random`; this state is swapped in only while they do.
+        self.random_state = random.Random(int(rng.integers(2**63))).getstate()
+        self.toolbox = base.Toolbox()
+        self.toolbox.register("sample", MASK_SAMPLERS[settings.sampler])
+        self.toolbox.register("select", SELECTIONS[settings.selection], rng=rng)
+        self.toolbox.register("survive", best)
+        self.variation = self._register_operators()
+
+    def draw_first(self) -> Bred:
+        """The first generation: drawn, or in part what is known from before."""
+        masks, pairings = self._draw(self.settings.population)
+        source = self._put_start(masks, pairings)
+        pool = Population(*self.rules.first(masks, pairings, self.rng), objectives=self.objectives)
+        if source is not None:
+            pool.inherit(source, np.arange(len(pool)) % len(source))
+        return Bred(pool, 0, np.zeros((0, 3), np.int32), np.zeros((0, 2), np.int64))
+
+    def breed(self, alive: Population, stale: str | None) -> Bred:
+        """The pool of a later generation: those alive and P children.
+
+        Args:
+            alive: The present generation, scored.
+            stale: What became of its losses since, as Search.forget says: `all`, `survivors`, or None.
+        """
+        size = self.settings.population
+        if stale == "all":  # nobody can be preferred, so everybody has a child
+            chosen = self.rng.permutation(np.arange(2 * size) % len(alive))
+        else:
+            chosen = self.select(self.toolbox.select, alive, 2 * size)
+        if stale == "survivors":
+            picked, chosen = np.unique(chosen, return_inverse=True)
+            alive = alive.take(picked)
+        first, second = chosen[:size], chosen[size:]
+        masks, pairings, made_by = self.variation.children(
+            alive.take(first, fields=("scores",)), alive.take(second, fields=("scores",)), self.rng
+        )
+        children = Population(*self.rules.repair(masks, pairings, self.rng), objectives=self.objectives)
+        parents = np.stack([first, second], axis=1)
+        if self.settings.duplicates == "redraw":
+            made_by, parents = self._redraw(alive, children, made_by, parents)
+        children.inherit(alive, first)
+        children.inherit(alive, second)
+        self.archive.recall(children)
+        return Bred(alive.join(children), len(alive), made_by, parents)
+
+    def survivors(self, pool: Population) -> Array:
+        """Indices of the P genomes that live on, the fittest first; copies only where kinds are too few."""
+        size = min(self.settings.population, len(pool))
+        if self.settings.duplicates == "keep":
+            return self._fittest_first(pool, self._best(pool, np.arange(len(pool)), size))
+        kinds = distinct(pool)
+        chosen = self._best(pool, kinds, min(size, len(kinds)))
+        if len(chosen) < size:
+            copies = np.setdiff1d(np.arange(len(pool)), chosen)
+            chosen = np.concatenate([chosen, self._best(pool, copies, size - len(chosen))])
+        return self._fittest_first(pool, chosen)
+
+    def select(self, tool: Callable[..., Any], population: Population, count: int) -> Array:
+        """What a selection of the toolbox picks, as indices (count,). Python's `random` outside is left alone."""
+        with self._python_random():
+            return indices(tool(population, count))
+
+    def _best(self, pool: Population, among: Array, count: int) -> Array:
+        candidates = pool.take(among, fields=("scores",))
+        return np.asarray(among[self.select(self.toolbox.survive, candidates, count)])
+
+    def _fittest_first(self, pool: Population, chosen: Array) -> Array:
+        if self.objectives > 1:
+            return chosen
+        return np.asarray(chosen[np.argsort(-pool.values[chosen, 0], kind="stable")])
+
+    def _draw(self, count: int) -> tuple[Masks, Array]:
+        size = len(self.labels)
+        masks = as_masks(self.toolbox.sample(count * size, self.grid, self.rng), "sample")
+        pairings = np.argsort(self.rng.random((count, size)), axis=1).astype(np.int32)
+        return Masks(masks.words.reshape(count, size, -1), self.grid), pairings
+
+    def _put_start(self, masks: Masks, pairings: Array) -> Population | None:
+        """Overwrite drawn genomes with those of the start, in place; return those that bring losses."""
+        if self.start is None:
+            return None
+        most = max(1, int(self.settings.start_share * len(pairings)))
+        if isinstance(self.start, PatternBank):
+            cells = self.start.draw_masks(most * pairings.shape[1], self.rng)
+            masks[np.arange(most)] = Masks.pack(cells.reshape(most, -1, self.grid, self.grid))
+            return None
+        count = min(most, len(self.start))
+        masks[np.arange(count)] = self.start.packed[:count]
+        pairings[:count] = self.start.pairings[:count]
+        return self.start
+
+    def _redraw(self, alive: Population, children: Population, made_by: Array, parents: Array) -> tuple[Array, Array]:
+        """Replace children that are copies by drawn genomes."""
+        fresh = np.zeros(len(alive) + len(children), bool)
+        fresh[distinct(alive.join(children))] = True
+        copies = np.flatnonzero(~fresh[len(alive) :])
+        if not len(copies):
+            return made_by, parents
+        masks, pairings = self.rules.repair(*self._draw(len(copies)), self.rng)
+        children.packed[copies] = masks
+        children.pairings[copies] = pairings
+        made_by = made_by.copy()
+        made_by[copies] = -1
+        parents = parents.copy()
+        parents[copies] = -1
+        self.rules.unmet = self.rules.broken(children.pairings)
+        return made_by, parents
+
+    def _register_operators(self) -> Variation:
+        """Register the operators, with the rates found best, and set their shares."""
+        of_crossovers: dict[str, Any] = {name: {"archive": self.archive} for name in ARCHIVE_CROSSOVERS}
+        of_masks: dict[str, Any] = {name: {"row_rate": ROW_RATE} for name in MASK_MUTATIONS}
+        of_pairings: dict[str, Any] = {"swap": {"rate": 1 / len(self.labels)}}
+        slots = [
+            self._slot("mate", self.settings.crossover, ALL_CROSSOVERS, "crossover", of_crossovers),
+            self._slot("mutate_masks", self.settings.mask_mutation, MASK_MUTATIONS, "mask mutation", of_masks),
+            self._slot(
+                "mutate_pairings", self.settings.pairing_mutation, PAIRING_MUTATIONS, "pairing mutation", of_pairings
+            ),
+        ]
+        return Variation(self.toolbox, slots, self.settings.adaptive)
+
+    def _slot(self, name: str, text: str, registry: Mapping[str, Any], kind: str, options: dict[str, Any]) -> Slot:
+        shares = parse_shares(text, registry, kind)
+        slot = Slot(name, list(shares), np.array(list(shares.values())))
+        for operator in slot.names:
+            self.toolbox.register(slot.tool(operator), registry[operator], **options.get(operator, {}))
+        return slot
+
+    @contextmanager
+    def _python_random(self) -> Iterator[None]:
+        outside = random.getstate()
+        random.setstate(self.random_state)
+        try:
+            yield
+        finally:
+            self.random_state = random.getstate()
+            random.setstate(outside)
+
+
+def _checked_start(start: Start | None, batch_size: int, grid: int, objectives: int) -> PatternBank | Population | None:
+    """What a search may start from, as a bank of its grid or as genomes of its batch: a copy of its own."""
+    if start is None:
+        return None
+    if isinstance(start, PatternBank):
+        if start.grid != grid or not len(start):
+            raise UserError(
+                f"a search of grid {grid} starts from a bank of patterns of that grid, got {len(start)} patterns of "
+                f"{start.grid}x{start.grid}"
+            )
+        return start
+    genomes = start.copy() if isinstance(start, Population) else Population(np.asarray(start[0]), np.asarray(start[1]))
+    shape = (*genomes.pairings.shape, genomes.packed.grid, genomes.packed.grid)
+    if not len(genomes) or shape[1:] != (batch_size, grid, grid):
+        raise UserError(f"this search starts from masks (N,{batch_size},{grid},{grid}) with pairings, got {shape}")
+    return genomes

@@ -1,0 +1,65 @@
+"""Feeding DEAP's halls of fame from whole populations: only who can enter is looked at one by one."""
+
+from __future__ import annotations
+
+import numpy as np
+from deap import tools
+from numpy.typing import NDArray
+
+from evo.genome import Population
+
+Array = NDArray[np.float64]
+BLOCK = 256  # rows compared with at once, so that memory grows linearly
+
+
+def enter(hall: tools.HallOfFame, population: Population) -> None:
+    """Update a hall of fame, or a Pareto front, with everybody in a population.
+
+    Args:
+        hall: DEAP's; it keeps copies, no genome twice.
+        population: P genomes with valid values.
+    """
+    if isinstance(hall, tools.ParetoFront):
+        members = np.array([member.fitness.wvalues for member in hall]).reshape(-1, population.values.shape[1])
+        candidates = np.flatnonzero(not_dominated(population.values, [population.values, members]))
+        hall.update([population[int(index)] for index in candidates])
+        return
+    if hall.maxsize is None:
+        hall.update(population)
+        return
+    for index in np.lexsort(-population.values.T[::-1]):  # the fittest first
+        individual = population[int(index)]
+        if len(hall) >= hall.maxsize and not (hall.maxsize and individual.fitness > hall[-1].fitness):
+            break
+        hall.update([individual])
+
+
+def not_dominated(values: Array, by: list[Array]) -> NDArray[np.bool_]:
+    """Which rows of `values` (P,M) no row of any array in `by`, (N,M) each, dominates: is nowhere less and once more."""
+    sound = np.ones(len(values), bool)
+    for others in by:
+        for start in range(0, len(others), BLOCK):
+            block = others[start : start + BLOCK]
+            nowhere_greater = (values[:, None] <= block).all(axis=2)
+            once_less = (values[:, None] < block).any(axis=2)
+            sound &= ~np.asarray(nowhere_greater & once_less).any(axis=1)
+    return sound
+
+
+def front_of(values: Array) -> Array:
+    """The finite rows of values (P,M) that no other dominates, each kind once, the greatest by the first objective first."""
+    distinct = np.unique(values[np.isfinite(values).all(axis=1)], axis=0)[::-1]
+    return distinct[not_dominated(distinct, [distinct])]
+
+
+def hypervolume(front: Array, reference: Array) -> float:
+    """What a front (N,M) dominates of the space above a reference point (M,): larger is better.
+
+    The measure of Zitzler and Thiele, IEEE Transactions on Evolutionary Computation 3, 1999, by moocore.
+    """
+    above = front[(front > reference).all(axis=1)]
+    if not len(above):
+        return 0.0
+    import moocore
+
+    return float(moocore.hypervolume(above, ref=reference, maximise=True))

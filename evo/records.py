@@ -1,0 +1,170 @@
+"""The record of a search: a line a generation, statistics, the hall of fame, and whether it still improves."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from deap import tools
+from numpy.typing import NDArray
+
+from evo.ends import Progress
+from evo.genome import Population
+from evo.hall import enter, front_of, hypervolume
+from evo.scoring import Scoring, fitness_values
+
+Array = NDArray[Any]
+FIGURES: dict[str, Callable[[Array], Any]] = {
+    "best": np.max, "mean": np.mean, "median": np.median, "std": np.std, "min": np.min,
+}  # fmt: skip
+WIDE = ("rates", "objectives", "front")  # of a record, what has no place in a Logbook's table
+FRONT = 64  # non-dominated genomes, at most, whose values a generation's record holds
+HEADER = ("generation", "new_rows", "forwards", "best", "mean", "std", "min", "nonfinite")
+
+
+class Record:
+    """What is kept of a search's generations.
+
+    logbook, hall_of_fame and statistics are DEAP's; a statistic that is registered later shows in the next line.
+    records: the same lines as dicts, with what a Logbook's table has no place for.
+
+    Where objectives are relative, the genomes remembered are scored anew with every generation, so that all that is
+    compared is on one scale: that of the generation just evaluated.
+    """
+
+    def __init__(self, scoring: Scoring) -> None:
+        self.scoring = scoring
+        self.several = len(scoring.objectives) > 1
+        self.hall_of_fame: tools.HallOfFame = tools.ParetoFront() if self.several else tools.HallOfFame(10)
+        self.records: list[dict[str, Any]] = []
+        self.logbook = empty_logbook()
+        self.statistics = tools.Statistics(key=first_value)
+        for name, function in FIGURES.items():
+            self.statistics.register(name, partial(_over_finite, function))
+        self.progress = Progress()
+        self.front: Array = np.zeros((0, len(scoring.objectives)))  # of all genomes evaluated
+        self.reference: Array | None = None  # (M,) the worst values of the first generation
+
+    def take(self, pool: Population) -> None:
+        """Look at all genomes that a generation has evaluated: the hall of fame, the front, and progress."""
+        before = self._score_anew(pool)
+        enter(self.hall_of_fame, pool)
+        if self.several:
+            merit = self._take_front(pool)
+        else:
+            merit = max(before, float(pool.values[:, 0].max()))
+        if merit > before + (1e-12 * abs(before) if self.several else 0.0):  # sums of volumes are rounded
+            self.progress.improved_at = self.progress.generation
+        self.progress.merit = merit
+
+    def admit(self, population: Population) -> None:
+        """Let genomes from elsewhere into the hall of fame; relative objectives first score them with a generation."""
+        if not self.scoring.relative:
+            enter(self.hall_of_fame, population)
+
+    def forget(self) -> None:
+        """No fitness holds any more."""
+        self.hall_of_fame.clear()
+        self.front = self.front[:0]
+        self.reference = None
+        self.progress.merit = -np.inf
+        self.progress.improved_at = self.progress.generation
+
+    def add(self, line: dict[str, Any]) -> dict[str, Any]:
+        """Keep a line; return a copy for others."""
+        self.records.append(copy.deepcopy(line))
+        # A Logbook would take the operators' shares, a dict, for a chapter of a MultiStatistics.
+        narrow = copy.deepcopy({key: value for key, value in line.items() if key not in WIDE})
+        own = set(getattr(self.statistics, "fields", ())) - set(FIGURES)
+        chapters = {key for key, value in narrow.items() if isinstance(value, dict)}
+        shown = [key for key in narrow if key in own | chapters | {"hypervolume"} and key not in self.logbook.header]
+        self.logbook.header += shown
+        self.logbook.record(**narrow)
+        return line
+
+    def figures(self, population: Population) -> dict[str, Any]:
+        """The part of a line that is about fitness.
+
+        diversity: the share of rows in which the others differ from the fittest, 0..1. front: values (N,M) of those
+        alive that none dominates. hypervolume: of the front of all genomes evaluated, above the worst values of the first
+        generation.
+        """
+        values = population.values
+        line = self._compiled(population)
+        line["diversity"] = round(_diversity(population), 4)
+        line.setdefault("best", float(values[:, 0].max()))  # where the user's statistics have no such entry
+        for number, name in list(enumerate(self.scoring.objectives))[1:]:
+            line |= {f"{name} best": float(values[:, number].max()), f"{name} mean": float(values[:, number].mean())}
+        if self.several:
+            front = front_of(values)
+            line["objectives"] = list(self.scoring.objectives)
+            line["front"] = front[spread(len(front), FRONT)].tolist()
+            line["hypervolume"] = self.progress.merit
+        return line
+
+    def _compiled(self, population: Population) -> dict[str, Any]:
+        if getattr(self.statistics, "key", None) is first_value:  # one array instead of many individuals
+            first = population.values[:, 0]
+            return {name: function(first) for name, function in self.statistics.functions.items()}
+        compiled: dict[str, Any] = self.statistics.compile(population)
+        return compiled
+
+    def _score_anew(self, pool: Population) -> float:
+        """The merit so far, on the scale of the generation that `pool` (its genomes) sets."""
+        if not self.scoring.relative or not len(self.hall_of_fame):
+            return self.progress.merit
+        members = Population.gather(list(self.hall_of_fame))
+        scores = self.scoring.scores(self.scoring.rows_of(members), self.scoring.rows_of(pool))
+        members.values = fitness_values(scores)
+        self.hall_of_fame.clear()
+        enter(self.hall_of_fame, members)
+        if not self.several:
+            return float(members.values[:, 0].max())
+        self.front = front_of(members.values)
+        return hypervolume(self.front, self._reference_of(pool))
+
+    def _take_front(self, pool: Population) -> float:
+        self.front = front_of(np.concatenate([self.front, pool.values]))
+        return hypervolume(self.front, self._reference_of(pool))
+
+    def _reference_of(self, pool: Population) -> Array:
+        if self.reference is None:
+            sound = ~np.isinf(pool.scores).any(axis=1)
+            self.reference = pool.values[sound if sound.any() else ...].min(axis=0)
+        return self.reference
+
+
+def first_value(individual: Any) -> float:
+    """An individual's first fitness value: the key of a search's statistics."""
+    value: float = individual.fitness.values[0]
+    return value
+
+
+def empty_logbook() -> tools.Logbook:
+    """A Logbook whose table has a search's columns."""
+    logbook = tools.Logbook()
+    logbook.header = list(HEADER)
+    return logbook
+
+
+def spread(count: int, most: int) -> Array:
+    """Indices of up to `most` of `count` things in a row, evenly spread, both ends among them."""
+    return np.linspace(0, count - 1, min(count, most)).round().astype(int)
+
+
+def _diversity(population: Population) -> float:
+    if len(population) < 2:
+        return 0.0
+    words = population.packed.words
+    pairings = population.pairings
+    first = int(population.values[:, 0].argmax())
+    differs = (words != words[first]).any(axis=2) | (pairings != pairings[first])
+    return float(differs.sum() / (len(population) - 1) / differs.shape[1])
+
+
+def _over_finite(function: Callable[[Array], Any], values: Sequence[float]) -> float:
+    numbers = np.asarray(values)
+    return float(function(numbers[np.isfinite(numbers)]))

@@ -1,0 +1,192 @@
+"""What of a search is saved, and how it is taken up again: checked as a whole before anything changes."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import asdict, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evo import storage
+from evo.archive import RowArchive
+from evo.breeding import Bred
+from evo.checks import take_array
+from evo.ends import ENDS, Progress, Stopwatch
+from evo.errors import UserError
+from evo.genome import Population
+from evo.lineage import Lineage
+from evo.records import empty_logbook
+
+if TYPE_CHECKING:  # a search imports this
+    from evo.search import Search
+
+Array = NDArray[Any]
+FREE = (*ENDS, "max_nonfinite", "start_share")  # settings that may be others when a search goes on
+SHOWN = ("objective", "crossover", "mask_mutation", "pairing_mutation")  # checked by what was made of them
+COUNTS = ("forwards", "nonfinite", "weights_version")
+
+
+def search_state(search: Search) -> dict[str, Array]:
+    """All that changes in a search, as named arrays: copies."""
+    rules = search.rules
+    meta = {
+        "made_with": _made_with(search),
+        **{name: getattr(search, name) for name in COUNTS},
+        "stale": search.stale,
+        "kinds": list(search.kinds),
+        "progress": asdict(search.record.progress),
+        # A time limit goes on; else nothing that is saved hangs on the clock.
+        "seconds": 0.0 if search.minutes is None else search.stopwatch.seconds(),
+        "records": storage.plain(search.records),
+        "random": storage.plain({"numpy": search.rng.bit_generator.state, "python": search.breeder.random_state}),
+        "held": rules.held,
+        "unmet": rules.unmet,
+        "kept": None if search.bred is None else search.bred.kept,
+    }
+    groups: dict[str, dict[str, Array]] = {
+        "archive": search.archive.arrays(),
+        "variation": search.variation.arrays(),
+        "lineage": search.lineage.arrays(),
+        "record": {"front": search.record.front},
+    }
+    if search.record.reference is not None:
+        groups["record"]["reference"] = search.record.reference
+    if search.population is not None:
+        groups["population"] = search.population.arrays()
+    if len(search.hall_of_fame):
+        groups["hall"] = Population.gather(list(search.hall_of_fame)).arrays()
+    if rules.held:
+        groups["rules"] = {"kept": np.asarray(rules.low), "allowed": rules.allowed}
+    if search.bred is not None:
+        groups["pool"] = search.bred.pool.arrays()
+        groups["bred"] = {"made_by": search.bred.made_by, "parents": search.bred.parents}
+    return storage.flatten(meta, groups)
+
+
+def read_state(search: Search, state: dict[str, Array]) -> FoundState:
+    """Undo `search_state`, and change nothing yet. Raises UserError where it is unsound or of another search."""
+    try:
+        return FoundState(search, *storage.unflatten(state))
+    except UserError:
+        raise
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
+        raise UserError(f"this state of a search is not sound: {type(error).__name__}: {error}") from None
+
+
+class FoundState:
+    """A state taken apart and checked: everything in it is a copy."""
+
+    def __init__(self, search: Search, meta: dict[str, Any], groups: dict[str, dict[str, Array]]) -> None:
+        _check_made_with(search, meta["made_with"])
+        self.counts = {name: int(meta[name]) for name in COUNTS}
+        self.stale = meta["stale"] if meta["stale"] is None else str(meta["stale"])
+        self.kinds = tuple(str(kind) for kind in meta["kinds"])
+        self.progress = Progress(**meta["progress"])
+        self.stopwatch = Stopwatch(float(meta["seconds"]))
+        self.records: list[dict[str, Any]] = [dict(line) for line in meta["records"]]
+        self.numpy_state = meta["random"]["numpy"]
+        type(search.rng.bit_generator)().state = self.numpy_state  # raises where it is none
+        version, internal, gauss = meta["random"]["python"]
+        self.python_state = (version, tuple(internal), gauss)
+        random.Random().setstate(self.python_state)
+        objectives = len(search.objectives)
+        self.archive = RowArchive.from_arrays(
+            groups["archive"], search.batch_size, search.grid, search.archive.capacity, objectives=objectives
+        )
+        self.rates = search.variation.rates_of(groups["variation"])
+        self.lineage = Lineage.from_arrays(groups["lineage"])
+        self.population = _genomes(search, groups.get("population"))
+        self.hall = _genomes(search, groups.get("hall"))
+        self.front = take_array(groups["record"], "front", np.float64, (None, objectives))
+        self.reference: Array | None = None
+        if "reference" in groups["record"]:
+            self.reference = take_array(groups["record"], "reference", np.float64, (objectives,))
+        self.unmet = int(meta["unmet"])
+        self.held: tuple[Array, Array] | None = None
+        if meta["held"]:
+            size = search.batch_size
+            kept = take_array(groups["rules"], "kept", np.int64, (size,))
+            self.held = kept, take_array(groups["rules"], "allowed", np.bool_, (size, size))
+        self.bred = None if meta["kept"] is None else _bred(search, int(meta["kept"]), groups)
+
+    def give_to(self, search: Search) -> None:
+        """Make the search what was found."""
+        for name, count in self.counts.items():
+            setattr(search, name, count)
+        search.stale = self.stale  # type: ignore[assignment]
+        search.kinds = self.kinds
+        search.stopwatch = self.stopwatch
+        search.stopped = None  # where it still holds, the next ask finds out
+        search.rng.bit_generator.state = self.numpy_state
+        search.breeder.random_state = self.python_state
+        search.archive.become(self.archive)
+        search.variation.set_rates(self.rates)
+        search.lineage = self.lineage
+        search.population = self.population
+        search.rules.restore(self.held, self.unmet)
+        search.bred = self.bred
+        search.withdraw()
+        record = search.record
+        record.progress = self.progress
+        record.front = self.front
+        record.reference = self.reference
+        record.hall_of_fame.clear()
+        for genome in reversed(list(self.hall or ())):  # equals go before those that are there
+            record.hall_of_fame.insert(genome)
+        record.records = []
+        record.logbook = empty_logbook()
+        for line in self.records:
+            record.add(line)
+
+
+def _made_with(search: Search) -> dict[str, Any]:
+    """What a saved state must agree on."""
+    settings = {
+        one.name: getattr(search.settings, one.name)
+        for one in fields(search.settings)
+        if one.name not in (*FREE, *SHOWN)
+    }
+    return {
+        "batch_size": search.batch_size,
+        "grid": search.grid,
+        "labels": search.labels.tolist(),
+        "objectives": list(search.objectives),
+        "operators": search.variation.names,
+        **settings,
+    }
+
+
+def _check_made_with(search: Search, there: dict[str, Any]) -> None:
+    differing = [
+        f"{name}: {str(there.get(name))[:200]} there, {str(value)[:200]} here"
+        for name, value in _made_with(search).items()
+        if there.get(name) != value
+    ]
+    if differing:
+        raise UserError(f"this state is of another search ({'; '.join(differing)})")
+
+
+def _genomes(search: Search, arrays: dict[str, Array] | None) -> Population | None:
+    """Genomes of the search's batch."""
+    if arrays is None:
+        return None
+    population = Population.from_arrays(arrays)
+    shape = (population.pairings.shape[1], population.packed.grid, population.values.shape[1])
+    expected = (search.batch_size, search.grid, len(search.objectives))
+    if shape != expected or not len(population):
+        raise UserError(f"genomes must be of B, G and M = {expected}, got {len(population)} of {shape}")
+    return population
+
+
+def _bred(search: Search, kept: int, groups: dict[str, dict[str, Array]]) -> Bred:
+    pool = _genomes(search, groups["pool"])
+    if pool is None or not 0 <= kept <= len(pool):
+        raise UserError(f"of the genomes proposed {kept} were alive before, which cannot be")
+    children = len(pool) - kept if kept else 0
+    made_by = take_array(groups["bred"], "made_by", np.int32, (children, 3))
+    parents = take_array(groups["bred"], "parents", np.int64, (children, 2))
+    if parents.size and (parents.min() < -1 or parents.max() >= kept):
+        raise UserError(f"parents must be -1..{kept - 1}, got {parents.min()}..{parents.max()}")
+    return Bred(pool, kept, made_by, parents)
