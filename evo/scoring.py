@@ -106,8 +106,8 @@ class Scoring:
             context: What relative objectives score against; None: the rows' own population.
 
         Returns:
-            (M,P,B) float32. A row that is not finite under one of the objectives is -inf under all, so that
-            its genome is the worst whatever is asked for besides.
+            (M,P,B) float32. A row whose cell losses, or whose score under one of the objectives, are not finite is -inf
+            under all, so that its genome is the worst whatever is asked for besides.
 
         Raises:
             ValueError: An objective returned another shape, or lacks losses.
@@ -121,7 +121,11 @@ class Scoring:
             with np.errstate(over="ignore"):
                 each.append(scores.astype(np.float32))
         stacked = np.stack(each)
-        return np.where(np.isfinite(stacked).all(axis=0), stacked, np.float32(-np.inf))
+        sound = np.isfinite(stacked).all(axis=0)
+        measured = np.isfinite(rows.cell_losses).all(axis=(2, 3))
+        if measured.any():  # else nobody measured cells, for objectives that do not look at them
+            sound &= measured
+        return np.where(sound, stacked, np.float32(-np.inf))
 
 
 def fitness_values(scores: Array) -> Array:
