@@ -20,12 +20,13 @@ from evo.operators import ALL_CROSSOVERS, ARCHIVE_CROSSOVERS, MASK_MUTATIONS, MA
 from evo.packed import Masks
 from evo.proposal import Elites
 from evo.rules import Rules
-from evo.selection import SELECTIONS, best, distinct, indices
+from evo.selection import SELECTIONS, best, distinct, indices, tournament
 from evo.settings import SearchSettings
 from evo.variation import Slot, Variation, as_masks, parse_shares
 
 Array = NDArray[Any]
 Start = PatternBank | Population | Elites | tuple[Array, Array]
+OF_ARRAYS = (tournament, best)  # selections that leave Python's `random` alone
 ROW_RATE = 0.05  # of mask mutations: share of rows that change; few, so that children cost few forwards
 
 
@@ -145,6 +146,8 @@ class Breeder:
 
     def select(self, tool: Callable[..., Any], population: Population, count: int) -> Array:
         """What a selection of the toolbox picks, as indices (count,). Python's `random` outside is left alone."""
+        if getattr(tool, "func", None) in OF_ARRAYS:  # to change Python's state back and forth takes as long as they do
+            return indices(tool(population, count))
         with self._python_random():
             return indices(tool(population, count))
 

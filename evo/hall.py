@@ -7,6 +7,7 @@ from deap import tools
 from numpy.typing import NDArray
 
 from evo.genome import Population
+from evo.selection import distinct
 
 Array = NDArray[np.float64]
 BLOCK = 256  # rows compared with at once, so that memory grows linearly
@@ -32,6 +33,38 @@ def enter(hall: tools.HallOfFame, population: Population) -> None:
         if len(hall) >= hall.maxsize and not (hall.maxsize and individual.fitness > hall[-1].fitness):
             break
         hall.update([individual])
+
+
+def keep_best(best: Population | None, population: Population, count: int) -> Population:
+    """The best genomes of two populations, each kind once.
+
+    Args:
+        best: What this returned before, or None.
+        population: P genomes with valid values.
+        count: How many are kept where there is one objective. With several it is those that none dominates.
+
+    Returns:
+        The fittest first, by the first objective; of equals those of `population`.
+    """
+    values = population.values
+    if values.shape[1] == 1:
+        full = best is not None and len(best) >= count
+        fit = values[:, 0] > best.values[-1, 0] if best is not None and full else np.ones(len(values), bool)
+        if not fit.any() and best is not None:
+            return best
+        chosen = np.flatnonzero(fit)
+        chosen = chosen[np.argsort(-values[chosen, 0], kind="stable")]
+    else:
+        others = [] if best is None else [best.values]
+        chosen = np.flatnonzero(not_dominated(values, [values, *others]))
+        if not len(chosen) and best is not None:
+            return best
+    joined = population.take(chosen) if best is None else population.take(chosen).join(best)
+    joined = joined.take(distinct(joined))
+    if values.shape[1] > 1:
+        joined = joined.take(not_dominated(joined.values, [joined.values]))
+        return joined.take(np.lexsort(-joined.values.T[::-1]))
+    return joined.take(np.argsort(-joined.values[:, 0], kind="stable")[:count])
 
 
 def not_dominated(values: Array, by: list[Array]) -> NDArray[np.bool_]:

@@ -18,7 +18,7 @@ from evo.genome import Population
 from evo.hall import enter, front_of, hypervolume
 from evo.lineage import Lineage, interleaved
 from evo.proposal import Elites, Rows
-from evo.records import empty_logbook
+from evo.records import FAME, empty_logbook
 from evo.scoring import fitness_values
 from evo.search import Rescore, Search
 from evo.selection import choose_elites
@@ -79,9 +79,8 @@ class Islands(AskTell):
 
     @property
     def hall_of_fame(self) -> tools.HallOfFame:
-        halls = [search.hall_of_fame for search in self.searches]
-        hall = tools.ParetoFront() if self._several else tools.HallOfFame(max(each.maxsize or 1 for each in halls))
-        members = [member for each in halls for member in each]
+        hall = tools.ParetoFront() if self._several else tools.HallOfFame(FAME)
+        members = [genome for search in self.searches for genome in search.record.best or ()]
         if members:
             enter(hall, self._scored_together(Population.gather(members)))
         return hall
@@ -131,7 +130,9 @@ class Islands(AskTell):
         arrays = [None if array is None else np.asarray(array) for array in losses]
         for array in arrays:
             if array is not None and (not array.ndim or len(array) != expected):
-                raise UserError(f"losses must be of the {expected} rows asked for, got {len(array) if array.ndim else array}")
+                raise UserError(
+                    f"losses must be of the {expected} rows asked for, got {len(array) if array.ndim else array}"
+                )
         start = 0
         scored = []
         for search, count in self._asked:

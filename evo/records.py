@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from evo.ends import Progress
 from evo.genome import Population
-from evo.hall import enter, front_of, hypervolume
+from evo.hall import enter, front_of, hypervolume, keep_best
 from evo.scoring import Scoring, fitness_values
 
 Array = NDArray[Any]
@@ -21,6 +20,7 @@ FIGURES: dict[str, Callable[[Array], Any]] = {
     "best": np.max, "mean": np.mean, "median": np.median, "std": np.std, "min": np.min,
 }  # fmt: skip
 WIDE = ("rates", "objectives", "front")  # of a record, what has no place in a Logbook's table
+FAME = 10  # genomes that a hall of fame of one objective holds
 FRONT = 64  # non-dominated genomes, at most, whose values a generation's record holds
 HEADER = ("generation", "new_rows", "forwards", "best", "mean", "std", "min", "nonfinite")
 
@@ -38,46 +38,71 @@ class Record:
     def __init__(self, scoring: Scoring) -> None:
         self.scoring = scoring
         self.several = len(scoring.objectives) > 1
-        self.hall_of_fame: tools.HallOfFame = tools.ParetoFront() if self.several else tools.HallOfFame(10)
+        self.best: Population | None = None  # of all genomes evaluated, each kind once: see hall.keep_best
+        self._hall: tools.HallOfFame = tools.ParetoFront() if self.several else tools.HallOfFame(FAME)
+        self._filled_with: Population | None = None
+        self._users_hall = False
         self.records: list[dict[str, Any]] = []
         self.logbook = empty_logbook()
         self.statistics = tools.Statistics(key=first_value)
         for name, function in FIGURES.items():
             self.statistics.register(name, partial(_over_finite, function))
         self.progress = Progress()
-        self.front: Array = np.zeros((0, len(scoring.objectives)))  # of all genomes evaluated
         self.reference: Array | None = None  # (M,) the worst values of the first generation
+
+    @property
+    def hall_of_fame(self) -> tools.HallOfFame:
+        """DEAP's, of all genomes evaluated: made of what is remembered when somebody looks."""
+        if not self._users_hall and self._filled_with is not self.best:
+            self._hall.clear()
+            for genome in reversed(list(self.best or ())):  # equals go before those that are there
+                self._hall.insert(genome)
+            self._filled_with = self.best
+        return self._hall
+
+    @hall_of_fame.setter
+    def hall_of_fame(self, hall: tools.HallOfFame) -> None:
+        """Another one is fed with everybody that is evaluated from now on."""
+        self._hall = hall
+        self._users_hall = True
+
+    @property
+    def front(self) -> Array:
+        """(N,M) the values of all genomes evaluated that no other dominates, each once."""
+        return np.zeros((0, len(self.scoring.objectives))) if self.best is None else front_of(self.best.values)
 
     def take(self, pool: Population) -> None:
         """Look at all genomes that a generation has evaluated: the hall of fame, the front, and progress."""
         before = self._score_anew(pool)
-        enter(self.hall_of_fame, pool)
+        self.admit(pool)
+        assert self.best is not None
         if self.several:
-            merit = self._take_front(pool)
+            merit = hypervolume(self.front, self._reference_of(pool))
         else:
-            merit = max(before, float(pool.values[:, 0].max()))
+            merit = max(before, float(self.best.values[0, 0]))
         if merit > before + (1e-12 * abs(before) if self.several else 0.0):  # sums of volumes are rounded
             self.progress.improved_at = self.progress.generation
         self.progress.merit = merit
 
     def admit(self, population: Population) -> None:
-        """Let genomes from elsewhere into the hall of fame; relative objectives first score them with a generation."""
-        if not self.scoring.relative:
-            enter(self.hall_of_fame, population)
+        """Remember the best of a population's genomes, beside those remembered."""
+        self.best = keep_best(self.best, population, FAME)
+        if self._users_hall:
+            enter(self._hall, population)
 
     def forget(self) -> None:
         """No fitness holds any more."""
-        self.hall_of_fame.clear()
-        self.front = self.front[:0]
+        self.best = None
+        self._hall.clear()
         self.reference = None
         self.progress.merit = -np.inf
         self.progress.improved_at = self.progress.generation
 
     def add(self, line: dict[str, Any]) -> dict[str, Any]:
         """Keep a line; return a copy for others."""
-        self.records.append(copy.deepcopy(line))
+        self.records.append(_copied(line))
         # A Logbook would take the operators' shares, a dict, for a chapter of a MultiStatistics.
-        narrow = copy.deepcopy({key: value for key, value in line.items() if key not in WIDE})
+        narrow = _copied({key: value for key, value in line.items() if key not in WIDE})
         own = set(getattr(self.statistics, "fields", ())) - set(FIGURES)
         chapters = {key for key, value in narrow.items() if isinstance(value, dict)}
         shown = [key for key in narrow if key in own | chapters | {"hypervolume"} and key not in self.logbook.header]
@@ -114,20 +139,14 @@ class Record:
 
     def _score_anew(self, pool: Population) -> float:
         """The merit so far, on the scale of the generation that `pool` (its genomes) sets."""
-        if not self.scoring.relative or not len(self.hall_of_fame):
+        if not self.scoring.relative or self.best is None:
             return self.progress.merit
-        members = Population.gather(list(self.hall_of_fame))
-        scores = self.scoring.scores(self.scoring.rows_of(members), self.scoring.rows_of(pool))
+        scores = self.scoring.scores(self.scoring.rows_of(self.best), self.scoring.rows_of(pool))
+        members = self.best.copy()
         members.values = fitness_values(scores)
-        self.hall_of_fame.clear()
-        enter(self.hall_of_fame, members)
+        self.best = keep_best(None, members, FAME)
         if not self.several:
             return float(members.values[:, 0].max())
-        self.front = front_of(members.values)
-        return hypervolume(self.front, self._reference_of(pool))
-
-    def _take_front(self, pool: Population) -> float:
-        self.front = front_of(np.concatenate([self.front, pool.values]))
         return hypervolume(self.front, self._reference_of(pool))
 
     def _reference_of(self, pool: Population) -> Array:
@@ -153,6 +172,13 @@ def empty_logbook() -> tools.Logbook:
 def spread(count: int, most: int) -> Array:
     """Indices of up to `most` of `count` things in a row, evenly spread, both ends among them."""
     return np.linspace(0, count - 1, min(count, most)).round().astype(int)
+
+
+def _copied(value: Any) -> Any:
+    """Nested dicts and lists anew: several times faster than `copy.deepcopy`."""
+    if isinstance(value, dict):
+        return {key: _copied(part) for key, part in value.items()}
+    return [_copied(part) for part in value] if isinstance(value, list) else value
 
 
 def _diversity(population: Population) -> float:

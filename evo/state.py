@@ -49,14 +49,13 @@ def search_state(search: Search) -> dict[str, Array]:
         "archive": search.archive.arrays(),
         "variation": search.variation.arrays(),
         "lineage": search.lineage.arrays(),
-        "record": {"front": search.record.front},
     }
     if search.record.reference is not None:
-        groups["record"]["reference"] = search.record.reference
+        groups["record"] = {"reference": search.record.reference}
     if search.population is not None:
         groups["population"] = search.population.arrays()
-    if len(search.hall_of_fame):
-        groups["hall"] = Population.gather(list(search.hall_of_fame)).arrays()
+    if search.record.best is not None:
+        groups["best"] = search.record.best.arrays()
     if rules.held:
         groups["rules"] = {"kept": np.asarray(rules.low), "allowed": rules.allowed}
     if search.bred is not None:
@@ -98,10 +97,9 @@ class FoundState:
         self.rates = search.variation.rates_of(groups["variation"])
         self.lineage = Lineage.from_arrays(groups["lineage"])
         self.population = _genomes(search, groups.get("population"))
-        self.hall = _genomes(search, groups.get("hall"))
-        self.front = take_array(groups["record"], "front", np.float64, (None, objectives))
+        self.best = _genomes(search, groups.get("best"))
         self.reference: Array | None = None
-        if "reference" in groups["record"]:
+        if "record" in groups:
             self.reference = take_array(groups["record"], "reference", np.float64, (objectives,))
         self.unmet = int(meta["unmet"])
         self.held: tuple[Array, Array] | None = None
@@ -130,11 +128,8 @@ class FoundState:
         search.withdraw()
         record = search.record
         record.progress = self.progress
-        record.front = self.front
         record.reference = self.reference
-        record.hall_of_fame.clear()
-        for genome in reversed(list(self.hall or ())):  # equals go before those that are there
-            record.hall_of_fame.insert(genome)
+        record.best = self.best
         record.records = []
         record.logbook = empty_logbook()
         for line in self.records:

