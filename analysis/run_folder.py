@@ -34,6 +34,9 @@ ADDED: dict[str, Any] = {  # options since version 1, with what runs did before
     "data.exclude_near_duplicates": False,
     "search.stop_epoch": None,
     "search.consume": "each",
+    "search.sampler": None,
+    "search.start_share": 0.5,
+    "search.minutes": None,
 }
 REMOVED: dict[str, Any] = {  # options that are gone, with the value that does as runs do now; see training/removed.py
     "search.rows": 1.0,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field, dataclass, field, fields, replace
-from functools import partial
+from functools import cache, partial
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -126,8 +126,14 @@ class SearchSettings:
         0.5, "share of rows with NaN or infinite losses beyond which a search stops", ge=0, le=1
     )
 
+    @classmethod
+    def registry(cls, name: str) -> tuple[str, ...]:
+        """The names that an option of names may be."""
+        names: tuple[str, ...] = cls.__dataclass_fields__[name].metadata["names"]
+        return names
+
     def __post_init__(self) -> None:
-        hints = get_type_hints(type(self))
+        hints: dict[str, Any] = _hints(type(self))  # type: ignore[arg-type]  # classes can be hashed
         for one in fields(self):
             object.__setattr__(self, one.name, _checked(one, hints[one.name], getattr(self, one.name)))
 
@@ -153,6 +159,12 @@ def settings_help() -> str:
     return "\n".join(
         f"{one.name:<17} {one.default!s:<16} {one.metadata['description']}" for one in fields(SearchSettings)
     )
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    """A class's annotations, which are texts: to read them takes longer than all checks."""
+    return get_type_hints(kind)
 
 
 def _checked(one: Field[Any], hint: Any, value: Any) -> Any:

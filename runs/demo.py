@@ -86,7 +86,7 @@ def trainings_text(runs: Mapping[str, RunFolder]) -> list[str]:
 def search_text(run: RunFolder) -> list[str]:
     """The search experiment's fitness curve at a few generations, and its cost."""
     from analysis.curves import by_generation
-    from evo.search import spread
+    from evo.records import spread
 
     options, best = run.config["search"], by_generation(run)["best"]
     points = best.iloc[spread(len(best), POINTS)]

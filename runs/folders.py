@@ -13,8 +13,9 @@ from analysis.run_folder import RunFolder, find_run, out_root
 from analysis.settings import flat
 from evo.errors import UserError
 from training import removed
-from training.config import PROJECT, Config, Place, idle_options, make_config
+from training.config import PROJECT, Config, idle_options, make_config
 from training.mixes import SCORED
+from training.options import Place
 from training.places import spoken, taken, user_path
 from training.progress import speaks
 

@@ -1,10 +1,11 @@
 """How the evolved mix has rows forwarded: new rows alone or whole genomes, in what precision, by which process."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import pytest
 import torch
+from pydantic import create_model
 from torch import nn
 
 from evo.bank import PatternBank
@@ -12,16 +13,18 @@ from evo.bank_files import save_bank
 from evo.errors import UserError
 from evo.operators import MASK_SAMPLERS
 from evo.search import Rows
-from evo.selection import SELECTIONS
+from evo.settings import SearchSettings, option
 from training.compose import compose
-from training.config import make_config
+from training.config import MixOptions, make_config
 from training.distributed import World
 from training.mixes import scoring
 from training.mixes.batch import MixContext
 from training.mixes.evolved import Evolved
 from training.models.patch_model import PatchModel
 from training.models.trained import Prepare
+from training.options import Section
 from training.randomness import Streams
+from training.search_options import SearchOptions, options_of
 
 B = 6
 
@@ -190,33 +193,56 @@ def test_processes_share_rows_or_whole_genomes(size, evaluation, reference, monk
             np.testing.assert_allclose(np.sum(found, axis=0), expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("option", "seen"),
-    [
-        ("population=7", lambda search: search.size == 7),
-        ("generations=5", lambda search: search.generations == 5),
-        ("budget=3", lambda search: search.budget == 3 * B),
-        ("patience=3", lambda search: search.patience == 3),
-        ("target=1.5", lambda search: search.target == 1.5),
-        ("max_nonfinite=0.25", lambda search: search.max_nonfinite == 0.25),
-        ("objective=easy,contrast", lambda search: list(search.objectives) == ["easy", "contrast"]),
-        ("selection=lexicase", lambda search: search.toolbox.select.func is SELECTIONS["lexicase"]),
-        ("crossover=rows+block/ox", lambda search: search.variation.slots[0].names == ["rows", "block/ox"]),
-        ("mask_mutation=trade", lambda search: search.variation.slots[1].names == ["trade"]),
-        ("pairing_mutation=scramble", lambda search: search.variation.slots[2].names == ["scramble"]),
-        ("adaptive=true", lambda search: search.variation.adaptive),
-        ("evaluation=full", lambda search: search.evaluation == "full"),
-        ("duplicates=redraw", lambda search: search.duplicates == "redraw"),
-        ("min_cells=2", lambda search: search.rules.options["min_cells"] == 2),
-        ("self_pairing=false", lambda search: not search.rules.options["self_pairing"]),
-        ("same_class=false", lambda search: not search.rules.options["same_class"]),
-        ("hold=true", lambda search: search.rules.options["hold"]),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_every_option_reaches_the_search(option, seen):
-    assert not seen(mix("search.population=4").make_search(*batch()))
-    assert seen(mix(f"search.{option}").make_search(*batch()))
+OTHER = {  # than the default, of every setting of the engine
+    "population": 7, "generations": 5, "objective": "easy,contrast", "sampler": "connected", "evaluation": "full",
+    "selection": "lexicase", "crossover": "rows+block/ox", "mask_mutation": "trade", "pairing_mutation": "scramble",
+    "adaptive": True, "duplicates": "redraw", "min_cells": 2, "self_pairing": False, "same_class": False, "hold": True,
+    "start_share": 0.75, "budget": 3.0, "patience": 3, "target": 1.5, "minutes": 2.0, "max_nonfinite": 0.25,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("setting", [one.name for one in fields(SearchSettings)])
+def test_every_setting_of_the_engine_is_an_option_that_reaches_the_search(setting):
+    value = OTHER[setting]
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    assert getattr(mix("search.population=4").make_search(*batch()).settings, setting) != value
+    assert getattr(mix(f"search.{setting}={text}").make_search(*batch()).settings, setting) == value
+
+
+def test_the_trainer_and_the_engine_have_the_same_defaults_and_words():
+    """But where a search within training has to end by itself, and draws as the mix does."""
+    options = SearchOptions()
+    for one in fields(SearchSettings):
+        own = type(options).model_fields[one.name]
+        if one.name not in ("generations", "sampler"):
+            assert getattr(options, one.name) == one.default
+            assert own.description == one.metadata["description"]
+    assert mix().make_search(*batch()).settings.sampler == SearchSettings().sampler == MixOptions().sampler
+
+
+def test_a_new_setting_is_one_line():
+    """A field of SearchSettings is all that an option takes."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class More(SearchSettings):
+        warmth: int | None = option(None, "how warm", ge=1)
+
+    found = create_model("Options", __base__=Section, **options_of(More))
+    assert found.model_validate({"warmth": 3}).warmth == 3 == More(warmth=3).warmth
+    with pytest.raises(ValueError, match="greater than or equal to 1"):
+        found.model_validate({"warmth": 0})
+    with pytest.raises(UserError, match="warmth must be at least 1, got 0"):
+        More(warmth=0)
+    assert found.model_fields["warmth"].description == "how warm"
+
+
+@pytest.mark.parametrize("option", ["search.generations=null", "search.generations=null search.consume=each"])
+def test_a_search_that_could_go_on_for_ever_is_refused(option):
+    with pytest.raises(UserError, match="a search needs an end, and search.generations is null"):
+        mix(*option.split())
+    assert mix("search.generations=null", "search.minutes=1").make_search(*batch()).generations is None
+    with pytest.raises(UserError, match=r"search.consume=each trains .* set search.generations, or search.batch"):
+        mix("search.generations=null", "search.minutes=1", "search.consume=each")
 
 
 def test_the_sampler_a_start_and_islands_reach_the_search(tmp_path):
@@ -224,10 +250,12 @@ def test_the_sampler_a_start_and_islands_reach_the_search(tmp_path):
     bank.collect(np.eye(2, dtype=bool)[None], np.array([0]), np.array([1]))
     save_bank(bank, tmp_path / "bank.json")
     search = mix("mix.sampler=box", f"search.start={tmp_path / 'bank.json'}").make_search(*batch())
-    assert search.toolbox.sample.func is MASK_SAMPLERS["box"] and len(search.start) == 1
+    assert search.toolbox.sample.func is MASK_SAMPLERS["box"] and len(search.breeder.start) == 1
+    other = mix("mix.sampler=box", "search.sampler=bernoulli").make_search(*batch())
+    assert other.toolbox.sample.func is MASK_SAMPLERS["bernoulli"]
     options = ("search.islands=3", "search.migrate_every=7", "search.migrants=2", "search.budget=6")
     islands = mix(*options).make_search(*batch())
-    assert [s.budget for s in islands.searches] == [2 * B] * 3 and (islands.every, islands.migrants) == (7, 2)
+    assert [s.budget for s in islands.searches] == [2] * 3 and (islands.every, islands.migrants) == (7, 2)
     with pytest.raises(UserError, match="search.budget=2 image forwards per image is less than one for each of"):
         mix("search.islands=3", "search.budget=2").make_search(*batch())
     with pytest.raises(UserError, match="search: islands .* hold=False"):

@@ -10,65 +10,35 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, WithJsonSchema
 
 from evo.errors import UserError, did_you_mean
-from evo.objectives import NEEDS_IMAGES, OBJECTIVES, parse_objectives
-from evo.operators import (
-    ALL_CROSSOVERS,
-    APART_CROSSOVERS,
-    MASK_MUTATIONS,
-    MASK_SAMPLERS,
-    PAIRING_MUTATIONS,
-)
-from evo.search import CROSSOVER, MASK_MUTATION, PAIRING_MUTATION, Duplicates
-from evo.selection import SELECTIONS
-from evo.variation import parse_shares
+from evo.objectives import NEEDS_IMAGES, parse_objectives
+from evo.operators import MASK_SAMPLERS
 from training import plain_yaml, removed
 from training.data import DATASETS
 from training.mixes import MIXES, SCORED
 from training.models import MODELS
+from training.options import Idle, Place, Section, check_name, one_of
 from training.places import user_path
+from training.search_options import SearchOptions
 
 PROJECT = Path(__file__).resolve().parent.parent
 RECIPES = PROJECT / "runs" / "recipes"
 
 
-def _one_of(shelf: Iterable[str]) -> tuple[AfterValidator, WithJsonSchema]:
-    """A name on a shelf: checked with a suggestion, and listed where options are described."""
-    names = list(shelf)
-    return AfterValidator(lambda name: _named(name, names)), WithJsonSchema({"type": "string", "enum": names})
-
-
 def _model_name() -> tuple[AfterValidator, WithJsonSchema]:
-    """A name on the shelf of models, or timm:NAME, which is looked up when the model is built."""
+    """A name in the registry of models, or timm:NAME, which is looked up when the model is built."""
     names = list(MODELS)
 
     def check(name: str) -> str:
-        return name if re.fullmatch(r"timm:[\w.]+", name) else _named(name, [*names, "timm:NAME"])
+        return name if re.fullmatch(r"timm:[\w.]+", name) else check_name(name, [*names, "timm:NAME"])
 
     return AfterValidator(check), WithJsonSchema({"type": "string", "enum": [*names, "timm:NAME"]})
-
-
-def _named(name: str, names: list[str]) -> str:
-    if name not in names:
-        raise ValueError(f"there is no {name!r}{did_you_mean(name, names)} (choose from {', '.join(names)})")
-    return name
-
-
-def _shares_of(shelf: Mapping[str, Any], kind: str) -> AfterValidator:
-    """Operators of a shelf with their shares: `a`, `a+b` or `0.9*a+0.1*b`."""
-
-    def check(text: str) -> str:
-        parse_shares(text, shelf, kind)
-        return text
-
-    return AfterValidator(check)
 
 
 def _folder_name(name: str) -> str:
@@ -76,11 +46,6 @@ def _folder_name(name: str) -> str:
     if not all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=+-]*", part) for part in parts):
         raise ValueError(f"expected a name of letters, digits and . _ - = + (parts joined by /), got {name!r:.60}")
     return name
-
-
-def _objectives(text: str) -> str:
-    parse_objectives(text)
-    return text
 
 
 def _device(name: str) -> str:
@@ -114,27 +79,8 @@ def _levels(value: Any) -> Any:
     return float(numbers[0]), float(numbers[1])
 
 
-@dataclass(frozen=True)
-class Idle:
-    """Marks an option that cannot change what a run finds, and says why not.
-
-    A finished trial of an ablation counts also where it differs, and a run may go on with another value.
-    """
-
-    why: str
-
-
-@dataclass(frozen=True)
-class Place(Idle):
-    """Marks an option that says where something is. A run may go on with another place, where the same thing lies."""
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
-
-
-class DataOptions(_Section):
-    name: Annotated[str, *_one_of(DATASETS)] = Field("digits", description="data set")
+class DataOptions(Section):
+    name: Annotated[str, *one_of(DATASETS)] = Field("digits", description="data set")
     root: Annotated[str | None, Place("the same images elsewhere")] = Field(
         None, description="where its files are; else $EVOMIX_DATA, else data/"
     )
@@ -176,7 +122,7 @@ class DataOptions(_Section):
     )
 
 
-class ModelOptions(_Section):
+class ModelOptions(Section):
     name: Annotated[str, *_model_name()] = Field(
         "resnet-small", description="backbone, or timm:NAME for any of timm's (extra `timm`)"
     )
@@ -192,8 +138,8 @@ class ModelOptions(_Section):
     )
 
 
-class MixOptions(_Section):
-    name: Annotated[str, *_one_of(MIXES)] = Field("evolved", description="how batches are mixed")
+class MixOptions(Section):
+    name: Annotated[str, *one_of(MIXES)] = Field("evolved", description="how batches are mixed")
     # The three below: runs/results/cifar10-1000-settings, where no other weight or sampler has a higher mean (three
     # seeds, intervals of a point). To mix every batch gains on some images and loses on others (cifar10-1000-search,
     # cifar10-50; cifar10-1000-p1), and doubles a search's cost.
@@ -205,7 +151,7 @@ class MixOptions(_Section):
     alpha: float = Field(
         1.0, gt=0, le=100, description="shares of mixup, cutmix and mixup-or-cutmix are drawn from Beta(alpha, alpha)"
     )
-    sampler: Annotated[str, *_one_of(MASK_SAMPLERS)] = Field(
+    sampler: Annotated[str, *one_of(MASK_SAMPLERS)] = Field(
         "box", description="what random PatchMix and the search's first generation draw from"
     )
     bank: Annotated[str | None, Place("the same patterns elsewhere")] = Field(
@@ -223,103 +169,7 @@ class MixOptions(_Section):
         return self.probability if self.stop_epoch is None or epoch <= self.stop_epoch else 0.0
 
 
-class SearchOptions(_Section):
-    # population to every, and objective: `evolved-image_reducible-p1-every6` of runs/results/cifar10-1000-p1, within 1.35
-    # times random PatchMix where every batch is mixed. No other objective is better (cifar10-1000-objectives); larger
-    # searches gain more (`p1-p8-t4` there), for up to five times the time.
-    population: int = Field(4, ge=1, le=100_000, description="genomes, P (of each island)")
-    generations: int = Field(2, ge=1, le=100_000, description="generations per search batch, T")
-    elites: int = Field(1, ge=1, description="genomes of each generation that are trained on, E")
-    consume: Literal["each", "last"] = Field(
-        "last", description="trained on are the elites of each generation in turn, or of a search's last one alone"
-    )
-    # One training batch where it has one elite: in runs/results/cifar10-50-p1 a search over three at once loses to mixing
-    # at random, one over single batches does not.
-    batch: Annotated[int, Field(ge=2)] | None = Field(
-        None,
-        description="images per search batch; else train.batch x elites, where each generation's are trained on x "
-        "generations",
-    )
-    every: int = Field(
-        6,
-        ge=1,
-        description="searches run on every R-th search batch; the others draw from the live bank of patterns (best-of-k "
-        "selects for every R-th mixed batch; the others are random)",
-    )
-    start_epoch: Annotated[int, Field(ge=1)] | None = Field(
-        None,
-        description="epoch of the first search or selection, else the first after a tenth of the training; before it "
-        "compositions are random",
-    )
-    stop_epoch: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="epoch of the last search or selection; after it compositions are random"
-    )
-    bank_decay: float = Field(
-        0.9, ge=0, le=1, description="share of the live bank's weights kept at each search that adds to it"
-    )
-    objective: Annotated[str, AfterValidator(_objectives)] = Field(
-        "image_reducible",
-        description="what the search prefers, of " + " | ".join(OBJECTIVES) + "; a weighted sum such as "
-        "hard+0.5*contrast, or several at once: hard,diversity",
-    )
-    reference: Annotated[str, Place("the same run elsewhere")] = Field(
-        "average",
-        description="what reducible and image_reducible compare with: average (of the live model's weights), or a run",
-    )
-    reference_decay: float = Field(0.99, ge=0, lt=1, description="share of the weight average kept at each step")
-    evaluation: Literal["auto", "incremental", "full"] = Field(
-        "auto",
-        description="forward new rows only, or every row in batches that are whole genomes; auto: incremental, but "
-        "full for a model whose samples influence each other",
-    )
-    forward_batch: Annotated[int, Field(ge=1, le=10**6)] | None = Field(
-        None,
-        description="images per forward of the search's probe, but for full evaluation; else 128 on a CPU, train.eval_batch "
-        "elsewhere",
-    )
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="what the search's probe computes in; auto: as in training"
-    )
-    channels_last: bool = Field(True, description="memory format of the images the probe forwards")
-    compile: bool = Field(False, description="forward the probe's images through torch.compile")
-    selection: Annotated[str, *_one_of(SELECTIONS)] = Field("tournament", description="how parents are picked")
-    crossover: Annotated[str, _shares_of(ALL_CROSSOVERS, "crossover")] = Field(
-        CROSSOVER,
-        description="how parents are combined, of "
-        + " | ".join(name for name in ALL_CROSSOVERS if name not in APART_CROSSOVERS)
-        + ", or MASKS/PAIRINGS such as block/ox; several with their shares of the children: 0.5*rows+0.5*assignment",
-    )
-    mask_mutation: Annotated[str, _shares_of(MASK_MUTATIONS, "mask mutation")] = Field(
-        MASK_MUTATION, description="how masks vary, of " + " | ".join(MASK_MUTATIONS) + ", or several"
-    )
-    pairing_mutation: Annotated[str, _shares_of(PAIRING_MUTATIONS, "pairing mutation")] = Field(
-        PAIRING_MUTATION, description="how pairings vary, of " + " | ".join(PAIRING_MUTATIONS) + ", or several"
-    )
-    adaptive: bool = Field(False, description="let operators' shares follow what their children gain")
-    duplicates: Duplicates = Field("remove", description="copies of a genome: removed, redrawn or kept")
-    min_cells: int = Field(0, ge=0, description="cells that each mask keeps and gives away at least")
-    self_pairing: bool = Field(True, description="whether an image may be its own partner")
-    same_class: bool = Field(True, description="whether a partner may be of the image's own class")
-    hold: bool = Field(False, description="every row keeps the share of cells and the class relation it drew at first")
-    start: Annotated[str | None, Place("the same patterns elsewhere")] = Field(
-        None, description="pattern file, or run, that half of the first generation comes from"
-    )
-    islands: int = Field(1, ge=1, le=1000, description="populations that breed apart")
-    migrate_every: int = Field(5, ge=1, description="generations between migrations of islands")
-    migrants: int = Field(1, ge=1, description="genomes that each island sends on")
-    budget: Annotated[float, Field(ge=1)] | None = Field(
-        None, description="image forwards per image of the search batch, at most; the reference's count too"
-    )
-    patience: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="generations without a better genome after which a search ends"
-    )
-    target: float | None = Field(None, description="fitness at which a search ends")
-    max_nonfinite: float = Field(
-        0.5, ge=0, le=1, description="share of rows with NaN or infinite losses beyond which a search stops"
-    )
-
-
-class TrainOptions(_Section):
+class TrainOptions(Section):
     epochs: int = Field(20, ge=1, le=100_000, description="passes over the training set")
     batch: int = Field(64, ge=1, description="images per optimiser step, over all processes")
     accumulate: int = Field(1, ge=1, description="parts a batch is forwarded in, to save memory")
@@ -368,7 +218,7 @@ class TrainOptions(_Section):
     )
 
 
-class RunOptions(_Section):
+class RunOptions(Section):
     seed: int = Field(0, ge=0, lt=2**32, description="of every random stream")
     name: Annotated[Annotated[str, AfterValidator(_folder_name)] | None, Idle("nothing reads it")] = Field(
         None, description="folder under runs/out; else recipe, mix and a number"
@@ -385,7 +235,7 @@ class RunOptions(_Section):
     )
 
 
-class Config(_Section):
+class Config(Section):
     data: DataOptions = DataOptions()
     model: ModelOptions = ModelOptions()
     mix: MixOptions = MixOptions()
@@ -452,6 +302,16 @@ def make_config(
         raise UserError(
             f"{source}: search.elites must be at most search.population, got {config.search.elites} of "
             f"{config.search.population}"
+        )
+    if not config.search.has_end:
+        raise UserError(
+            f"{source}: a search needs an end, and search.generations is null; set search.generations, budget, patience, "
+            "target or minutes"
+        )
+    if config.search.consume == "each" and config.search.generations is None and config.search.batch is None:
+        raise UserError(
+            f"{source}: search.consume=each trains on a batch for each generation's elites; set search.generations, or "
+            "search.batch"
         )
     if config.search.islands > 1 and config.search.migrants >= config.search.population:
         raise UserError(

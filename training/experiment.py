@@ -82,13 +82,15 @@ def search_batch(
     log, streams = RunLog(folder), Streams(config.run.seed)
     experiment = Experiment(folder, log, training_set.identity())
 
+    planned = "" if config.search.generations is None else f"/{config.search.generations}"
+
     def on_generation(record: dict[str, Any]) -> None:
         log.generation(record)
         experiment.after(record)
         progress.update(
-            f"generation {record['generation']}/{config.search.generations}  best {loss_text(record['best'])}  "
+            f"generation {record['generation']}{planned}  best {loss_text(record['best'])}  "
             f"mean {loss_text(record['mean'])}  {record['forwards']:,} image forwards",
-            final=record["generation"] == config.search.generations,
+            final="stopped" in record,
         )
 
     def on_search(record: SearchRecord) -> None:

@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evo.errors import UserError
-from evo.search import spread
+from evo.records import spread
 from evo.storage import naming, replacing
 from training.belonging import id_of, new_id
 from training.checkpoint import write_atomically

@@ -19,13 +19,14 @@ import torch
 
 from evo.errors import UserError
 from runs.benchmarks import row
-from training.config import Config, SearchOptions, load_config
+from training.config import Config, load_config
 from training.data.load import load_data
 from training.devices import clock
 from training.mixes.batch import Batch
 from training.mixes.evolved import span
 from training.progress import Progress
 from training.run import Run, set_up
+from training.search_options import SearchOptions
 from training.train import Group, epoch_batches, group_items, training_step
 
 MIXES = ("plain", "mixup", "cutmix", "patchmix", "evolved")

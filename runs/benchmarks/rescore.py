@@ -55,7 +55,7 @@ def measure(quick: bool) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     config = known_config(RunFolder(folder))
     images = load_data(config.data)[0]
     rows, ratios = [], []
-    default = Search(2, 2).rescore
+    default = "survivors"
     for steps in scale.steps:
         case = f"{recipe}, {steps} steps a round"
         found: dict[str, list[float]] = {}
@@ -82,7 +82,15 @@ def true_fitness(
     optimiser = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE, momentum=0.9, nesterov=True)
     mix = PatchMix(num_classes=len(trained.class_names), grid=model.grid, generator=generator)
     pixels, labels = images.batch(torch.randperm(len(images), generator=generator)[: scale.batch])
-    search = Search(scale.batch, model.grid, labels.numpy(), population=scale.population, rescore=rescore, seed=seed)
+    search = Search(
+        scale.batch,
+        model.grid,
+        labels.numpy(),
+        population=scale.population,
+        objective="hard",
+        sampler="bernoulli",
+        seed=seed,
+    )
 
     def evaluate(wanted: Rows) -> Any:
         return probe(model, pixels, labels, wanted, prepare=trained.prepare, chunk=512)
@@ -95,7 +103,7 @@ def true_fitness(
         fitness.append(_mean_cell_loss(evaluate, search.elites(1)))
         for _ in range(steps):
             _step(model, optimiser, mix, trained, images, generator)
-        search.forget()
+        search.forget(rescore)
     return float(np.mean(fitness[1:]))
 
 

@@ -108,6 +108,7 @@ def run(size: Size, generations: int, seed: int, memory: bool = False) -> list[f
             labels,
             population=size.population,
             objective="hard",
+            sampler="bernoulli",
             seed=seed,
         )
         for _ in range(generations + 1):

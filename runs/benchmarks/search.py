@@ -186,7 +186,9 @@ def peer_curve(peer: Peer, scene: Scene, scale: Scale, seed: int, evaluate: Eval
 def our_curve(
     scene: Scene, scale: Scale, seed: int, labels: Array, evaluate: Evaluate, limit: int, progress: Progress
 ) -> Curve:
-    search = Search(scale.batch, scene.grid, labels, population=scale.population, objective="hard", seed=seed)
+    search = Search(
+        scale.batch, scene.grid, labels, population=scale.population, objective="hard", sampler="bernoulli", seed=seed
+    )
     forwards, best, idle = [], [], 0
     while (proposal := search.ask()) is not None and search.forwards + (new := int(proposal.new.sum())) <= limit:
         idle = 0 if new else idle + 1
@@ -351,7 +353,9 @@ def search_share(scale: Scale, progress: Progress) -> list[float]:
     def prepare(mixed: Tensor) -> Tensor:
         return (mixed.float() / 255).contiguous(memory_format=torch.channels_last)
 
-    search = Search(scale.batch, 4, labels.numpy(), population=scale.population, objective="hard", seed=0)
+    search = Search(
+        scale.batch, 4, labels.numpy(), population=scale.population, objective="hard", sampler="bernoulli", seed=0
+    )
     shares = []
     for generation in range(scale.share_generations + 1):
         progress.update(f"ResNet-18: generation {generation}/{scale.share_generations}")

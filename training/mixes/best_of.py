@@ -62,7 +62,7 @@ class BestOfK(ScoringMix):
     def _scores(self, images: Tensor, labels: Tensor, masks: Array, pairings: Array, classes: Array) -> Array:
         """Row scores (k,B) of compositions (k,B,G,G), (k,B). Raises UserError where too many are not finite."""
         count, size = pairings.shape
-        self.settle_evaluation(images)
+        self.decide_evaluation(images)
         rows = Rows(
             np.tile(np.arange(size, dtype=np.int32), count),
             masks.reshape(-1, *masks.shape[2:]),

@@ -24,10 +24,10 @@ from evo.bank import PatternBank
 from evo.errors import UserError
 from evo.islands import Islands
 from evo.search import Elites, Search
-from training.config import SearchOptions
 from training.mixes.batch import Array, Batch, Mix, MixContext, Mixed
 from training.mixes.drawn import PatternFile
 from training.mixes.scoring import ScoringMix
+from training.search_options import SearchOptions
 
 BANK = ("masks", "weights", "pairs", "uncut")  # what a checkpoint keeps of a pattern bank
 
@@ -146,48 +146,25 @@ class Evolved(ScoringMix):
         options, count = self.options, len(labels)
         if classes is None:
             classes = labels.cpu().numpy()
-        start = None if self.start is None else self.start.bank
-        evaluation = self.settle_evaluation(images)
-        budget = None if options.budget is None else int(options.budget * count) // options.islands
+        evaluation = self.decide_evaluation(images)
         generators = [self.rng]
         if options.islands > 1:  # streams of their own, so that what one draws leaves the others alone
             generators = [np.random.default_rng(self.rng.integers(2**63)) for _ in range(options.islands)]
         self.searches += 1
-        if budget is not None and budget < count:
+        if options.budget is not None and options.budget < options.islands:
             raise UserError(
                 f"search.budget={options.budget:g} image forwards per image is less than one for each of "
                 f"search.islands={options.islands}"
             )
         try:
-            searches = [
-                Search(
-                    count,
-                    self.context.model.grid,
-                    classes,
-                    population=options.population,
-                    objective=options.objective,
-                    sampler=self.context.config.mix.sampler,
-                    select=options.selection,
-                    crossover=options.crossover,
-                    mask_mutation=options.mask_mutation,
-                    pairing_mutation=options.pairing_mutation,
-                    adaptive=options.adaptive,
-                    evaluation=evaluation,
-                    duplicates=options.duplicates,
-                    generations=options.generations,
-                    budget=budget,
-                    patience=options.patience,
-                    target=options.target,
-                    max_nonfinite=options.max_nonfinite,
-                    min_cells=options.min_cells,
-                    self_pairing=options.self_pairing,
-                    same_class=options.same_class,
-                    hold=options.hold,
-                    start=start,
-                    rng=generator,
-                )
-                for generator in generators
-            ]
+            settings = options.settings(
+                sampler=options.sampler or self.context.config.mix.sampler,
+                evaluation=evaluation,
+                budget=None if options.budget is None else options.budget / options.islands,
+            )
+            start = None if self.start is None else self.start.bank
+            grid = self.context.model.grid
+            searches = [Search(count, grid, classes, settings, rng, start=start) for rng in generators]
             if options.islands == 1:
                 return searches[0]
             return Islands(searches, every=options.migrate_every, migrants=options.migrants)
@@ -195,18 +172,24 @@ class Evolved(ScoringMix):
             raise UserError(f"search: {error}") from None
 
     def go_on(self, search: Search | Islands, elites: list[Elites], images: Tensor, labels: Tensor) -> None:
-        """Run a search to its end; add every generation's elites to `elites` and report it."""
+        """Run a search to its end; add every generation's elites to `elites` and report it.
+
+        The last generation's line says why it ended, as `stopped`.
+        """
         told: dict[str, int | str] = {"search": self.searches, "images": len(labels)}
         if self.evaluation == "full":
             told["evaluation"] = "full"
         with self._clock(images.device):
-            while (proposal := search.ask()) is not None:
+            proposal = search.ask()
+            while proposal is not None:
                 try:
                     record = search.tell(*self._losses(images, labels, proposal.rows))
                 except FloatingPointError as error:
                     raise UserError(f"search {self.searches}, {error}") from None
                 elites.append(search.elites(min(self.options.elites, len(search))))
-                self.context.on_generation({**told, **record})
+                proposal = search.ask()
+                ended = {} if search.stopped is None else {"stopped": search.stopped}
+                self.context.on_generation({**told, **record, **ended})
             self.forwards += search.forwards
             self.context.on_search(SearchRecord(self.searches, images, labels, elites, search.lineage.arrays()))
 
@@ -231,7 +214,7 @@ class Evolved(ScoringMix):
 
 def span(options: SearchOptions, batch: int) -> int:
     """Training batches of a search batch: one for each elite that is trained on where search.batch is not given."""
-    generations = 1 if options.consume == "last" else options.generations
+    generations = 1 if options.consume == "last" else options.generations or 1
     return max(1, (options.batch or batch * generations * options.elites) // batch)
 
 

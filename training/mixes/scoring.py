@@ -44,7 +44,7 @@ class ScoringMix:
         self.patchmix = PatchMix(grid=context.model.grid, sampler=sampler, generator=self.random)
         self.forwards = 0
         self.seconds = 0.0
-        # Settled at the first search, once the model can be asked; kept in the checkpoint.
+        # Decided at the first search, once the model can be asked; kept in the checkpoint.
         self.evaluation: Literal["incremental", "full"] | None = "full" if options.evaluation == "full" else None
         self.forward = torch.compile(context.model, dynamic=False) if options.compile else None
         self.reference = context.reference
@@ -98,7 +98,7 @@ class ScoringMix:
         yield
         self.seconds += time.perf_counter() - began
 
-    def settle_evaluation(self, images: Tensor) -> Literal["incremental", "full"]:
+    def decide_evaluation(self, images: Tensor) -> Literal["incremental", "full"]:
         """Whether losses may be carried with rows; asks the model the first time and keeps the answer.
 
         Raises UserError where search.evaluation is incremental and samples influence each other.

@@ -1,0 +1,113 @@
+"""The section `search`: the engine's settings (evo/settings.py), and when and on what the trainer searches."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from types import NoneType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hints
+
+from pydantic import AfterValidator, Field, create_model
+
+from evo.ends import ENDS
+from evo.settings import SearchSettings, make_settings
+from training.options import Place, Section, one_of
+
+
+def options_of(settings: type[SearchSettings]) -> dict[str, Any]:
+    """Its fields as pydantic's: annotation and field of each by name."""
+    hints = get_type_hints(settings)
+    found: dict[str, Any] = {}
+    for one in fields(settings):
+        marks: list[Any] = [Field(**one.metadata["bounds"])] if one.metadata["bounds"] else []
+        marks += one_of(one.metadata["names"]) if one.metadata["names"] else []
+        if one.metadata["check"] is not None:
+            marks.append(AfterValidator(lambda text, check=one.metadata["check"]: (check(text), text)[1]))
+        kind = hints[one.name]
+        if NoneType in get_args(kind):
+            (inner,) = (part for part in get_args(kind) if part is not NoneType)
+            kind = (Annotated[(inner, *marks)] if marks else inner) | None
+        elif marks:
+            kind = Annotated[(kind, *marks)]
+        found[one.name] = kind, Field(one.default, description=one.metadata["description"])
+    return found
+
+
+if TYPE_CHECKING:
+
+    class _EngineOptions(Section, SearchSettings): ...
+else:
+    _EngineOptions = create_model("_EngineOptions", __base__=Section, **options_of(SearchSettings))
+
+
+class SearchOptions(_EngineOptions):
+    """The engine's settings, of which two begin otherwise, and the schedule of searches."""
+
+    # A search within training has to end by itself.
+    generations: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
+        2, description="generations per search batch, T; null: no limit, where there is another end"
+    )
+    sampler: Annotated[str, *one_of(SearchSettings.registry("sampler"))] | None = Field(  # type: ignore[assignment]
+        None, description="what a search's first generation of masks is drawn from; else mix.sampler"
+    )
+    elites: int = Field(1, ge=1, description="genomes of each generation that are trained on, E")
+    consume: Literal["each", "last"] = Field(
+        "last", description="trained on are the elites of each generation in turn, or of a search's last one alone"
+    )
+    # One training batch where it has one elite: in runs/results/cifar10-50-p1 a search over three at once loses to mixing
+    # at random, one over single batches does not.
+    batch: Annotated[int, Field(ge=2)] | None = Field(
+        None,
+        description="images per search batch; else train.batch x elites, where each generation's are trained on x "
+        "generations",
+    )
+    # every, population, generations and objective: `evolved-image_reducible-p1-every6` of runs/results/cifar10-1000-p1,
+    # within 1.35 times random PatchMix where every batch is mixed. No other objective is better
+    # (cifar10-1000-objectives); larger searches gain more (`p1-p8-t4` there), for up to five times the time.
+    every: int = Field(
+        6,
+        ge=1,
+        description="searches run on every R-th search batch; the others draw from the live bank of patterns (best-of-k "
+        "selects for every R-th mixed batch; the others are random)",
+    )
+    start_epoch: Annotated[int, Field(ge=1)] | None = Field(
+        None,
+        description="epoch of the first search or selection, else the first after a tenth of the training; before it "
+        "compositions are random",
+    )
+    stop_epoch: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="epoch of the last search or selection; after it compositions are random"
+    )
+    bank_decay: float = Field(
+        0.9, ge=0, le=1, description="share of the live bank's weights kept at each search that adds to it"
+    )
+    reference: Annotated[str, Place("the same run elsewhere")] = Field(
+        "average",
+        description="what reducible and image_reducible compare with: average (of the live model's weights), or a run",
+    )
+    reference_decay: float = Field(0.99, ge=0, lt=1, description="share of the weight average kept at each step")
+    forward_batch: Annotated[int, Field(ge=1, le=10**6)] | None = Field(
+        None,
+        description="images per forward of the search's probe, but for full evaluation; else 128 on a CPU, train.eval_batch "
+        "elsewhere",
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="what the search's probe computes in; auto: as in training"
+    )
+    channels_last: bool = Field(True, description="memory format of the images the probe forwards")
+    compile: bool = Field(False, description="forward the probe's images through torch.compile")
+    start: Annotated[str | None, Place("the same patterns elsewhere")] = Field(
+        None, description="pattern file, or run, that search.start_share of the first generation comes from"
+    )
+    islands: int = Field(1, ge=1, le=1000, description="populations that breed apart")
+    migrate_every: int = Field(5, ge=1, description="generations between migrations of islands")
+    migrants: int = Field(1, ge=1, description="genomes that each island sends on")
+
+    def settings(self, **changes: Any) -> SearchSettings:
+        """The engine's settings among these, with changes by name. Raises UserError where they do not fit."""
+        own = {one.name: getattr(self, one.name) for one in fields(SearchSettings)}
+        return make_settings(None, own | changes)
+
+    @property
+    def has_end(self) -> bool:
+        """Whether a search with these options ends by itself."""
+        return any(getattr(self, end) is not None for end in ENDS)
