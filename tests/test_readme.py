@@ -1,7 +1,8 @@
-"""The README's snippets run, and the commands and files it names exist."""
+"""The snippets of README.md and evo/README.md run, and the commands and files that they name exist."""
 
 import json
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pandas as pd
@@ -11,25 +12,41 @@ import torch
 from analysis.rounding import decimal_text
 from analysis.statistics import compare
 from evo.objectives import OBJECTIVES
+from evo.operators import (
+    ARCHIVE_CROSSOVERS,
+    CROSSOVERS,
+    MASK_CROSSOVERS,
+    MASK_MUTATIONS,
+    MASK_SAMPLERS,
+    PAIRING_CROSSOVERS,
+    PAIRING_MUTATIONS,
+)
+from evo.selection import SELECTIONS
+from evo.settings import SearchSettings
 from runs.__main__ import app
 from runs.results_page import run_results
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
-SNIPPETS = re.findall(r"```python\n(.*?)```", TEXT, re.S)
+ENGINE = (ROOT / "evo" / "README.md").read_text(encoding="utf-8")
+SNIPPETS = {
+    f"{page} {number}": snippet
+    for page, text in (("README.md", TEXT), ("evo/README.md", ENGINE))
+    for number, snippet in enumerate(re.findall(r"```python\n(.*?)```", text, re.S))
+}
 
 
-@pytest.mark.parametrize("snippet", SNIPPETS, ids=range(len(SNIPPETS)))
-def test_snippets_run(snippet, monkeypatch, tmp_path):
+@pytest.mark.parametrize("name", SNIPPETS)
+def test_snippets_run(name, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)  # some write a file
     monkeypatch.setattr("evo.objectives.OBJECTIVES", dict(OBJECTIVES))
     torch.manual_seed(0)
-    exec(compile(snippet, "README.md", "exec"), {})
+    exec(compile(SNIPPETS[name], name, "exec"), {})
 
 
 @pytest.mark.parametrize("words", ["mix = PatchMix(num_classes=10, grid=4, probability=0.5)", "while (proposal :="])
 def test_loops_of_ones_own_take_ten_lines(words):
-    snippet = next(snippet for snippet in SNIPPETS if words in snippet)
+    snippet = next(snippet for snippet in SNIPPETS.values() if words in snippet)
     lines = [line for line in snippet.splitlines() if line.strip() and not line.startswith(("import", "from"))]
     assert len(lines) <= 10
 
@@ -38,13 +55,27 @@ def test_commands_exist():
     commands = {command.name or command.callback.__name__ for command in app.registered_commands}
     named = set(re.findall(r"\./run ([a-z]+)", TEXT))
     assert named == commands
+    assert set(re.findall(r"\./run ([a-z]+)", ENGINE)) <= commands
 
 
 def test_nothing_is_left_to_fill_in():
-    assert not re.search(r"TODO|\b[A-Z]+_(OUTPUT|TABLE|FIGURES)\b", TEXT)
+    assert not re.search(r"TODO|\b[A-Z]+_(OUTPUT|TABLE|FIGURES)\b", TEXT + ENGINE)
 
 
-@pytest.mark.parametrize("page", ["README.md", "RESULTS.md", "runs/results/TABLES.md", "runs/results/README.md"])
+def test_the_engines_page_names_its_modules_objectives_operators_and_settings():
+    modules = {path.name for path in (ROOT / "evo").glob("*.py")} - {"__init__.py"}
+    named = set(re.findall(r"`([^`\s]+)`", ENGINE))
+    assert modules <= named
+    operators = {*MASK_CROSSOVERS, *MASK_MUTATIONS, *PAIRING_CROSSOVERS, *PAIRING_MUTATIONS, *CROSSOVERS}
+    assert {*OBJECTIVES, *MASK_SAMPLERS, *SELECTIONS, *ARCHIVE_CROSSOVERS, *operators} <= named
+    settings = {field.name for field in fields(SearchSettings)}
+    assert settings - named == {"population", "objective", "evaluation"}  # these stand in its snippets and sentences
+    assert all(f"{name}=" in ENGINE for name in ("population", "objective", "evaluation"))
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "evo/README.md", "RESULTS.md", "runs/results/TABLES.md", "runs/results/README.md"]
+)
 def test_files_exist(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
@@ -330,14 +361,14 @@ def prose_of(page):
     return " ".join(page.read_text().split())
 
 
-def test_figures_are_those_of_the_benchmarks():
+def test_figures_of_the_engine_are_those_of_the_benchmarks():
     def read(name):
         return json.loads((ROOT / "runs" / "results" / "bench" / f"{name}.json").read_text())
 
     for ratio in read("operators")["ratios"]:
-        line = re.search(rf"^\| {re.escape(ratio['over'])} .*$", TEXT, re.M)
+        line = re.search(rf"^\| {re.escape(ratio['over'])} .*$", ENGINE, re.M)
         assert ("memory" in ratio["over"]) or f"| {ratio['value']:.0f}x |" in line[0]
-    search, prose = read("search"), " ".join(TEXT.split())
+    search, prose = read("search"), " ".join(ENGINE.split())
     ratios = {ratio["over"]: ratio["value"] for ratio in search["ratios"]}
     medians = {(row["case"], row["name"]): row["median"] for row in search["rows"]}
     needed = next(value for key, value in medians.items() if key[1] == "Evomix Search, until textbook DEAP's best")
