@@ -58,13 +58,13 @@ def eaSimple(
     """
     rng = np.random.default_rng(random.getrandbits(64)) if rng is None else rng
     population = population.copy()
-    logbook = _started(population, toolbox, stats, halloffame, verbose)
+    logbook = _start_logbook(population, toolbox, stats, halloffame, verbose)
     for generation in range(1, ngen + 1):
-        population, parents = _chosen(population, toolbox.select(population, len(population)))
+        population, parents = _take_chosen(population, toolbox.select(population, len(population)))
         pairs = 2 * np.flatnonzero(rng.random(len(parents) // 2) < cxpb)
         mated, mates = np.concatenate([pairs, pairs + 1]), np.concatenate([pairs + 1, pairs])
         mutated = np.flatnonzero(rng.random(len(parents)) < mutpb)
-        population = _varied(population, parents, toolbox, mated, parents[mates], mutated)
+        population = _vary(population, parents, toolbox, mated, parents[mates], mutated)
         evaluated = _evaluate(population, toolbox)
         if halloffame is not None:
             enter(halloffame, population)
@@ -96,7 +96,7 @@ def eaMuPlusLambda(
         raise ValueError(f"cxpb + mutpb must be at most 1, got {cxpb} + {mutpb}")
     rng = np.random.default_rng(random.getrandbits(64)) if rng is None else rng
     population = population.copy()
-    logbook = _started(population, toolbox, stats, halloffame, verbose)
+    logbook = _start_logbook(population, toolbox, stats, halloffame, verbose)
     for generation in range(1, ngen + 1):
         choice = rng.random(lambda_)
         mated = np.flatnonzero(choice < cxpb)
@@ -104,18 +104,18 @@ def eaMuPlusLambda(
         parents = rng.integers(0, len(population), size=lambda_)
         step = rng.integers(1, max(2, len(population)), size=len(mated))  # to another one, where there is one
         mates = (parents[mated] + step) % len(population)
-        offspring = _varied(population, parents, toolbox, mated, mates, mutated)
+        offspring = _vary(population, parents, toolbox, mated, mates, mutated)
         evaluated = _evaluate(offspring, toolbox)
         if halloffame is not None:
             enter(halloffame, offspring)
         pool = population.join(offspring)
-        pool, survivors = _chosen(pool, toolbox.select(pool, mu))
+        pool, survivors = _take_chosen(pool, toolbox.select(pool, mu))
         population = pool.take(survivors)
         _record(logbook, generation, evaluated, population, stats, verbose)
     return population, logbook
 
 
-def _varied(
+def _vary(
     population: Population, parents: Array, toolbox: base.Toolbox, mated: Array, mates: Array, mutated: Array
 ) -> Population:
     """A child of each of `parents` (N,), genomes of the population: those at `mated` (R,) cross with `mates` (R,),
@@ -166,9 +166,9 @@ def _evaluate(population: Population, toolbox: base.Toolbox) -> int:
     return len(new)
 
 
-def _compiled(stats: tools.Statistics | tools.MultiStatistics, population: Population) -> dict[str, Any]:
+def _compile(stats: tools.Statistics | tools.MultiStatistics, population: Population) -> dict[str, Any]:
     if isinstance(stats, tools.MultiStatistics):
-        return {name: _compiled(part, population) for name, part in stats.items()}
+        return {name: _compile(part, population) for name, part in stats.items()}
     if stats.key is first_value:
         return {name: function(population.values[:, 0]) for name, function in stats.functions.items()}
     compiled: dict[str, Any] = stats.compile(population)
@@ -178,12 +178,12 @@ def _compiled(stats: tools.Statistics | tools.MultiStatistics, population: Popul
 def _record(
     logbook: tools.Logbook, generation: int, evaluated: int, population: Population, stats: Any, verbose: bool
 ) -> None:
-    logbook.record(gen=generation, nevals=evaluated, **(_compiled(stats, population) if stats else {}))
+    logbook.record(gen=generation, nevals=evaluated, **(_compile(stats, population) if stats else {}))
     if verbose:
         print(logbook.stream)
 
 
-def _started(
+def _start_logbook(
     population: Population, toolbox: base.Toolbox, stats: Any, halloffame: tools.HallOfFame | None, verbose: bool
 ) -> tools.Logbook:
     """Generation 0: evaluate what has no fitness yet, and open the Logbook."""
@@ -196,7 +196,7 @@ def _started(
     return logbook
 
 
-def _chosen(population: Population, chosen: Array | list[Individual]) -> tuple[Population, Array]:
+def _take_chosen(population: Population, chosen: Array | list[Individual]) -> tuple[Population, Array]:
     """The genomes selected: indices, and of which population; DEAP's selections return individuals."""
     if isinstance(chosen, np.ndarray):
         return population, chosen

@@ -23,8 +23,8 @@ class RowArchive:
     kept.
 
     objective_scores: (N,M) float32, each objective's score of a row in the generation that it came in. scores: (N,)
-    float32, how good a row is, -inf where its losses are not finite. Of several objectives, or relative ones, they hold
-    only where they were all given at once, by `rate`.
+    float32, how good a row is, -inf where its losses are not finite. Of several objectives, or relative ones, they
+    compare only where they were all given at once, by `rate`.
     """
 
     FACTS = (*Population.LOSSES, "measured")
@@ -158,7 +158,7 @@ class RowArchive:
         return archive
 
     def become(self, other: RowArchive) -> None:
-        """Take over another archive's rows; operators that hold this one go on with them."""
+        """Take over another archive's rows; operators that refer to this one go on with them."""
         self.__dict__.update(other.__dict__)
 
     def _drop(self, count: int) -> None:
@@ -176,7 +176,7 @@ class RowArchive:
         self._sorted = hashes[self._order]
 
 
-def first_of_each(image: Array, partner: Array, words: Array) -> tuple[Array, Array]:
+def group_equal_rows(image: Array, partner: Array, words: Array) -> tuple[Array, Array]:
     """Rows (R,), exactly compared: the index (U,) of the first of each kind, ascending, and for every row
     which of them it equals (R,).
     """

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evo.errors import BankError, did_you_mean
+from evo.errors import BankError, UserError, did_you_mean
 
 Array = NDArray[Any]
 
@@ -73,13 +73,13 @@ class PatternBank:
     def masks(self) -> Array:
         """(N,G,G) bool, True = the cell keeps the row's own image; distinct, the heaviest first. Read-only."""
         self.fold()
-        return _read_only(self._masks)
+        return _as_read_only(self._masks)
 
     @property
     def weights(self) -> Array:
         """(N,) float64, how many rows of elites had each mask, in the order of `masks`. Read-only."""
         self.fold()
-        return _read_only(self._weights)
+        return _as_read_only(self._weights)
 
     @property
     def pairs(self) -> Array:
@@ -100,9 +100,9 @@ class PatternBank:
         Raises:
             ValueError: a shape, a type or a label is another one.
         """
-        masks = _checked("masks", masks, "b", (None, self.grid, self.grid))
-        own = self._checked_labels("own_labels", own_labels, len(masks))
-        partner = self._checked_labels("partner_labels", partner_labels, len(masks))
+        masks = _check_array("masks", masks, "b", (None, self.grid, self.grid))
+        own = self._check_labels("own_labels", own_labels, len(masks))
+        partner = self._check_labels("partner_labels", partner_labels, len(masks))
         self._pending.append(masks.copy())
         np.add.at(self._pairs, (own, partner), 1.0)
         self.uncut += len(masks)
@@ -138,7 +138,7 @@ class PatternBank:
             return
         every = np.concatenate([self._masks, *self._pending])
         weights = np.concatenate([self._weights, np.ones(len(every) - len(self._masks))])
-        self._masks, self._weights = _folded(every, weights)
+        self._masks, self._weights = _fold_masks(every, weights)
         self._pending = []
 
     def top(self, count: int) -> PatternBank:
@@ -202,7 +202,7 @@ class PatternBank:
         raise BankError(f"there is no class {name!r:.60} among the patterns' classes{hint} (they are {known})")
 
     def describe(self) -> str:
-        """What it holds, in lines for a person."""
+        """What is in it, in lines for a person."""
         if not len(self):
             return f"no patterns; grid {self.grid}x{self.grid}, {self.num_classes:,} classes"
         total, cells = self.weights.sum(), self.grid**2
@@ -247,10 +247,10 @@ class PatternBank:
                 )
             if other.class_names != first.class_names:
                 raise BankError(
-                    f"expected banks of the same classes to merge, got {_few(first.class_names)} and {_few(other.class_names)}"
+                    f"expected banks of the same classes to merge, got {_shorten(first.class_names)} and {_shorten(other.class_names)}"
                 )
         every = np.concatenate([bank.masks for bank in banks])
-        masks, weights = _folded(every, np.concatenate([bank.weights for bank in banks]))
+        masks, weights = _fold_masks(every, np.concatenate([bank.weights for bank in banks]))
         pairs = np.sum([bank.pairs for bank in banks], axis=0)
         return first._with(masks[:MAX_PATTERNS], weights[:MAX_PATTERNS], pairs)
 
@@ -266,15 +266,15 @@ class PatternBank:
         Raises:
             ValueError: a shape, a type or a value is another one.
         """
-        masks = _checked("masks", masks, "b", (None, self.grid, self.grid))
-        weights = _checked_counts("weights", weights, (len(masks),))
-        pairs = _checked_counts("pairs", pairs, self._pairs.shape)
+        masks = _check_array("masks", masks, "b", (None, self.grid, self.grid))
+        weights = _check_counts("weights", weights, (len(masks),))
+        pairs = _check_counts("pairs", pairs, self._pairs.shape)
         if len(weights) and not weights.any():
             raise ValueError("at least one weight must be above zero")
         if isinstance(uncut, bool) or not isinstance(uncut, int | np.integer) or uncut < 0:
             raise ValueError(f"uncut must be a whole number of rows, 0 or more, got {uncut!r:.60}")
-        if (np.diff(weights) > 0).any() or len(_distinct(masks.reshape(len(masks), self.grid**2))[0]) < len(masks):
-            masks, weights = _folded(masks, weights)
+        if (np.diff(weights) > 0).any() or len(_find_distinct(masks.reshape(len(masks), self.grid**2))[0]) < len(masks):
+            masks, weights = _fold_masks(masks, weights)
         self._put(masks.copy(), weights, pairs)
         self.uncut = int(uncut)
 
@@ -337,8 +337,8 @@ class PatternBank:
         self._pairs = pairs
         self._pending = []
 
-    def _checked_labels(self, name: str, labels: Array, count: int) -> Array:
-        labels = _checked(name, labels, "iu", (count,))
+    def _check_labels(self, name: str, labels: Array, count: int) -> Array:
+        labels = _check_array(name, labels, "iu", (count,))
         if labels.size and not 0 <= labels.min() <= labels.max() < self.num_classes:
             raise ValueError(
                 f"{name} must be classes 0..{self.num_classes - 1} of this bank, got {labels.min()}..{labels.max()}"
@@ -349,14 +349,15 @@ class PatternBank:
 def random_masks(sampler: str, count: int, grid: int, rng: np.random.Generator, min_cells: int = 0) -> Array:
     """Masks (count,G,G) bool as random PatchMix draws them, made to obey min_cells as a search's first generation is.
 
-    For readers of a bank that ask what is more than chance. Raises ValueError for an unknown sampler.
+    For readers of a bank that ask what is more than chance. Raises UserError for an unknown sampler.
     """
     from evo.operators import MASK_SAMPLERS  # these bring DEAP along
     from evo.packed import Masks
     from evo.rules import limit_kept
 
     if sampler not in MASK_SAMPLERS:
-        raise ValueError(f"unknown sampler {sampler!r}; there are {', '.join(MASK_SAMPLERS)}")
+        hint = did_you_mean(sampler, MASK_SAMPLERS)
+        raise UserError(f"unknown sampler {sampler!r:.60}{hint}; there are {', '.join(MASK_SAMPLERS)}")
     drawn: Array = MASK_SAMPLERS[sampler](count, grid, rng)
     if not min_cells:
         return drawn
@@ -368,7 +369,7 @@ def _check_size(what: str, size: Any, largest: int) -> None:
         raise ValueError(f"a pattern bank's {what} must be 1..{largest}, got {size!r:.60}")
 
 
-def _checked(name: str, given: Any, kinds: str, shape: tuple[int | None, ...]) -> Array:
+def _check_array(name: str, given: Any, kinds: str, shape: tuple[int | None, ...]) -> Array:
     """An array of one of numpy's kinds and of a shape, of which None may be any. Raises ValueError for others."""
     array = np.asarray(given)
     fits = len(array.shape) == len(shape) and all(
@@ -380,10 +381,10 @@ def _checked(name: str, given: Any, kinds: str, shape: tuple[int | None, ...]) -
     return array
 
 
-def _checked_counts(name: str, given: Any, shape: tuple[int, ...]) -> Array:
+def _check_counts(name: str, given: Any, shape: tuple[int, ...]) -> Array:
     """A copy as float64 of an array of a shape, whose values and sum are finite and not negative."""
     with np.errstate(over="ignore"):
-        counts = _checked(name, given, "fiu", shape).astype(np.float64)
+        counts = _check_array(name, given, "fiu", shape).astype(np.float64)
         if not np.isfinite(counts).all() or (counts < 0).any():
             raise ValueError(f"{name} must be finite and not negative")
         if not np.isfinite(counts.sum()):
@@ -391,23 +392,23 @@ def _checked_counts(name: str, given: Any, shape: tuple[int, ...]) -> Array:
     return counts
 
 
-def _read_only(array: Array) -> Array:
+def _as_read_only(array: Array) -> Array:
     """A view that refuses to be written to."""
     view = array.view()
     view.flags.writeable = False
     return view
 
 
-def _folded(masks: Array, weights: Array) -> tuple[Array, Array]:
+def _fold_masks(masks: Array, weights: Array) -> tuple[Array, Array]:
     """Distinct masks of (R,G,G) with the sums of their weights (R,), the heaviest first."""
     every = masks.reshape(len(masks), masks.shape[1] * masks.shape[2])
-    index, inverse = _distinct(every)
+    index, inverse = _find_distinct(every)
     totals = np.bincount(inverse, weights, minlength=len(index)).astype(np.float64)  # counts where there are none
     order = np.argsort(-totals, kind="stable")
     return masks[index[order]], totals[order]
 
 
-def _distinct(rows: Array) -> tuple[Array, Array]:
+def _find_distinct(rows: Array) -> tuple[Array, Array]:
     """Of rows (R,N) bool: where each kind first stands, in lexicographic order, and the kind of each row (R,)."""
     packed = np.packbits(rows, axis=1)
     if packed.shape[1] > 8:
@@ -420,5 +421,5 @@ def _distinct(rows: Array) -> tuple[Array, Array]:
     return index, inverse.ravel()
 
 
-def _few(names: list[str]) -> str:
+def _shorten(names: list[str]) -> str:
     return ", ".join(names[:4]) + (f", ... ({len(names):,})" if len(names) > 4 else "")

@@ -89,7 +89,7 @@ def save_bank(bank: PatternBank, path: Path | str) -> None:
                 masks=bank.masks[:MAX_PATTERNS],
                 weights=bank.weights[:MAX_PATTERNS],
                 pairs=bank.pairs,
-                class_names=np.array(_plain_names(bank), dtype=np.str_),
+                class_names=np.array(_clean_names(bank), dtype=np.str_),
             )
 
 
@@ -107,7 +107,7 @@ def as_json(bank: PatternBank) -> str:
         rows = ["".join("#" if cell else "." for cell in row) for row in mask]
         return {"weight": weight, "share": float(mask.mean()), "mask": rows}
 
-    head = {"schema": SCHEMA, "about": ABOUT, "grid": bank.grid, "class_names": _plain_names(bank)}
+    head = {"schema": SCHEMA, "about": ABOUT, "grid": bank.grid, "class_names": _clean_names(bank)}
     heaviest = zip(bank.masks[:MAX_PATTERNS], bank.weights[:MAX_PATTERNS], strict=True)
     lines = [json.dumps(head, indent=1)[:-2] + ',\n "patterns": [']
     lines.append(",\n".join("  " + json.dumps(pattern(mask, float(weight))) for mask, weight in heaviest))
@@ -116,7 +116,7 @@ def as_json(bank: PatternBank) -> str:
     return "\n".join([*lines, " ]", "}"]) + "\n"
 
 
-def _plain_names(bank: PatternBank) -> list[str]:
+def _clean_names(bank: PatternBank) -> list[str]:
     """Names that `load_bank` takes; those of folders may be any."""
     return [on_one_line(name)[:MAX_NAME] for name in bank.class_names]
 
@@ -140,12 +140,12 @@ def _from_json(text: str) -> PatternBank:
         if not isinstance(rows, list) or len(rows) != grid or not all(_is_row(row, grid) for row in rows):
             raise ValueError(f"pattern {number} must be {grid} rows of {grid} characters # or ., got {rows!r:.60}")
     cells = np.frombuffer("".join("".join(pattern["mask"]) for pattern in patterns).encode(), np.uint8) == ord("#")
-    weights = [_number(pattern["weight"], "a weight") for pattern in patterns]
+    weights = [_read_number(pattern["weight"], "a weight") for pattern in patterns]
     _check_names(names)
     if not isinstance(pairs, list) or [len(row) for row in pairs] != [len(names)] * len(names):
         raise ValueError(f"pairs must be {(len(names), len(names))}")
-    table = np.array([[_number(value, "pairs") for value in row] for row in pairs], np.float64)
-    return _bank_of(cells.reshape(len(patterns), grid, grid), np.array(weights, np.float64), table, names)
+    table = np.array([[_read_number(value, "pairs") for value in row] for row in pairs], np.float64)
+    return _make_bank(cells.reshape(len(patterns), grid, grid), np.array(weights, np.float64), table, names)
 
 
 def _from_npz(path: Path) -> PatternBank:
@@ -159,10 +159,10 @@ def _from_npz(path: Path) -> PatternBank:
         raise ValueError(f"class_names must be text (K,), got {names.dtype!s:.40} {names.shape!s:.60}")
     if arrays["masks"].ndim != 3:
         raise ValueError(f"masks must be bool (N,G,G), got {arrays['masks'].shape!s:.60}")
-    return _bank_of(arrays["masks"], arrays["weights"], arrays["pairs"], [str(name) for name in names])
+    return _make_bank(arrays["masks"], arrays["weights"], arrays["pairs"], [str(name) for name in names])
 
 
-def _bank_of(masks: Array, weights: Array, pairs: Array, names: Any) -> PatternBank:
+def _make_bank(masks: Array, weights: Array, pairs: Array, names: Any) -> PatternBank:
     """The bank of a file's arrays, in any order."""
     _check_names(names)
     if len(masks) > MAX_PATTERNS:
@@ -200,7 +200,7 @@ def _is_row(row: Any, grid: int) -> bool:
     return isinstance(row, str) and len(row) == grid and not row.strip("#.")
 
 
-def _number(value: Any, what: str) -> float:
+def _read_number(value: Any, what: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{what} must be numbers, got {value!r:.60}")
     return float(value)

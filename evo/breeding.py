@@ -20,7 +20,7 @@ from evo.operators import ALL_CROSSOVERS, ARCHIVE_CROSSOVERS, MASK_MUTATIONS, MA
 from evo.packed import Masks
 from evo.proposal import Elites
 from evo.rules import Rules
-from evo.selection import SELECTIONS, best, distinct, indices, tournament
+from evo.selection import SELECTIONS, as_indices, best, find_distinct, tournament
 from evo.settings import SearchSettings
 from evo.variation import Slot, Variation, as_masks, parse_shares
 
@@ -43,7 +43,7 @@ class Bred:
     made_by: Array
     parents: Array
 
-    def first(self, count: int) -> Bred:
+    def take_first(self, count: int) -> Bred:
         """The first `count` genomes, of which all that were alive are part."""
         children = count - self.kept
         return Bred(self.pool.take(np.arange(count)), self.kept, self.made_by[:children], self.parents[:children])
@@ -86,7 +86,7 @@ class Breeder:
             same_class=settings.same_class,
             hold=settings.hold,
         )
-        self.start = _checked_start(start, len(labels), grid, objectives)
+        self.start = _check_start(start, len(labels), grid, objectives)
         # DEAP's selections draw from Python's `random`; this state is swapped in only while they do.
         self.random_state = random.Random(int(rng.integers(2**63))).getstate()
         self.toolbox = base.Toolbox()
@@ -99,7 +99,7 @@ class Breeder:
         """The first generation: drawn, or in part what is known from before."""
         masks, pairings = self._draw(self.settings.population)
         source = self._put_start(masks, pairings)
-        pool = Population(*self.rules.first(masks, pairings, self.rng), objectives=self.objectives)
+        pool = Population(*self.rules.repair_first(masks, pairings, self.rng), objectives=self.objectives)
         if source is not None:
             pool.inherit(source, np.arange(len(pool)) % len(source))
         return Bred(pool, 0, np.zeros((0, 3), np.int32), np.zeros((0, 2), np.int64))
@@ -120,7 +120,7 @@ class Breeder:
             picked, chosen = np.unique(chosen, return_inverse=True)
             alive = alive.take(picked)
         first, second = chosen[:size], chosen[size:]
-        masks, pairings, made_by = self.variation.children(
+        masks, pairings, made_by = self.variation.make_children(
             alive.take(first, fields=("scores",)), alive.take(second, fields=("scores",)), self.rng
         )
         children = Population(*self.rules.repair(masks, pairings, self.rng), objectives=self.objectives)
@@ -132,30 +132,30 @@ class Breeder:
         self.archive.recall(children)
         return Bred(alive.join(children), len(alive), made_by, parents)
 
-    def survivors(self, pool: Population) -> Array:
+    def select_survivors(self, pool: Population) -> Array:
         """Indices of the P genomes that live on, the fittest first; copies only where kinds are too few."""
         size = min(self.settings.population, len(pool))
         if self.settings.duplicates == "keep":
-            return self._fittest_first(pool, self._best(pool, np.arange(len(pool)), size))
-        kinds = distinct(pool)
-        chosen = self._best(pool, kinds, min(size, len(kinds)))
+            return self._sort_fittest(pool, self._pick_best(pool, np.arange(len(pool)), size))
+        kinds = find_distinct(pool)
+        chosen = self._pick_best(pool, kinds, min(size, len(kinds)))
         if len(chosen) < size:
             copies = np.setdiff1d(np.arange(len(pool)), chosen)
-            chosen = np.concatenate([chosen, self._best(pool, copies, size - len(chosen))])
-        return self._fittest_first(pool, chosen)
+            chosen = np.concatenate([chosen, self._pick_best(pool, copies, size - len(chosen))])
+        return self._sort_fittest(pool, chosen)
 
     def select(self, tool: Callable[..., Any], population: Population, count: int) -> Array:
         """What a selection of the toolbox picks, as indices (count,). Python's `random` outside is left alone."""
         if getattr(tool, "func", None) in OF_ARRAYS:  # to change Python's state back and forth takes as long as they do
-            return indices(tool(population, count))
+            return as_indices(tool(population, count))
         with self._python_random():
-            return indices(tool(population, count))
+            return as_indices(tool(population, count))
 
-    def _best(self, pool: Population, among: Array, count: int) -> Array:
+    def _pick_best(self, pool: Population, among: Array, count: int) -> Array:
         candidates = pool.take(among, fields=("scores",))
         return np.asarray(among[self.select(self.toolbox.survive, candidates, count)])
 
-    def _fittest_first(self, pool: Population, chosen: Array) -> Array:
+    def _sort_fittest(self, pool: Population, chosen: Array) -> Array:
         if self.objectives > 1:
             return chosen
         return np.asarray(chosen[np.argsort(-pool.values[chosen, 0], kind="stable")])
@@ -183,7 +183,7 @@ class Breeder:
     def _redraw(self, alive: Population, children: Population, made_by: Array, parents: Array) -> tuple[Array, Array]:
         """Replace children that are copies by drawn genomes."""
         fresh = np.zeros(len(alive) + len(children), bool)
-        fresh[distinct(alive.join(children))] = True
+        fresh[find_distinct(alive.join(children))] = True
         copies = np.flatnonzero(~fresh[len(alive) :])
         if not len(copies):
             return made_by, parents
@@ -194,7 +194,7 @@ class Breeder:
         made_by[copies] = -1
         parents = parents.copy()
         parents[copies] = -1
-        self.rules.unmet = self.rules.broken(children.pairings)
+        self.rules.unmet = self.rules.count_broken(children.pairings)
         return made_by, parents
 
     def _register_operators(self) -> Variation:
@@ -203,15 +203,15 @@ class Breeder:
         of_masks: dict[str, Any] = {name: {"row_rate": ROW_RATE} for name in MASK_MUTATIONS}
         of_pairings: dict[str, Any] = {"swap": {"rate": 1 / len(self.labels)}}
         slots = [
-            self._slot("mate", self.settings.crossover, ALL_CROSSOVERS, "crossover", of_crossovers),
-            self._slot("mutate_masks", self.settings.mask_mutation, MASK_MUTATIONS, "mask mutation", of_masks),
-            self._slot(
+            self._make_slot("mate", self.settings.crossover, ALL_CROSSOVERS, "crossover", of_crossovers),
+            self._make_slot("mutate_masks", self.settings.mask_mutation, MASK_MUTATIONS, "mask mutation", of_masks),
+            self._make_slot(
                 "mutate_pairings", self.settings.pairing_mutation, PAIRING_MUTATIONS, "pairing mutation", of_pairings
             ),
         ]
         return Variation(self.toolbox, slots, self.settings.adaptive)
 
-    def _slot(self, name: str, text: str, registry: Mapping[str, Any], kind: str, options: dict[str, Any]) -> Slot:
+    def _make_slot(self, name: str, text: str, registry: Mapping[str, Any], kind: str, options: dict[str, Any]) -> Slot:
         shares = parse_shares(text, registry, kind)
         slot = Slot(name, list(shares), np.array(list(shares.values())))
         for operator in slot.names:
@@ -229,7 +229,7 @@ class Breeder:
             random.setstate(outside)
 
 
-def _checked_start(start: Start | None, batch_size: int, grid: int, objectives: int) -> PatternBank | Population | None:
+def _check_start(start: Start | None, batch_size: int, grid: int, objectives: int) -> PatternBank | Population | None:
     """What a search may start from, as a bank of its grid or as genomes of its batch: a copy of its own."""
     if start is None:
         return None

@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evo.archive import first_of_each
+from evo.archive import group_equal_rows
 from evo.ask_tell import Evaluate, as_losses, check_losses
 from evo.errors import UserError
 from evo.genome import Individual, Population
 from evo.objectives import RELATIVE
 from evo.operators import CROSSOVERS, MASK_MUTATIONS, PAIRING_MUTATIONS
 from evo.proposal import Rows
-from evo.scoring import Scoring, objectives_by_name, on_one_scale, scale_of
+from evo.scoring import Scoring, combine_scores, measure_scale, resolve_objectives
 from evo.variation import as_masks
 
 Array = NDArray[Any]
@@ -52,7 +52,7 @@ class Evaluator:
     def __init__(self, evaluate: Evaluate, labels: Array | None = None, objective: str = "hard") -> None:
         self.evaluate = evaluate
         self.labels = labels
-        self.objectives = objectives_by_name(objective)
+        self.objectives = resolve_objectives(objective)
         relative = [name for name, found in self.objectives.items() if getattr(found, "relative", False)]
         if relative:
             raise UserError(
@@ -72,15 +72,15 @@ class Evaluator:
         self._measure(pool)
         labels = np.full(pool.pairings.shape[1], -1) if self.labels is None else np.asarray(self.labels)
         scoring = Scoring(self.objectives, labels)
-        scores = scoring.scores(scoring.rows_of(pool))
-        pool.scores = on_one_scale(scores, scale_of(scores))
+        scores = scoring.score(scoring.gather_rows(pool))
+        pool.scores = combine_scores(scores, measure_scale(scores))
         for number, individual in enumerate(individuals):
             individual.population.place(individual.index, pool, number)
         return [tuple(values) for values in scores.mean(axis=2, dtype=float).T]
 
     def _measure(self, pool: Population) -> None:
         genome, row = np.nonzero(~pool.known)
-        first, source = first_of_each(row, pool.pairings[genome, row], pool.packed.words[genome, row])
+        first, source = group_equal_rows(row, pool.pairings[genome, row], pool.packed.words[genome, row])
         if not len(first):
             return
         g, r = genome[first], row[first]

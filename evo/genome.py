@@ -1,6 +1,6 @@
 """Genomes as stacked arrays, and individuals that are views of their rows.
 
-A genome is a composition of one batch: masks (B,G,G) and a pairing (B,). A population holds P of them as
+A genome is a composition of one batch: masks (B,G,G) and a pairing (B,). A population has P of them as
 arrays, so that variation and scoring run over all genomes at once. To DEAP's tools it is a list of
 individuals: `population[i]` has a `fitness`, an equality that answers one bool, and a `deepcopy` that
 detaches it.
@@ -281,7 +281,7 @@ class Population(MutableSequence["Individual"]):
         return (self[index] for index in range(len(self)))
 
     def __setitem__(self, index: int | slice, value: Individual | Iterable[Individual]) -> None:
-        """Put copies of individuals in place. Whoever holds an individual replaced keeps it, detached."""
+        """Put copies of individuals in place. Whoever has an individual that is replaced keeps it, detached."""
         everybody: list[Individual] = list(self)
         everybody[index] = value  # type: ignore[assignment, index]
         self._replace(everybody)
@@ -349,7 +349,7 @@ class RowFitness(base.Fitness):
 
     @property
     def crowding_dist(self) -> float:
-        """Kept in the population, as an individual lives only while somebody holds it."""
+        """Kept in the population, as an individual lives only while somebody refers to it."""
         if self._population._crowding is None:
             raise AttributeError("no crowding distance yet; tools.selNSGA2 or tools.emo.assignCrowdingDist sets it")
         return float(self._population._crowding[self._index])
@@ -472,7 +472,7 @@ class Individual:
         return f"Individual(B={len(self)}, G={self.population.packed.grid}, fitness={values})"
 
     def _changed(self, rows: Array) -> None:
-        """Rows (B,) bool get new content: what was known of them no longer holds."""
+        """Rows (B,) bool get new content: what was known of them is no longer valid."""
         if rows.any():
             if "known" in self.population._rows:
                 self.population.known[self.index, rows] = False

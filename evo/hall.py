@@ -7,7 +7,7 @@ from deap import tools
 from numpy.typing import NDArray
 
 from evo.genome import Population
-from evo.selection import distinct
+from evo.selection import find_distinct
 
 Array = NDArray[np.float64]
 BLOCK = 256  # rows compared with at once, so that memory grows linearly
@@ -22,7 +22,7 @@ def enter(hall: tools.HallOfFame, population: Population) -> None:
     """
     if isinstance(hall, tools.ParetoFront):
         members = np.array([member.fitness.wvalues for member in hall]).reshape(-1, population.values.shape[1])
-        candidates = np.flatnonzero(not_dominated(population.values, [population.values, members]))
+        candidates = np.flatnonzero(find_not_dominated(population.values, [population.values, members]))
         hall.update([population[int(index)] for index in candidates])
         return
     if hall.maxsize is None:
@@ -56,18 +56,18 @@ def keep_best(best: Population | None, population: Population, count: int) -> Po
         chosen = chosen[np.argsort(-values[chosen, 0], kind="stable")]
     else:
         others = [] if best is None else [best.values]
-        chosen = np.flatnonzero(not_dominated(values, [values, *others]))
+        chosen = np.flatnonzero(find_not_dominated(values, [values, *others]))
         if not len(chosen) and best is not None:
             return best
     joined = population.take(chosen) if best is None else population.take(chosen).join(best)
-    joined = joined.take(distinct(joined))
+    joined = joined.take(find_distinct(joined))
     if values.shape[1] > 1:
-        joined = joined.take(not_dominated(joined.values, [joined.values]))
+        joined = joined.take(find_not_dominated(joined.values, [joined.values]))
         return joined.take(np.lexsort(-joined.values.T[::-1]))
     return joined.take(np.argsort(-joined.values[:, 0], kind="stable")[:count])
 
 
-def not_dominated(values: Array, by: list[Array]) -> NDArray[np.bool_]:
+def find_not_dominated(values: Array, by: list[Array]) -> NDArray[np.bool_]:
     """Which rows of `values` (P,M) no row of any array in `by`, (N,M) each, dominates: is nowhere less and once more."""
     sound = np.ones(len(values), bool)
     for others in by:
@@ -79,10 +79,10 @@ def not_dominated(values: Array, by: list[Array]) -> NDArray[np.bool_]:
     return sound
 
 
-def front_of(values: Array) -> Array:
+def find_front(values: Array) -> Array:
     """The finite rows of values (P,M) that no other dominates, each kind once, the greatest by the first objective first."""
-    distinct = np.unique(values[np.isfinite(values).all(axis=1)], axis=0)[::-1]
-    return distinct[not_dominated(distinct, [distinct])]
+    kinds = np.unique(values[np.isfinite(values).all(axis=1)], axis=0)[::-1]
+    return kinds[find_not_dominated(kinds, [kinds])]
 
 
 def hypervolume(front: Array, reference: Array) -> float:

@@ -15,11 +15,11 @@ from evo.ask_tell import AskTell
 from evo.checks import take_array
 from evo.errors import UserError
 from evo.genome import Population
-from evo.hall import enter, front_of, hypervolume
-from evo.lineage import Lineage, interleaved
+from evo.hall import enter, find_front, hypervolume
+from evo.lineage import Lineage, interleave
 from evo.proposal import Elites, Rows
-from evo.records import FAME, empty_logbook
-from evo.scoring import fitness_values
+from evo.records import FAME, make_logbook
+from evo.scoring import compute_fitness
 from evo.search import Rescore, Search
 from evo.selection import choose_elites
 from evo.state import read_state
@@ -49,7 +49,7 @@ class Islands(AskTell):
     Attributes:
         forwards, generation, hall_of_fame, lineage, logbook, records: Of all islands together. Genome n of island i of
             I has number n I + i.
-        migrations: (island, number, home, number at home) of each migrant, see evo.lineage.interleaved.
+        migrations: (island, number, home, number at home) of each migrant, see evo.lineage.interleave.
         stopped: Why all islands have ended, or `callback`.
 
     Raises:
@@ -65,7 +65,7 @@ class Islands(AskTell):
         self.generation = 0
         self.migrations: list[tuple[int, int, int, int]] = []
         self.records: list[dict[str, Any]] = []
-        self.logbook = empty_logbook()
+        self.logbook = make_logbook()
         self._stopped: str | None = None
         self._asked: list[tuple[Search, int]] = []
 
@@ -75,7 +75,7 @@ class Islands(AskTell):
 
     @property
     def lineage(self) -> Lineage:
-        return interleaved([search.lineage for search in self.searches], np.array(self.migrations).reshape(-1, 4))
+        return interleave([search.lineage for search in self.searches], np.array(self.migrations).reshape(-1, 4))
 
     @property
     def hall_of_fame(self) -> tools.HallOfFame:
@@ -216,7 +216,7 @@ class Islands(AskTell):
         self._asked = []
         self._stopped = None
         self.records = []
-        self.logbook = empty_logbook()
+        self.logbook = make_logbook()
         for line in records:
             self._add(line)
 
@@ -228,7 +228,7 @@ class Islands(AskTell):
         """Genomes of several islands with fitness on one scale."""
         scoring = self.searches[0].scoring
         if scoring.relative:
-            genomes.values = fitness_values(scoring.scores(scoring.rows_of(genomes)))
+            genomes.values = compute_fitness(scoring.score(scoring.gather_rows(genomes)))
         return genomes
 
     def _log(self, new_rows: int, full_rows: int) -> dict[str, Any]:
@@ -243,7 +243,7 @@ class Islands(AskTell):
         }
         references = [search.record.reference for search in self.searches if search.record.reference is not None]
         if self._several and references:
-            front = front_of(np.concatenate([search.record.front for search in self.searches]))
+            front = find_front(np.concatenate([search.record.front for search in self.searches]))
             line["hypervolume"] = hypervolume(front, np.min(references, axis=0))
         self._add(line)
         return line

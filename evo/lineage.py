@@ -49,7 +49,7 @@ class Lineage:
         survivors = np.full((len(self.survivors), width), -1, np.int32)
         for line, alive in zip(survivors, self.survivors, strict=True):
             line[: len(alive)] = alive
-        found = {name: self._joined(name) for name in self._parts}
+        found = {name: self._join(name) for name in self._parts}
         return {**found, "survivors": survivors, "names": np.array(self.names, dtype=np.str_)}
 
     @classmethod
@@ -68,12 +68,12 @@ class Lineage:
         lineage.count = len(born)
         return lineage
 
-    def _joined(self, name: str) -> Array:
+    def _join(self, name: str) -> Array:
         shape = {"parents": (0, 2), "operators": (0, 3), "born": (0,)}[name]
         return np.concatenate([np.zeros(shape, np.int32), *self._parts[name]])
 
 
-def interleaved(lineages: list[Lineage], migrations: Array) -> Lineage:
+def interleave(lineages: list[Lineage], migrations: Array) -> Lineage:
     """Several lineages as one: genome n of lineage i of I gets number n I + i. Where one has fewer genomes the
     numbers left over are drawn genomes of generation 0, which nobody lived in. migrations: (M,4) int, lineage and
     number of the migrant, and lineage and number it had at home.

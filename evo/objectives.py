@@ -132,7 +132,7 @@ def reducible(rows: RowLosses) -> Array:
 
     RHO-LOSS, Mindermann et al. 2022, arXiv 2206.07137, on cells.
     """
-    reference = _given(rows.reference_cell_losses, "reducible", "the reference's cell losses")
+    reference = _require(rows.reference_cell_losses, "reducible", "the reference's cell losses")
     return rows.cell_losses.mean(axis=(2, 3)) - reference.mean(axis=(2, 3))
 
 
@@ -141,7 +141,7 @@ def image_hard(rows: RowLosses) -> Array:
 
     The entropy is 0 where both images have one label. Labels that are not given count as different.
     """
-    losses, share = _measured(rows, "image_hard"), rows.share
+    losses, share = _require_images(rows, "image_hard"), rows.share
     one_label = (rows.partner_labels == rows.own_labels) & (rows.own_labels >= 0) | rows.unmixed
     share = np.where(one_label, np.float32(1), share)
     return losses - _minus_x_log_x(share) - _minus_x_log_x(1 - share)
@@ -149,14 +149,14 @@ def image_hard(rows: RowLosses) -> Array:
 
 def image_easy(rows: RowLosses) -> Array:
     """Minus `image_hard`: prefers compositions whose labels and shares the model predicts."""
-    _measured(rows, "image_easy")
+    _require_images(rows, "image_easy")
     return -image_hard(rows)
 
 
 def image_reducible(rows: RowLosses) -> Array:
     """Image loss less the reference's; the target's entropy cancels. See `reducible`."""
-    reference = _given(rows.reference_image_losses, "image_reducible", "the reference's image losses")
-    return _measured(rows, "image_reducible") - reference
+    reference = _require(rows.reference_image_losses, "image_reducible", "the reference's image losses")
+    return _require_images(rows, "image_reducible") - reference
 
 
 def diversity(rows: RowLosses, context: RowLosses | None = None) -> Array:
@@ -172,11 +172,11 @@ def diversity(rows: RowLosses, context: RowLosses | None = None) -> Array:
     masks, grid, genomes = rows.masks, rows.packed.grid, len(among.partners)
     keeping = among.masks.sum(axis=0, dtype=np.int32)[rows.own_images]  # (B,G,G): genomes that keep the cell
     differing = np.where(masks, genomes - keeping, keeping).sum(axis=(2, 3)) / grid**2  # (P,B), of all genomes
-    unlike = genomes - _alike(rows, among)
+    unlike = genomes - _count_alike(rows, among)
     return ((differing + unlike) / (2 * others)).astype(np.float32)
 
 
-def _alike(rows: RowLosses, among: RowLosses) -> Array:
+def _count_alike(rows: RowLosses, among: RowLosses) -> Array:
     """(P,B) int64: how many genomes of `among` have a row's partner for its image."""
     genomes, batch = among.partners.shape
     alike = np.empty(rows.partners.shape, np.int64)
@@ -288,13 +288,13 @@ def _parse_sum(text: str) -> Objective:
     return Objective("".join(text.split()), tuple(terms))
 
 
-def _given(losses: Array | None, objective: str, what: str) -> Array:
+def _require(losses: Array | None, objective: str, what: str) -> Array:
     if losses is None:
         raise ValueError(f"objective {objective!r} needs {what}, and none were given; hand them to tell()")
     return losses
 
 
-def _measured(rows: RowLosses, objective: str) -> Array:
+def _require_images(rows: RowLosses, objective: str) -> Array:
     """The image losses. Where all are NaN though cell losses are not, nobody measured them."""
     if np.isnan(rows.image_losses).all() and not np.isnan(rows.cell_losses).all():
         raise ValueError(f"objective {objective!r} needs image losses, and none were given; hand them to tell()")

@@ -17,7 +17,7 @@ Array = NDArray[Any]
 class Masks:
     """Packed masks (...,G,G). True (a 1) = the cell keeps the row's own image, False takes the partner's.
 
-    words: (...,W) unsigned integers, little-endian: the smallest type that holds G^2 bits, W = 1; for G above
+    words: (...,W) unsigned integers, little-endian: the smallest type of G^2 bits or more, W = 1; for G above
     8 it is uint64 and W = ceil(G^2 / 64). grid: G. `shape` is that of the leading axes.
     """
 
@@ -60,7 +60,7 @@ class Masks:
         """
         octets = np.ascontiguousarray(self.words).view(np.uint8)
         if self.grid < 1 or self.grid**2 > 8 * octets.shape[-1]:
-            raise ValueError(f"words of {8 * octets.shape[-1]} bits hold no masks of G={self.grid}")
+            raise ValueError(f"words of {8 * octets.shape[-1]} bits are too few for masks of G={self.grid}")
         bits = np.unpackbits(octets, axis=-1, count=self.grid * self.grid, bitorder="little")
         return bits.view(np.bool_).reshape(*self.shape, self.grid, self.grid)
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from evo.archive import first_of_each
+from evo.archive import group_equal_rows
 from evo.genome import Population
 from evo.packed import Masks
 
@@ -40,7 +40,7 @@ class Proposal:
     @property
     def masks(self) -> Array:
         """(P,B,G,G) bool, True = the cell keeps the row's own image."""
-        return read_only(self.packed.cells)
+        return as_read_only(self.packed.cells)
 
     @property
     def rows(self) -> Rows:
@@ -81,7 +81,7 @@ class Question:
     def about(cls, pool: Population, *, full: bool) -> Question:
         """Find the rows to ask for: those not known, each kind once; with `full` all of genomes without a value."""
         genome, row = np.nonzero(~pool.known)
-        first, source = first_of_each(row, pool.pairings[genome, row], pool.packed.words[genome, row])
+        first, source = group_equal_rows(row, pool.pairings[genome, row], pool.packed.words[genome, row])
         fresh = genome[first], row[first]  # in either evaluation, so that both take the same course
         new = np.zeros(pool.pairings.shape, bool)
         if not full:
@@ -94,11 +94,13 @@ class Question:
     def proposal(self, pool: Population) -> Proposal:
         """The pool and the question, to be looked at."""
         return Proposal(
-            Masks(read_only(pool.packed.words), pool.packed.grid), read_only(pool.pairings), read_only(self.new)
+            Masks(as_read_only(pool.packed.words), pool.packed.grid),
+            as_read_only(pool.pairings),
+            as_read_only(self.new),
         )
 
 
-def read_only(array: Array) -> Array:
+def as_read_only(array: Array) -> Array:
     """A view that cannot be written to."""
     view = array.view()
     view.flags.writeable = False

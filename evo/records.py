@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 
 from evo.ends import Progress
 from evo.genome import Population
-from evo.hall import enter, front_of, hypervolume, keep_best
-from evo.scoring import Scoring, fitness_values
+from evo.hall import enter, find_front, hypervolume, keep_best
+from evo.scoring import Scoring, compute_fitness
 
 Array = NDArray[Any]
 FIGURES: dict[str, Callable[[Array], Any]] = {
     "best": np.max, "mean": np.mean, "median": np.median, "std": np.std, "min": np.min,
 }  # fmt: skip
 WIDE = ("rates", "objectives", "front")  # of a record, what has no place in a Logbook's table
-FAME = 10  # genomes that a hall of fame of one objective holds
-FRONT = 64  # non-dominated genomes, at most, whose values a generation's record holds
+FAME = 10  # genomes in a hall of fame of one objective
+FRONT = 64  # non-dominated genomes, at most, whose values are in a generation's record
 HEADER = ("generation", "new_rows", "forwards", "best", "mean", "std", "min", "nonfinite")
 
 
@@ -43,10 +43,10 @@ class Record:
         self._filled_with: Population | None = None
         self._users_hall = False
         self.records: list[dict[str, Any]] = []
-        self.logbook = empty_logbook()
+        self.logbook = make_logbook()
         self.statistics = tools.Statistics(key=first_value)
         for name, function in FIGURES.items():
-            self.statistics.register(name, partial(_over_finite, function))
+            self.statistics.register(name, partial(_apply_to_finite, function))
         self.progress = Progress()
         self.reference: Array | None = None  # (M,) the worst values of the first generation
 
@@ -69,7 +69,7 @@ class Record:
     @property
     def front(self) -> Array:
         """(N,M) the values of all genomes evaluated that no other dominates, each once."""
-        return np.zeros((0, len(self.scoring.objectives))) if self.best is None else front_of(self.best.values)
+        return np.zeros((0, len(self.scoring.objectives))) if self.best is None else find_front(self.best.values)
 
     def take(self, pool: Population) -> None:
         """Look at all genomes that a generation has evaluated: the hall of fame, the front, and progress."""
@@ -77,7 +77,7 @@ class Record:
         self.admit(pool)
         assert self.best is not None
         if self.several:
-            merit = hypervolume(self.front, self._reference_of(pool))
+            merit = hypervolume(self.front, self._find_reference(pool))
         else:
             merit = max(before, float(self.best.values[0, 0]))
         if merit > before + (1e-12 * abs(before) if self.several else 0.0):  # sums of volumes are rounded
@@ -91,7 +91,7 @@ class Record:
             enter(self._hall, population)
 
     def forget(self) -> None:
-        """No fitness holds any more."""
+        """No fitness is valid any more."""
         self.best = None
         self._hall.clear()
         self.reference = None
@@ -100,9 +100,9 @@ class Record:
 
     def add(self, line: dict[str, Any]) -> dict[str, Any]:
         """Keep a line; return a copy for others."""
-        self.records.append(_copied(line))
+        self.records.append(_copy(line))
         # A Logbook would take the operators' shares, a dict, for a chapter of a MultiStatistics.
-        narrow = _copied({key: value for key, value in line.items() if key not in WIDE})
+        narrow = _copy({key: value for key, value in line.items() if key not in WIDE})
         own = set(getattr(self.statistics, "fields", ())) - set(FIGURES)
         chapters = {key for key, value in narrow.items() if isinstance(value, dict)}
         shown = [key for key in narrow if key in own | chapters | {"hypervolume"} and key not in self.logbook.header]
@@ -110,7 +110,7 @@ class Record:
         self.logbook.record(**narrow)
         return line
 
-    def figures(self, population: Population) -> dict[str, Any]:
+    def summarise(self, population: Population) -> dict[str, Any]:
         """The part of a line that is about fitness.
 
         diversity: the share of rows in which the others differ from the fittest, 0..1. front: values (N,M) of those
@@ -118,19 +118,19 @@ class Record:
         generation.
         """
         values = population.values
-        line = self._compiled(population)
-        line["diversity"] = round(_diversity(population), 4)
+        line = self._compile(population)
+        line["diversity"] = round(_measure_diversity(population), 4)
         line.setdefault("best", float(values[:, 0].max()))  # where the user's statistics have no such entry
         for number, name in list(enumerate(self.scoring.objectives))[1:]:
             line |= {f"{name} best": float(values[:, number].max()), f"{name} mean": float(values[:, number].mean())}
         if self.several:
-            front = front_of(values)
+            front = find_front(values)
             line["objectives"] = list(self.scoring.objectives)
             line["front"] = front[spread(len(front), FRONT)].tolist()
             line["hypervolume"] = self.progress.merit
         return line
 
-    def _compiled(self, population: Population) -> dict[str, Any]:
+    def _compile(self, population: Population) -> dict[str, Any]:
         if getattr(self.statistics, "key", None) is first_value:  # one array instead of many individuals
             first = population.values[:, 0]
             return {name: function(first) for name, function in self.statistics.functions.items()}
@@ -141,15 +141,15 @@ class Record:
         """The merit so far, on the scale of the generation that `pool` (its genomes) sets."""
         if not self.scoring.relative or self.best is None:
             return self.progress.merit
-        scores = self.scoring.scores(self.scoring.rows_of(self.best), self.scoring.rows_of(pool))
+        scores = self.scoring.score(self.scoring.gather_rows(self.best), self.scoring.gather_rows(pool))
         members = self.best.copy()
-        members.values = fitness_values(scores)
+        members.values = compute_fitness(scores)
         self.best = keep_best(None, members, FAME)
         if not self.several:
             return float(members.values[:, 0].max())
-        return hypervolume(self.front, self._reference_of(pool))
+        return hypervolume(self.front, self._find_reference(pool))
 
-    def _reference_of(self, pool: Population) -> Array:
+    def _find_reference(self, pool: Population) -> Array:
         if self.reference is None:
             sound = ~np.isinf(pool.scores).any(axis=1)
             self.reference = pool.values[sound if sound.any() else ...].min(axis=0)
@@ -162,7 +162,7 @@ def first_value(individual: Any) -> float:
     return value
 
 
-def empty_logbook() -> tools.Logbook:
+def make_logbook() -> tools.Logbook:
     """A Logbook whose table has a search's columns."""
     logbook = tools.Logbook()
     logbook.header = list(HEADER)
@@ -174,14 +174,14 @@ def spread(count: int, most: int) -> Array:
     return np.linspace(0, count - 1, min(count, most)).round().astype(int)
 
 
-def _copied(value: Any) -> Any:
+def _copy(value: Any) -> Any:
     """Nested dicts and lists anew: several times faster than `copy.deepcopy`."""
     if isinstance(value, dict):
-        return {key: _copied(part) for key, part in value.items()}
-    return [_copied(part) for part in value] if isinstance(value, list) else value
+        return {key: _copy(part) for key, part in value.items()}
+    return [_copy(part) for part in value] if isinstance(value, list) else value
 
 
-def _diversity(population: Population) -> float:
+def _measure_diversity(population: Population) -> float:
     if len(population) < 2:
         return 0.0
     words = population.packed.words
@@ -191,6 +191,6 @@ def _diversity(population: Population) -> float:
     return float(differs.sum() / (len(population) - 1) / differs.shape[1])
 
 
-def _over_finite(function: Callable[[Array], Any], values: Sequence[float]) -> float:
+def _apply_to_finite(function: Callable[[Array], Any], values: Sequence[float]) -> float:
     numbers = np.asarray(values)
     return float(function(numbers[np.isfinite(numbers)]))

@@ -77,12 +77,12 @@ class Rules:
         """Whether every composition is valid."""
         return isinstance(self.low, int) and self.low == 0 and bool(self.allowed.all())
 
-    def first(self, masks: Masks, pairings: Array, rng: np.random.Generator) -> tuple[Masks, Array]:
+    def repair_first(self, masks: Masks, pairings: Array, rng: np.random.Generator) -> tuple[Masks, Array]:
         """Repair a first generation (P,B). With `hold`, its first genome fixes shares and relations."""
         self.release()
         masks, pairings = self.repair(masks, pairings, rng)
         if self.hold:
-            self.keep_from(masks[0], pairings[0])
+            self.hold_from(masks[0], pairings[0])
             # Deal the masks out anew, each to a row whose share is near its own, so that few cells change.
             slots = np.argsort(np.broadcast_to(self.low, masks.shape), axis=None, kind="stable")
             order = np.lexsort((rng.random(slots.size), masks.kept().ravel()))
@@ -94,13 +94,13 @@ class Rules:
             masks, pairings = self.repair(masks, pairings, rng)
         return masks, pairings
 
-    def keep_from(self, masks: Masks, pairing: Array) -> None:
+    def hold_from(self, masks: Masks, pairing: Array) -> None:
         """Hold the shares of masks (B,) and the class relations of a pairing (B,) from now on."""
         self.low = self.high = masks.kept()
         relation = self.same[np.arange(len(pairing)), pairing]
         self.allowed = self.allowed & (self.same == relation[:, None])
 
-    def broken(self, pairings: Array) -> int:
+    def count_broken(self, pairings: Array) -> int:
         """How many rows of pairings (N,B) break the rules."""
         return int((~self.allowed[np.arange(pairings.shape[1]), pairings]).sum())
 
@@ -154,11 +154,11 @@ def repair_pairings(pairings: Array, allowed: Array, rng: np.random.Generator) -
         child[genome, row], child[genome, other] = child[genome, other], child[genome, row]
         bad[genome, row] = bad[genome, other] = False
     for index in np.flatnonzero(stuck):
-        child[index] = _assigned(child[index], allowed)
+        child[index] = _assign(child[index], allowed)
     return child, int((~allowed[rows, child]).sum())
 
 
-def _assigned(pairing: Array, allowed: Array) -> Array:
+def _assign(pairing: Array, allowed: Array) -> Array:
     from scipy.optimize import linear_sum_assignment
 
     size = len(pairing)

@@ -19,7 +19,7 @@ Function = Callable[..., Array]
 Wanted = str | Function | Sequence[str | Function]
 
 
-def objectives_by_name(objective: Wanted) -> dict[str, Function]:
+def resolve_objectives(objective: Wanted) -> dict[str, Function]:
     """Read what a search is to prefer.
 
     Args:
@@ -61,7 +61,7 @@ class Scoring:
 
     @property
     def relative(self) -> bool:
-        """Whether an objective scores rows against a population, so that scores hold for one context only."""
+        """Whether an objective scores rows against a population, so that scores are valid for one context only."""
         return any(getattr(objective, "relative", False) for objective in self.objectives.values())
 
     @property
@@ -69,7 +69,7 @@ class Scoring:
         """Whether an objective compares with the reference's losses."""
         return any(getattr(objective, "needs_reference", False) for objective in self.objectives.values())
 
-    def rows_of(self, population: Population) -> RowLosses:
+    def gather_rows(self, population: Population) -> RowLosses:
         """What objectives look at, of a population whose losses are known."""
         return RowLosses(
             cell_losses=population.cell_losses,
@@ -82,7 +82,7 @@ class Scoring:
             reference_image_losses=population._rows.get("reference_image_losses"),
         )
 
-    def rows_of_archive(self, archive: RowArchive) -> RowLosses:
+    def gather_archive_rows(self, archive: RowArchive) -> RowLosses:
         """The same of all rows in an archive, as P=1 genome of N rows."""
         facts = {name: array[None] for name, array in archive.facts.items() if name in Population.LOSSES}
         nowhere = np.full((1, len(archive)), np.nan, np.float32)
@@ -98,7 +98,7 @@ class Scoring:
             images=archive.image,
         )
 
-    def scores(self, rows: RowLosses, context: RowLosses | None = None) -> Array:
+    def score(self, rows: RowLosses, context: RowLosses | None = None) -> Array:
         """Row scores under every objective.
 
         Args:
@@ -128,7 +128,7 @@ class Scoring:
         return np.where(sound, stacked, np.float32(-np.inf))
 
 
-def fitness_values(scores: Array) -> Array:
+def compute_fitness(scores: Array) -> Array:
     """Genomes' mean row scores.
 
     A row that has none (-inf) weighs so much that its genome is less fit than any without such a row, and still
@@ -140,15 +140,15 @@ def fitness_values(scores: Array) -> Array:
     Returns:
         (P,M) float64.
     """
-    return np.stack([_means(of_objective) for of_objective in scores], axis=1)
+    return np.stack([_average(of_objective) for of_objective in scores], axis=1)
 
 
-def on_one_scale(scores: Array, scale: Array) -> Array:
+def combine_scores(scores: Array, scale: Array) -> Array:
     """Row scores of several objectives as one, for crossovers that compare rows: the sum, each standardised.
 
     Args:
         scores: (M,...) float32, -inf where a row has none.
-        scale: (M,2) mean and standard deviation, see `scale_of`.
+        scale: (M,2) mean and standard deviation, see `measure_scale`.
 
     Returns:
         (...) float32, -inf where a row has none. Of a single objective the scores as they are.
@@ -161,7 +161,7 @@ def on_one_scale(scores: Array, scale: Array) -> Array:
     return np.where(np.isfinite(total), total, -np.inf).astype(np.float32)
 
 
-def scale_of(scores: Array) -> Array:
+def measure_scale(scores: Array) -> Array:
     """The mean and standard deviation (M,2) of what is finite in scores (M,...); 0 and 1 where nothing is."""
     scale = np.tile([0.0, 1.0], (len(scores), 1))
     for number, of_objective in enumerate(scores.astype(np.float64)):
@@ -171,7 +171,7 @@ def scale_of(scores: Array) -> Array:
     return scale
 
 
-def _means(scores: Array) -> Array:
+def _average(scores: Array) -> Array:
     bad = np.isinf(scores)
     if bad.all():
         return np.full(len(scores), -np.inf)

@@ -10,7 +10,7 @@ are scored in evo/scoring.py, what is recorded in evo/records.py, where it ends 
 evo/state.py.
 
 In evaluation mode a row's losses do not depend on the rest of its batch, so they stay true while the
-model's weights hold still. They travel with the row through variation, and only rows never forwarded
+model's weights do not change. They travel with the row through variation, and only rows never forwarded
 before are asked for, each once. That is exact, not an approximation. After the weights have changed, call
 `forget()`.
 """
@@ -23,20 +23,20 @@ import numpy as np
 from deap import base, tools
 from numpy.typing import NDArray
 
-from evo.archive import RowArchive, first_of_each
+from evo.archive import RowArchive, group_equal_rows
 from evo.ask_tell import AskTell, Evaluate, check_losses
 from evo.breeding import Bred, Breeder, Start
 from evo.ends import Stopwatch, has_end
-from evo.errors import UserError
+from evo.errors import UserError, did_you_mean
 from evo.genome import Population
 from evo.lineage import Lineage
 from evo.proposal import Elites, Proposal, Question, Rows
 from evo.records import Record
 from evo.rules import Rules
-from evo.scoring import Scoring, Wanted, fitness_values, objectives_by_name, on_one_scale, scale_of
+from evo.scoring import Scoring, Wanted, combine_scores, compute_fitness, measure_scale, resolve_objectives
 from evo.selection import best, choose_elites
 from evo.settings import SearchSettings, make_settings
-from evo.state import read_state, search_state
+from evo.state import collect_state, read_state
 from evo.variation import Variation
 
 __all__ = ["Elites", "Evaluate", "Proposal", "Rows", "Search", "SearchSettings"]
@@ -71,7 +71,7 @@ class Search(AskTell):
             several functions and names. Several objectives are kept by NSGA-II.
         start: What settings.start_share of the first generation comes from: a PatternBank, a Population, an earlier
             search's elites, or masks (N,B,G,G) with pairings (N,B).
-        carry_losses: The losses that `start`, a Population, brings hold for the present weights: rows that are known
+        carry_losses: The losses that `start`, a Population, brings are valid for the present weights: rows that are known
             are not asked for again.
         seed: See rng.
         seconds: Shortcut for settings.minutes.
@@ -126,15 +126,15 @@ class Search(AskTell):
         self.settings = make_settings(settings, changes)
         self.batch_size = int(batch_size)
         self.grid = int(grid)
-        self.labels = _checked_labels(labels, self.batch_size)
+        self.labels = _check_labels(labels, self.batch_size)
         named = self.settings.objective if objective is None else objective
-        self.scoring = Scoring(objectives_by_name(named), self.labels)
+        self.scoring = Scoring(resolve_objectives(named), self.labels)
         self._check_budget()
         self.rng = np.random.default_rng(seed) if rng is None else rng
         self.archive = RowArchive(self.batch_size, self.grid, objectives=len(self.scoring.objectives))
         self.breeder = Breeder(
             self.settings, self.labels, self.grid, self.archive, len(self.scoring.objectives), self.rng,
-            _start(start, carry_losses),
+            _prepare_start(start, carry_losses),
         )  # fmt: skip
         self.record = Record(self.scoring)
         self.lineage = Lineage(self.variation.names)
@@ -224,7 +224,7 @@ class Search(AskTell):
         if self._open is None:
             self.stopped = self.record.progress.reason(self.settings, self.stopwatch.seconds())
             if self.stopped is None:
-                self._open = self._affordable(self._breed())
+                self._open = self._fit_budget(self._breed())
             if self._open is None:
                 return None
         bred, question = self._open
@@ -278,13 +278,14 @@ class Search(AskTell):
         """The model's weights have changed. A proposal that is open is withdrawn.
 
         Args:
-            rescore: `all`: no loss holds any more; nobody is preferred until everybody is scored anew. `survivors`: no
-                loss holds, but the old fitness still picks the parents, and who is not picked dies unscored. `none`:
+            rescore: `all`: no loss is valid any more; nobody is preferred until everybody is scored anew. `survivors`: no
+                loss is valid, but the old fitness still picks the parents, and who is not picked dies unscored. `none`:
                 old losses stand, each with its age, and only rows never forwarded are asked for. Old row scores guide
                 the next crossover in any case.
         """
         if rescore not in get_args(Rescore):
-            raise UserError(f"unknown rescore {rescore!r:.60}; there are {', '.join(get_args(Rescore))}")
+            hint = did_you_mean(str(rescore), get_args(Rescore))
+            raise UserError(f"unknown rescore {rescore!r:.60}{hint}; there are {', '.join(get_args(Rescore))}")
         self.weights_version += 1
         self._open = None
         if self.bred is not None and self.population is None:
@@ -306,7 +307,7 @@ class Search(AskTell):
 
     def state(self) -> dict[str, Array]:
         """All that changes, as named arrays: what a checkpoint keeps. A proposal that is open is part of it."""
-        return search_state(self)
+        return collect_state(self)
 
     def set_state(self, state: dict[str, Array]) -> None:
         """Undo `state`, of which it takes copies. Raises UserError, and changes nothing, where it does not fit."""
@@ -324,10 +325,10 @@ class Search(AskTell):
         """
         numbers = self.lineage.draw(int(newcomers.sum()), self.generation)
         population.ids[newcomers] = numbers
-        scores = self.scoring.scores(self.scoring.rows_of(population))
+        scores = self.scoring.score(self.scoring.gather_rows(population))
         if self.scoring.relative:  # those of elsewhere are on another scale
-            population.values = fitness_values(scores)
-        genome, row = self._unseen(population, newcomers[:, None] & population.known)
+            population.values = compute_fitness(scores)
+        genome, row = self._find_unseen(population, newcomers[:, None] & population.known)
         self.archive.add(population, genome, row, scores)
         self.population = population.take(best(population, len(population)))
         self.lineage.survivors[-1] = self.population.ids.copy()
@@ -350,7 +351,7 @@ class Search(AskTell):
             elif name in bred.pool._rows:  # of an answer that was refused
                 getattr(bred.pool, name)[genome, row] = np.nan
         self._told = tuple(given)
-        scores = self.scoring.scores(self.scoring.rows_of(bred.pool))
+        scores = self.scoring.score(self.scoring.gather_rows(bred.pool))
         self._check_finite(np.isinf(scores[0]))
         return scores
 
@@ -362,30 +363,30 @@ class Search(AskTell):
         asked = int(question.new.sum())
         self.kinds = self._told if asked else self.kinds
         whole = question.new.any(axis=1) | (np.arange(len(pool)) >= bred.kept)
-        brought = self._unseen(pool, pool.known) if self.population is None else None
+        brought = self._find_unseen(pool, pool.known) if self.population is None else None
         genome, row = question.unknown
         pool.measured[genome, row] = self.weights_version
         pool.known[:] = True
-        pool.values = fitness_values(scores)
+        pool.values = compute_fitness(scores)
         pool.valid[:] = True
         self._number(bred)
         if brought is not None:
             self.archive.add(pool, brought[0], brought[1], scores)
         self.archive.add(pool, question.fresh[0], question.fresh[1], scores)
         scale = self._rate_archive(pool)
-        pool.scores = on_one_scale(scores, scale)
+        pool.scores = combine_scores(scores, scale)
         self.forwards += asked * self.row_cost
         self.nonfinite += int((np.isinf(scores[0]) & question.new).sum())
         self.record.progress.generation += 1
         self.record.progress.idle = 0 if len(question.fresh[0]) else self.record.progress.idle + 1
-        chosen = self.breeder.survivors(pool)
-        self._reward(bred, chosen, np.bincount(question.fresh[0], minlength=len(pool)))
+        chosen = self.breeder.select_survivors(pool)
+        self._reward_operators(bred, chosen, np.bincount(question.fresh[0], minlength=len(pool)))
         self.population = pool.take(chosen)
         self.lineage.survivors.append(self.population.ids.copy())
         self.stale = None
         self.bred = self._open = None
         self.record.take(pool)
-        return self.record.add(self._line(asked, int(whole.sum()) * self.batch_size))
+        return self.record.add(self._make_line(asked, int(whole.sum()) * self.batch_size))
 
     def _breed(self) -> Bred:
         if self.bred is None:
@@ -395,7 +396,7 @@ class Search(AskTell):
                 self.bred = self.breeder.breed(self.population, self.stale)
         return self.bred
 
-    def _affordable(self, bred: Bred) -> tuple[Bred, Question] | None:
+    def _fit_budget(self, bred: Bred) -> tuple[Bred, Question] | None:
         """The genomes, from the front of the pool, that the rest of the budget pays for; None: no child is among them."""
         full = self.settings.evaluation == "full"
         question = Question.about(bred.pool, full=full)
@@ -409,7 +410,7 @@ class Search(AskTell):
         if count <= bred.kept:
             self.stopped = "budget"
             return None
-        part = bred.first(count)
+        part = bred.take_first(count)
         return part, Question.about(part.pool, full=full)
 
     def _number(self, bred: Bred) -> None:
@@ -427,11 +428,11 @@ class Search(AskTell):
         several = len(self.scoring.objectives) > 1
         scores = self.archive.objective_scores.T
         if self.scoring.relative:
-            rows = self.scoring.rows_of_archive(self.archive)
-            scores = self.scoring.scores(rows, self.scoring.rows_of(pool))[:, 0]
-        scale = scale_of(scores) if several else np.zeros((1, 2))
+            rows = self.scoring.gather_archive_rows(self.archive)
+            scores = self.scoring.score(rows, self.scoring.gather_rows(pool))[:, 0]
+        scale = measure_scale(scores) if several else np.zeros((1, 2))
         if several or self.scoring.relative:
-            self.archive.rate(on_one_scale(scores, scale))
+            self.archive.rate(combine_scores(scores, scale))
         return scale
 
     def _check_budget(self) -> None:
@@ -454,16 +455,16 @@ class Search(AskTell):
                 f"max_nonfinite={self.settings.max_nonfinite:g}; lower the learning rate, or use float32"
             )
 
-    def _unseen(self, population: Population, rows: Array) -> tuple[Array, Array]:
-        """Genome and row of those of `rows` (P,B) bool that the archive does not hold yet, each kind once."""
+    def _find_unseen(self, population: Population, rows: Array) -> tuple[Array, Array]:
+        """Genome and row of those of `rows` (P,B) bool that are not in the archive yet, each kind once."""
         genome, row = np.nonzero(rows)
         partner = population.pairings[genome, row]
         words = population.packed.words[genome, row]
         unseen = np.flatnonzero(self.archive.find(row, partner, words) < 0)
-        unseen = unseen[first_of_each(row[unseen], partner[unseen], words[unseen])[0]]
+        unseen = unseen[group_equal_rows(row[unseen], partner[unseen], words[unseen])[0]]
         return genome[unseen], row[unseen]
 
-    def _reward(self, bred: Bred, survivors: Array, cost: Array) -> None:
+    def _reward_operators(self, bred: Bred, survivors: Array, cost: Array) -> None:
         """Credit operators with what their children gained over the better parent, per image of cost (P,)."""
         if not self.variation.adaptive or not len(bred.made_by):
             return
@@ -477,7 +478,7 @@ class Search(AskTell):
             gain = np.where(np.isfinite(gain), np.maximum(gain, 0.0), 0.0) / (1 + cost[children])
         self.variation.reward(bred.made_by[with_parents], gain[with_parents])
 
-    def _line(self, asked: int, full_rows: int) -> dict[str, Any]:
+    def _make_line(self, asked: int, full_rows: int) -> dict[str, Any]:
         """The log's line. full_rows: those of whole genomes that new_rows are of."""
         assert self.population is not None
         line = {
@@ -486,7 +487,7 @@ class Search(AskTell):
             "full_rows": full_rows,
             "forwards": self.forwards,
             "nonfinite": self.nonfinite,
-            **self.record.figures(self.population),
+            **self.record.summarise(self.population),
         }
         if self.weights_version:
             line["age"] = round(float((self.weights_version - self.population.measured).mean()), 4)
@@ -497,7 +498,7 @@ class Search(AskTell):
         return line
 
 
-def _checked_labels(labels: Array | None, batch_size: int) -> Array:
+def _check_labels(labels: Array | None, batch_size: int) -> Array:
     """A copy of the labels (B,), or -1 for each."""
     if labels is None:
         return np.full(batch_size, -1)
@@ -509,7 +510,7 @@ def _checked_labels(labels: Array | None, batch_size: int) -> Array:
     return found
 
 
-def _start(start: Start | None, carry_losses: bool) -> Start | None:
+def _prepare_start(start: Start | None, carry_losses: bool) -> Start | None:
     """A start that brings losses only where they are to be carried."""
     if not carry_losses:
         if isinstance(start, Population):

@@ -24,7 +24,7 @@ def tournament(population: Population, k: int, *, rng: np.random.Generator, tour
     less crowded (Deb et al., NSGA-II, IEEE TEC 2002), in tournaments of two.
     """
     if population.values.shape[1] > 1:
-        merit, tournsize = -crowded_order(population), 2
+        merit, tournsize = -rank_crowded(population), 2
     else:
         merit = population.values[:, 0]
     drawn = rng.integers(0, len(population), size=(k, tournsize))
@@ -40,17 +40,17 @@ def lexicase(population: Population, k: int, *, rng: np.random.Generator) -> Arr
     bad = np.isinf(scored.scores)
     if bad.any():  # DEAP's median deviation cannot take them: as bad as can be, and finite
         scored.scores = np.where(bad, scored.scores[~bad].min() - 1, scored.scores)
-    return indices(tools.selAutomaticEpsilonLexicase(scored.cases, k))
+    return as_indices(tools.selAutomaticEpsilonLexicase(scored.cases, k))
 
 
 def best(population: Population, k: int) -> Array:
     """Indices of the k fittest, the fittest first; with several objectives NSGA-II's choice."""
     if population.values.shape[1] > 1:
-        return np.argsort(crowded_order(population), kind="stable")[:k]
+        return np.argsort(rank_crowded(population), kind="stable")[:k]
     return np.argsort(-population.values[:, 0], kind="stable")[:k]
 
 
-def crowded_order(population: Population) -> Array:
+def rank_crowded(population: Population) -> Array:
     """(P,) int64: each genome's place by front, then by crowding distance; 0 is the best place."""
     individuals = list(population)
     rank, distance = np.zeros(len(population)), np.zeros(len(population))
@@ -64,7 +64,7 @@ def crowded_order(population: Population) -> Array:
     return place
 
 
-def distinct(population: Population) -> Array:
+def find_distinct(population: Population) -> Array:
     """Indices of genomes that are not copies of an earlier one."""
     words = np.ascontiguousarray(population.packed.words).view(np.uint8).reshape(len(population), -1)
     partners = np.ascontiguousarray(population.pairings).view(np.uint8).reshape(len(population), -1)
@@ -90,14 +90,14 @@ def choose_elites(population: Population, count: int, *, weights_version: int = 
     order = best(population, len(population))
     if not copies:
         first_of_kind = np.zeros(len(order), bool)
-        first_of_kind[distinct(population.take(order, fields=()))] = True
+        first_of_kind[find_distinct(population.take(order, fields=()))] = True
         order = np.concatenate([order[first_of_kind], order[~first_of_kind]])
     kept = population.take(order[:count])
     age = weights_version - kept.measured.min(axis=1)
     return Elites(kept.masks, kept.pairings, kept.values[:, 0], kept.cell_losses, kept.scores, kept.ids, age)
 
 
-def indices(chosen: Array | list[Individual]) -> Array:
+def as_indices(chosen: Array | list[Individual]) -> Array:
     """What a selection returned, as indices: ours return them, DEAP's return individuals."""
     if isinstance(chosen, np.ndarray):
         return chosen

@@ -52,7 +52,7 @@ def option(
     )
 
 
-def _listed(registry: Mapping[str, Any]) -> str:
+def _join_names(registry: Mapping[str, Any]) -> str:
     return " | ".join(registry)
 
 
@@ -75,7 +75,7 @@ class SearchSettings:
     generations: int | None = option(None, "generations of a search, T; null: no limit", ge=1, le=100_000)
     objective: str = option(
         "image_reducible",
-        f"what the search prefers, of {_listed(OBJECTIVES)}; a weighted sum such as hard+0.5*contrast, or several at "
+        f"what the search prefers, of {_join_names(OBJECTIVES)}; a weighted sum such as hard+0.5*contrast, or several at "
         "once: hard,diversity",
         check=parse_objectives,
     )
@@ -94,12 +94,12 @@ class SearchSettings:
     )
     mask_mutation: str = option(
         "flip",
-        f"how masks vary, of {_listed(MASK_MUTATIONS)}, or several",
+        f"how masks vary, of {_join_names(MASK_MUTATIONS)}, or several",
         check=partial(parse_shares, registry=MASK_MUTATIONS, kind="mask mutation"),
     )
     pairing_mutation: str = option(
         "swap",
-        f"how pairings vary, of {_listed(PAIRING_MUTATIONS)}, or several",
+        f"how pairings vary, of {_join_names(PAIRING_MUTATIONS)}, or several",
         check=partial(parse_shares, registry=PAIRING_MUTATIONS, kind="pairing mutation"),
     )
     adaptive: bool = option(False, "let operators' shares follow what their children gain")
@@ -127,15 +127,15 @@ class SearchSettings:
     )
 
     @classmethod
-    def registry(cls, name: str) -> tuple[str, ...]:
+    def list_names(cls, name: str) -> tuple[str, ...]:
         """The names that an option of names may be."""
         names: tuple[str, ...] = cls.__dataclass_fields__[name].metadata["names"]
         return names
 
     def __post_init__(self) -> None:
-        hints: dict[str, Any] = _hints(type(self))  # type: ignore[arg-type]  # classes can be hashed
+        hints: dict[str, Any] = _read_hints(type(self))  # type: ignore[arg-type]  # classes can be hashed
         for one in fields(self):
-            object.__setattr__(self, one.name, _checked(one, hints[one.name], getattr(self, one.name)))
+            object.__setattr__(self, one.name, _check_value(one, hints[one.name], getattr(self, one.name)))
 
 
 def make_settings(settings: SearchSettings | None, changes: Mapping[str, Any]) -> SearchSettings:
@@ -162,12 +162,12 @@ def settings_help() -> str:
 
 
 @cache
-def _hints(kind: Any) -> dict[str, Any]:
+def _read_hints(kind: Any) -> dict[str, Any]:
     """A class's annotations, which are texts: to read them takes longer than all checks."""
     return get_type_hints(kind)
 
 
-def _checked(one: Field[Any], hint: Any, value: Any) -> Any:
+def _check_value(one: Field[Any], hint: Any, value: Any) -> Any:
     """A value as plain Python, where it is what the field may be."""
     value = value.item() if isinstance(value, np.generic) else value
     kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
@@ -183,8 +183,8 @@ def _checked(one: Field[Any], hint: Any, value: Any) -> Any:
         words = {int: "a whole number", float: "a finite number", bool: "True or False", str: "a text"}[kind]
         raise UserError(f"{one.name} must be {words}{' or None' * (NoneType in kinds)}, got {value!r:.60}")
     for bound, limit in one.metadata["bounds"].items():
-        words, holds = BOUNDS[bound]
-        if not holds(value, limit):
+        words, is_within = BOUNDS[bound]
+        if not is_within(value, limit):
             raise UserError(f"{one.name} must be {words} {limit:g}, got {value!r}")
     if one.metadata["names"]:
         _check_name(one.name, value, one.metadata["names"])

@@ -17,7 +17,7 @@ from evo.ends import ENDS, Progress, Stopwatch
 from evo.errors import UserError
 from evo.genome import Population
 from evo.lineage import Lineage
-from evo.records import empty_logbook
+from evo.records import make_logbook
 
 if TYPE_CHECKING:  # a search imports this
     from evo.search import Search
@@ -28,11 +28,11 @@ SHOWN = ("objective", "crossover", "mask_mutation", "pairing_mutation")  # check
 COUNTS = ("forwards", "nonfinite", "weights_version")
 
 
-def search_state(search: Search) -> dict[str, Array]:
+def collect_state(search: Search) -> dict[str, Array]:
     """All that changes in a search, as named arrays: copies."""
     rules = search.rules
     meta = {
-        "made_with": _made_with(search),
+        "made_with": _describe_origin(search),
         **{name: getattr(search, name) for name in COUNTS},
         "stale": search.stale,
         "kinds": list(search.kinds),
@@ -65,7 +65,7 @@ def search_state(search: Search) -> dict[str, Array]:
 
 
 def read_state(search: Search, state: dict[str, Array]) -> FoundState:
-    """Undo `search_state`, and change nothing yet. Raises UserError where it is unsound or of another search."""
+    """Undo `collect_state`, and change nothing yet. Raises UserError where it is unsound or of another search."""
     try:
         return FoundState(search, *storage.unflatten(state))
     except UserError:
@@ -78,7 +78,7 @@ class FoundState:
     """A state taken apart and checked: everything in it is a copy."""
 
     def __init__(self, search: Search, meta: dict[str, Any], groups: dict[str, dict[str, Array]]) -> None:
-        _check_made_with(search, meta["made_with"])
+        _check_origin(search, meta["made_with"])
         self.counts = {name: int(meta[name]) for name in COUNTS}
         self.stale = meta["stale"] if meta["stale"] is None else str(meta["stale"])
         self.kinds = tuple(str(kind) for kind in meta["kinds"])
@@ -94,10 +94,10 @@ class FoundState:
         self.archive = RowArchive.from_arrays(
             groups["archive"], search.batch_size, search.grid, search.archive.capacity, objectives=objectives
         )
-        self.rates = search.variation.rates_of(groups["variation"])
+        self.rates = search.variation.read_rates(groups["variation"])
         self.lineage = Lineage.from_arrays(groups["lineage"])
-        self.population = _genomes(search, groups.get("population"))
-        self.best = _genomes(search, groups.get("best"))
+        self.population = _read_genomes(search, groups.get("population"))
+        self.best = _read_genomes(search, groups.get("best"))
         self.reference: Array | None = None
         if "record" in groups:
             self.reference = take_array(groups["record"], "reference", np.float64, (objectives,))
@@ -107,7 +107,7 @@ class FoundState:
             size = search.batch_size
             kept = take_array(groups["rules"], "kept", np.int64, (size,))
             self.held = kept, take_array(groups["rules"], "allowed", np.bool_, (size, size))
-        self.bred = None if meta["kept"] is None else _bred(search, int(meta["kept"]), groups)
+        self.bred = None if meta["kept"] is None else _read_bred(search, int(meta["kept"]), groups)
 
     def give_to(self, search: Search) -> None:
         """Make the search what was found."""
@@ -116,7 +116,7 @@ class FoundState:
         search.stale = self.stale  # type: ignore[assignment]
         search.kinds = self.kinds
         search.stopwatch = self.stopwatch
-        search.stopped = None  # where it still holds, the next ask finds out
+        search.stopped = None  # where the reason is still valid, the next ask finds out
         search.rng.bit_generator.state = self.numpy_state
         search.breeder.random_state = self.python_state
         search.archive.become(self.archive)
@@ -131,12 +131,12 @@ class FoundState:
         record.reference = self.reference
         record.best = self.best
         record.records = []
-        record.logbook = empty_logbook()
+        record.logbook = make_logbook()
         for line in self.records:
             record.add(line)
 
 
-def _made_with(search: Search) -> dict[str, Any]:
+def _describe_origin(search: Search) -> dict[str, Any]:
     """What a saved state must agree on."""
     settings = {
         one.name: getattr(search.settings, one.name)
@@ -153,17 +153,17 @@ def _made_with(search: Search) -> dict[str, Any]:
     }
 
 
-def _check_made_with(search: Search, there: dict[str, Any]) -> None:
+def _check_origin(search: Search, there: dict[str, Any]) -> None:
     differing = [
         f"{name}: {str(there.get(name))[:200]} there, {str(value)[:200]} here"
-        for name, value in _made_with(search).items()
+        for name, value in _describe_origin(search).items()
         if there.get(name) != value
     ]
     if differing:
         raise UserError(f"this state is of another search ({'; '.join(differing)})")
 
 
-def _genomes(search: Search, arrays: dict[str, Array] | None) -> Population | None:
+def _read_genomes(search: Search, arrays: dict[str, Array] | None) -> Population | None:
     """Genomes of the search's batch."""
     if arrays is None:
         return None
@@ -175,8 +175,8 @@ def _genomes(search: Search, arrays: dict[str, Array] | None) -> Population | No
     return population
 
 
-def _bred(search: Search, kept: int, groups: dict[str, dict[str, Array]]) -> Bred:
-    pool = _genomes(search, groups["pool"])
+def _read_bred(search: Search, kept: int, groups: dict[str, dict[str, Array]]) -> Bred:
+    pool = _read_genomes(search, groups["pool"])
     if pool is None or not 0 <= kept <= len(pool):
         raise UserError(f"of the genomes proposed {kept} were alive before, which cannot be")
     children = len(pool) - kept if kept else 0

@@ -81,7 +81,7 @@ def flatten(meta: dict[str, Any], groups: dict[str, dict[str, Array]]) -> dict[s
     """Make one dict of arrays of several.
 
     Args:
-        meta: what JSON can hold.
+        meta: what JSON can represent.
         groups: arrays by name, by the name of their group.
 
     Returns:
@@ -138,7 +138,7 @@ def read(path: Path | str) -> tuple[dict[str, Array], dict[str, Array]]:
         The state and the extra arrays.
 
     Raises:
-        UserError: there is no such file, or it holds no stored search.
+        UserError: there is no such file, or no stored search is in it.
     """
     parts: dict[str, dict[str, Array]] = {"state": {}, "extra": {}}
     for key, array in read_arrays(path, "search").items():
@@ -164,7 +164,7 @@ def read_arrays(path: Path | str, kind: str) -> dict[str, Array]:
 
     Args:
         path: the file.
-        kind: what it should hold, such as `population`, for the error.
+        kind: what should be in it, such as `population`, for the error.
 
     Returns:
         Its arrays by name.
@@ -195,17 +195,17 @@ def unpack(path: Path | str, largest: int, names: Collection[str] | None = None)
     with zipfile.ZipFile(path) as archive:
         members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
         size = sum(member.file_size for member in members.values())
-        if size > largest:  # a small zip may hold a huge array
+        if size > largest:  # a huge array may be in a small zip
             raise ValueError(f"it unpacks to {size >> 20:,} MiB, at most {largest >> 20:,} are read")
         for member in members.values():
             stored = member.compress_type == zipfile.ZIP_STORED
             if member.compress_size > os.path.getsize(path) or (stored and member.file_size > member.compress_size):
                 raise ValueError(f"{member.filename} is cut off")
-        return {name: _array_of(archive, members[name]) for name in (members if names is None else names)}
+        return {name: _read_array(archive, members[name]) for name in (members if names is None else names)}
 
 
-def _array_of(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
-    """The array of a zip's member, of which no more is unpacked than the zip says it holds."""
+def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
+    """The array of a zip's member, of which no more is unpacked than the zip says there is."""
     if member.compress_type not in PACKED:
         raise ValueError(f"{member.filename} is packed in another way than numpy packs arrays")
     with archive.open(member) as packed:
@@ -289,7 +289,7 @@ def removing(*unfinished: Path) -> Iterator[None]:
 
 
 def plain(value: Any) -> Any:
-    """Turn what may hold numpy's arrays and numbers into what JSON can hold.
+    """Turn what may have numpy's arrays and numbers in it into what JSON can represent.
 
     Args:
         value: nested dicts, tuples, lists, arrays and numbers.

@@ -25,11 +25,11 @@ def canonical(masks: Array) -> tuple[Array, Array]:
     if not len(masks):
         return masks.copy(), np.zeros(0, np.int64)
     forms = images(masks)
-    words = np.stack([_words(form) for form in forms])
+    words = np.stack([_pack_words(form) for form in forms])
     first, itself = words[0].copy(), np.zeros(len(masks), np.int64)
     chosen = np.zeros(len(masks), np.int64)
     for number, word in enumerate(words):
-        before = _before(word, first)
+        before = _precedes(word, first)
         first[before] = word[before]
         chosen[before] = number
         itself += (word == words[0]).all(axis=1)
@@ -39,14 +39,14 @@ def canonical(masks: Array) -> tuple[Array, Array]:
 def orbits(masks: Array) -> tuple[Array, Array]:
     """Of masks (N,G,G): where each orbit first stands (U,), and the orbit of each mask (N,), both int64."""
     form, _ = canonical(masks)
-    words = _words(form)
+    words = _pack_words(form)
     _, index, inverse = np.unique(
         words[:, 0] if words.shape[1] == 1 else words, axis=0, return_index=True, return_inverse=True
     )
     return index, inverse.ravel()
 
 
-def _words(masks: Array) -> Array:
+def _pack_words(masks: Array) -> Array:
     """(N,W) uint64, ordered as the cells are in reading order."""
     packed = np.packbits(masks.reshape(len(masks), -1), axis=1)
     octets = np.zeros((len(masks), -(-packed.shape[1] // 8) * 8), np.uint8)
@@ -54,7 +54,7 @@ def _words(masks: Array) -> Array:
     return octets.view(">u8").astype(np.uint64)
 
 
-def _before(one: Array, two: Array) -> Array:
+def _precedes(one: Array, two: Array) -> Array:
     """(N,) bool: whether words (N,W) of one come before those of two."""
     place = (one != two).argmax(axis=1)
     rows = np.arange(len(one))

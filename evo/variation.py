@@ -12,7 +12,7 @@ from deap import base
 from numpy.typing import NDArray
 
 from evo.checks import take_array
-from evo.errors import UserError
+from evo.errors import UserError, did_you_mean
 from evo.genome import Population
 from evo.packed import Masks
 
@@ -56,13 +56,15 @@ class Variation:
         self.names = [name for slot in slots for name in slot.names]
         self.offsets = np.cumsum([0, *(len(slot.names) for slot in slots[:-1])])
 
-    def children(self, first: Population, second: Population, rng: np.random.Generator) -> tuple[Masks, Array, Array]:
+    def make_children(
+        self, first: Population, second: Population, rng: np.random.Generator
+    ) -> tuple[Masks, Array, Array]:
         """N children of N pairs: masks (N,B), pairings (N,B) and who made them, (N,3) indices into `names`."""
         made_by = np.stack([self._draw(slot, len(first), rng) for slot in self.slots], axis=1)
         masks, pairings = self._mate(first, second, made_by[:, 0], rng)
-        for operator, tool, rows in self._parts(1, made_by):
-            masks = _placed(masks, rows, as_masks(operator(masks if rows is None else masks[rows], rng), tool))
-        for operator, _, rows in self._parts(2, made_by):
+        for operator, tool, rows in self._split(1, made_by):
+            masks = _place(masks, rows, as_masks(operator(masks if rows is None else masks[rows], rng), tool))
+        for operator, _, rows in self._split(2, made_by):
             varied = operator(pairings if rows is None else pairings[rows], rng)
             if rows is None:
                 pairings = varied
@@ -96,7 +98,7 @@ class Variation:
         """What a checkpoint keeps."""
         return {f"{slot.name}.{part}": getattr(slot, part) for slot in self.slots for part in ("rates", "credit")}
 
-    def rates_of(self, arrays: dict[str, Array]) -> list[tuple[Array, Array]]:
+    def read_rates(self, arrays: dict[str, Array]) -> list[tuple[Array, Array]]:
         """Each slot's rates and credit among saved arrays, as copies. Raises UserError where they do not fit."""
         found = []
         for slot in self.slots:
@@ -109,7 +111,7 @@ class Variation:
         return found
 
     def set_rates(self, rates: list[tuple[Array, Array]]) -> None:
-        """Take over what `rates_of` gave."""
+        """Take over what `read_rates` gave."""
         for slot, (share, credit) in zip(self.slots, rates, strict=True):
             slot.rates = share
             slot.credit = credit
@@ -118,17 +120,17 @@ class Variation:
         self, first: Population, second: Population, which: Array, rng: np.random.Generator
     ) -> tuple[Masks, Array]:
         masks, pairings = first.packed, first.pairings
-        for operator, tool, rows in self._parts(0, which[:, None]):
+        for operator, tool, rows in self._split(0, which[:, None]):
             pair = (first, second) if rows is None else (first.take(rows), second.take(rows))
             crossed, paired = operator(*pair, rng)
             if rows is None:
                 masks, pairings = as_masks(crossed, tool), paired
             else:
-                masks, pairings = _placed(masks, rows, as_masks(crossed, tool)), pairings.copy()
+                masks, pairings = _place(masks, rows, as_masks(crossed, tool)), pairings.copy()
                 pairings[rows] = paired
         return masks, pairings
 
-    def _parts(self, place: int, made_by: Array) -> list[tuple[Any, str, Array | None]]:
+    def _split(self, place: int, made_by: Array) -> list[tuple[Any, str, Array | None]]:
         """A slot's operators with the children each makes; None stands for all of them."""
         slot = self.slots[place]
         tools = [slot.tool(name) for name in slot.names]
@@ -165,7 +167,10 @@ def parse_shares(text: str, registry: Mapping[str, Any], kind: str) -> dict[str,
         if name in registry and share <= 0:
             raise UserError(f"{kind} {name!r} needs a share above 0, got {text!r}; leave it out instead")
         if name not in registry:
-            raise UserError(f"unknown {kind} {name!r}; there are {', '.join(registry)}, or shares such as 0.9*a+0.1*b")
+            hint = did_you_mean(name, registry)
+            raise UserError(
+                f"unknown {kind} {name!r:.60}{hint}; there are {', '.join(registry)}, or shares such as 0.9*a+0.1*b"
+            )
         if name in shares:
             raise UserError(f"{kind} {name!r} stands twice in {text!r}")
         shares[name] = share
@@ -173,7 +178,7 @@ def parse_shares(text: str, registry: Mapping[str, Any], kind: str) -> dict[str,
     return {name: share / total for name, share in shares.items()}
 
 
-def _placed(masks: Masks, rows: Array | None, part: Masks) -> Masks:
+def _place(masks: Masks, rows: Array | None, part: Masks) -> Masks:
     if rows is None:
         return part
     result = masks.copy()

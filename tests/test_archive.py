@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evo.archive import RowArchive, first_of_each
+from evo.archive import RowArchive, group_equal_rows
 from evo.genome import Population
 
 
@@ -44,7 +44,7 @@ def test_it_recalls_exactly_what_a_dict_would(seed, sizes, rows, grid, capacity)
                     assert np.array_equal(asked.cell_losses[g, row], known[keys[g][row]])
         asked.scores = asked.cell_losses.mean((2, 3))
         genome, row = np.nonzero(~asked.known)
-        first, _ = first_of_each(row, asked.pairings[genome, row], asked.packed.words[genome, row])
+        first, _ = group_equal_rows(row, asked.pairings[genome, row], asked.packed.words[genome, row])
         archive.add(asked, genome[first], row[first])
         for g, r in zip(genome[first], row[first], strict=True):
             known[keys[g][r]] = asked.cell_losses[g, r].copy()
@@ -66,7 +66,7 @@ def test_first_of_each_kind(seed, count, grid):
     rng = np.random.default_rng(seed)
     image, partner = rng.integers(0, 2, count), rng.integers(0, 2, count)
     words = Population(rng.random((1, count + 1, grid, grid)) < 0.5, np.arange(count + 1)[None]).packed.words[0, :count]
-    first, source = first_of_each(image, partner, words)
+    first, source = group_equal_rows(image, partner, words)
     kinds = list(zip(image.tolist(), partner.tolist(), map(bytes, words), strict=True))
     assert [kinds[i] for i in first] == list(dict.fromkeys(kinds))
     assert [kinds[i] for i in first[source]] == kinds

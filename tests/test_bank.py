@@ -96,7 +96,7 @@ def test_which_patterns_are_dropped_does_not_depend_on_who_looks_when(tmp_path_f
 @given(st.integers(1, 100), st.integers(0, 60), st.integers(0, 2**31))
 def test_kinds_of_rows_are_those_of_numpy(cells, count, seed):
     rows = np.random.default_rng(seed).random((count, cells)) < 0.1
-    index, inverse = module._distinct(rows)
+    index, inverse = module._find_distinct(rows)
     _, expected_index, expected = np.unique(np.packbits(rows, axis=1), axis=0, return_index=True, return_inverse=True)
     assert np.array_equal(index, expected_index) and np.array_equal(inverse, expected.ravel())
 

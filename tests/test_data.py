@@ -20,12 +20,12 @@ from training.data.decode import Decoder
 from training.data.image_set import CPU, FileSet, ImageSet, ShardSet, UnreadableImage, subset_indices
 from training.data.load import load_data, place, without_near_duplicates
 from training.data.prefetch import AHEAD, prefetched
-from training.shelf import open_entry
+from training.registry import load_entry
 
 
 @pytest.mark.parametrize("name", DATASETS)
 def test_every_entry_opens(name):
-    assert callable(open_entry(DATASETS, name, "data set"))
+    assert callable(load_entry(DATASETS, name, "data set"))
 
 
 def test_digits_are_scikit_learns():

@@ -48,7 +48,7 @@ def test_copies_fill_only_the_gap(count):
     pool = Population(masks[np.arange(8) % count], np.tile([1, 0], (8, 1)))
     pool.values = np.arange(8, 0, -1.0)[:, None] // 1
     pool.valid[:] = True
-    chosen = search.breeder.survivors(pool)
+    chosen = search.breeder.select_survivors(pool)
     assert len(chosen) == 8 and len(kinds(pool[int(i)] for i in chosen)) == count
 
 

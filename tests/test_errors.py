@@ -4,15 +4,22 @@ import ast
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from analysis.run_folder import RunFolderError
+from evo.bank import random_masks
 from evo.errors import BankError, LostProcessError, UserError, did_you_mean
+from evo.search import Search
+from evo.settings import SearchSettings
 from runs.engines.archive import ArchiveError
 from runs.failures import told
 from tests.test_rooms import SOURCES
 from training.data.image_set import UnreadableImage
 from training.data.levels import LevelsError
+from training.mixes import MIXES, PatchMix
+from training.models import MODELS
+from training.registry import load_entry
 
 
 @pytest.mark.parametrize(
@@ -55,3 +62,25 @@ def test_errors_need_nothing_but_the_standard_library():
     heavy = "{'numpy', 'deap', 'torch', 'pydantic', 'typer'}"
     code = f"import sys, evo.errors; assert not {heavy} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("call", "hint"),
+    [
+        (lambda: SearchSettings(crossover="asignment"), "unknown crossover 'asignment'; did you mean 'assignment'?"),
+        (lambda: SearchSettings(mask_mutation="flip+shfit"), "did you mean 'shift'?"),
+        (lambda: SearchSettings(pairing_mutation="0.5*swp+0.5*inversion"), "did you mean 'swap'?"),
+        (lambda: SearchSettings(selection="tournement"), "did you mean 'tournament'?"),
+        (lambda: SearchSettings(sampler="bx"), "did you mean 'box'?"),
+        (lambda: Search(4, 2, objective="hrad"), "did you mean 'hard'?"),
+        (lambda: Search(4, 2, objective="hard").forget("survivor"), "did you mean 'survivors'?"),
+        (lambda: random_masks("boxes", 1, 2, np.random.default_rng(0)), "did you mean 'box'?"),
+        (lambda: PatchMix(sampler="bernouli"), "did you mean 'bernoulli'?"),
+        (lambda: load_entry(MIXES, "evolvd", "mix"), "unknown mix 'evolvd'; did you mean 'evolved'?"),
+        (lambda: load_entry(MODELS, "resnet-smal", "model"), "did you mean 'resnet-small'?"),
+    ],
+)
+def test_a_wrong_name_of_the_engine_or_a_registry_is_answered_with_the_nearest(call, hint):
+    with pytest.raises(UserError) as found:
+        call()
+    assert hint in str(found.value) and "\n" not in str(found.value)

@@ -15,7 +15,7 @@ from training.mixes.batch import MixContext
 from training.models.patch_model import build_model
 from training.models.trained import Prepare
 from training.randomness import Streams
-from training.shelf import open_entry
+from training.registry import load_entry
 
 NAMES = ["a", "b", "c"]
 B = 8
@@ -34,7 +34,7 @@ def context(*overrides, name="evolved", **events):
 
 def build(*overrides, name="evolved", **events):
     given = context(*overrides, name=name, **events)
-    return open_entry(MIXES, name, "mix")(given)
+    return load_entry(MIXES, name, "mix")(given)
 
 
 def batches(count, seed=1):

@@ -1,4 +1,4 @@
-"""Every mix of the shelf under its contract."""
+"""Every mix of the registry under its contract."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from training.mixes.batch import MixContext, generator_state, set_generator_stat
 from training.models.patch_model import build_model
 from training.models.trained import Prepare
 from training.randomness import Streams
-from training.shelf import open_entry
+from training.registry import load_entry
 
 NAMES = ["a", "b", "c"]
 
@@ -50,7 +50,7 @@ def batches(count):
 
 @pytest.mark.parametrize("name", MIXES)
 def test_mixes_keep_their_contract(name, tmp_path):
-    mix = open_entry(MIXES, name, "mix")(context(name, tmp_path))
+    mix = load_entry(MIXES, name, "mix")(context(name, tmp_path))
     given = batches(mix.span)
     kept = [images.clone() for images, _ in given]
     mixed = list(mix(given, 1))
@@ -68,7 +68,7 @@ def test_mixes_keep_their_contract(name, tmp_path):
 
 def test_alpha_shapes_the_shares_that_mixup_draws(tmp_path):
     def shares(alpha):
-        mix = open_entry(MIXES, "mixup", "mix")(context("mixup", tmp_path, f"mix.alpha={alpha}"))
+        mix = load_entry(MIXES, "mixup", "mix")(context("mixup", tmp_path, f"mix.alpha={alpha}"))
         return np.array([item.targets.max(1).values.mean() for _ in range(40) for item in mix(batches(1), 1)])
 
     assert (shares(0.01) > 0.99).mean() > 0.8  # all but unmixed
@@ -76,18 +76,18 @@ def test_alpha_shapes_the_shares_that_mixup_draws(tmp_path):
 
 
 def test_the_switch_takes_mixup_for_some_batches_and_cutmix_for_others(tmp_path):
-    mix = open_entry(MIXES, "mixup-or-cutmix", "mix")(context("mixup-or-cutmix", tmp_path))
+    mix = load_entry(MIXES, "mixup-or-cutmix", "mix")(context("mixup-or-cutmix", tmp_path))
     whole = [bool((item.images % 1 == 0).all()) for _ in range(40) for item in mix(batches(1), 1)]
     assert 8 < sum(whole) < 32  # CutMix moves pixels, MixUp averages them
 
 
 @pytest.mark.parametrize("name", ["mixup-or-cutmix", "patchmix", "evolved", "bank", "best-of-k"])
 def test_a_restored_mix_goes_on_the_same(name, tmp_path):
-    first = open_entry(MIXES, name, "mix")(context(name, tmp_path))
+    first = load_entry(MIXES, name, "mix")(context(name, tmp_path))
     list(first(batches(first.span), 1))
     state = {key: value.copy() for key, value in first.state().items()}
     expected = list(first(batches(first.span), 1))
-    second = open_entry(MIXES, name, "mix")(context(name, tmp_path))
+    second = load_entry(MIXES, name, "mix")(context(name, tmp_path))
     second.restore(state)
     for left, right in zip(expected, second(batches(first.span), 1), strict=True):
         assert torch.equal(left.images, right.images) and torch.equal(left.targets, right.targets)
@@ -95,7 +95,7 @@ def test_a_restored_mix_goes_on_the_same(name, tmp_path):
 
 def test_evolved_trains_on_each_generations_elites(tmp_path):
     records, searches = [], []
-    mix = open_entry(MIXES, "evolved", "mix")(
+    mix = load_entry(MIXES, "evolved", "mix")(
         context("evolved", tmp_path, on_generation=records.append, on_search=searches.append)
     )
     assert mix.span == 6  # 3 generations x 2 elites
@@ -117,7 +117,7 @@ def test_evolved_trains_on_each_generations_elites(tmp_path):
 
 def test_evolved_takes_fewer_batches_at_an_epochs_end(tmp_path):
     searches = []
-    mix = open_entry(MIXES, "evolved", "mix")(context("evolved", tmp_path, on_search=searches.append))
+    mix = load_entry(MIXES, "evolved", "mix")(context("evolved", tmp_path, on_search=searches.append))
     assert len(list(mix(batches(1), 1))) == 1
     assert len(searches[0].labels) == 6
 
@@ -126,9 +126,9 @@ def test_a_bank_of_another_grid_is_refused_and_one_of_other_classes_lends_its_ma
     given = context("bank", tmp_path)
     save_bank(bank(grid=3), tmp_path / "bank.json")
     with pytest.raises(UserError, match=r"are 3x3, the model's grid is 2; set -s model.grid=3"):
-        open_entry(MIXES, "bank", "mix")(given)
+        load_entry(MIXES, "bank", "mix")(given)
     save_bank(bank(names=["x", "y"]), tmp_path / "bank.json")
-    mix = open_entry(MIXES, "bank", "mix")(given)
+    mix = load_entry(MIXES, "bank", "mix")(given)
     known = {mask.tobytes() for mask in bank(names=["x", "y"]).masks}
     masks, pairing = mix.patchmix.draw(torch.tensor([0, 1, 2, 0, 1, 2]))
     assert {mask.tobytes() for mask in masks.numpy()} <= known and sorted(pairing) == list(range(6))

@@ -1,4 +1,4 @@
-"""Every backbone of the shelf under its contract, torchvision's and timm's as backbones, and the heads on them."""
+"""Every backbone of the registry under its contract, torchvision's and timm's as backbones, and the heads on them."""
 
 import json
 import sys
@@ -14,15 +14,15 @@ from training.models import MODELS
 from training.models.patch_model import PatchModel, build_model, feature_shape
 from training.models.torchvision_models import load_in_order, load_published, without_classifier
 from training.models.trained import load_reference, load_trained
+from training.registry import load_entry
 from training.run import set_up
-from training.shelf import open_entry
 from training.train import train
 
 CPU = torch.device("cpu")
 
 
 def backbone_of(name, shape, width=None):
-    return open_entry(MODELS, name, "model")(shape[0], shape[1:], width)
+    return load_entry(MODELS, name, "model")(shape[0], shape[1:], width)
 
 
 def count(module):

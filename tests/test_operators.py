@@ -1,4 +1,4 @@
-"""Every operator of every shelf keeps its contract; offspring stay valid over thousands of variations."""
+"""Every operator of every registry keeps its contract; offspring stay valid over thousands of variations."""
 
 import re
 from itertools import permutations
@@ -25,12 +25,12 @@ from evo.operators import (
     row_crossover,
 )
 from evo.operators import rows as row_operators
-from evo.operators.masks import hits
+from evo.operators.masks import draw_hits
 from evo.operators.rows import repair
 from evo.packed import Masks, full_words, word_format
 
 sizes = st.tuples(st.integers(1, 30), st.integers(1, 20), st.integers(1, 10), st.integers(0, 2**32))
-SHELVES = (
+REGISTRIES = (
     ARCHIVE_CROSSOVERS,
     CROSSOVERS,
     MASK_CROSSOVERS,
@@ -102,7 +102,7 @@ def call(operator, seed, *arguments, **keywords):
     return result
 
 
-@pytest.mark.parametrize("operator", [operator for shelf in SHELVES for operator in shelf.values()])
+@pytest.mark.parametrize("operator", [operator for registry in REGISTRIES for operator in registry.values()])
 def test_every_operator_names_its_source(operator):
     assert re.search(r"(19|20)\d\d|[Oo]ur own", operator.__doc__)
 
@@ -282,7 +282,7 @@ def test_hits_are_independent_trials(rate, count):
     often = np.zeros(count)
     numbers = []
     for _ in range(rounds):
-        found = hits(count, rate, rng)
+        found = draw_hits(count, rate, rng)
         assert (np.diff(found) > 0).all() and (found >= 0).all() and (found < count).all()
         often[found] += 1
         numbers.append(len(found))
@@ -305,13 +305,13 @@ def test_hits_where_gaps_are_short_of_the_end():
             return np.full(size, 1e-9)  # every trial a success
 
     rng = Short()
-    assert np.array_equal(hits(5000, 0.1, rng), np.arange(5000)) and rng.calls > 1
+    assert np.array_equal(draw_hits(5000, 0.1, rng), np.arange(5000)) and rng.calls > 1
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.5, np.nan])
 def test_a_rate_is_a_share(rate):
     with pytest.raises(ValueError, match="between 0 and 1"):
-        hits(10, rate, np.random.default_rng(0))
+        draw_hits(10, rate, np.random.default_rng(0))
 
 
 # Pairings
@@ -630,7 +630,7 @@ def test_thousands_of_variations_stay_valid():
     rng = np.random.default_rng(0)
     population = drawn(64, 17, 5, rng)
     crossovers, of_masks, of_pairings = (
-        list(shelf.values()) for shelf in (CROSSOVERS, MASK_MUTATIONS, PAIRING_MUTATIONS)
+        list(registry.values()) for registry in (CROSSOVERS, MASK_MUTATIONS, PAIRING_MUTATIONS)
     )
     for step in range(120):
         second = population.take(rng.permutation(64))

@@ -67,12 +67,12 @@ def test_to_smooth_the_labels_or_the_loss_is_the_same():
 def test_the_trainers_mixes_leave_smoothing_to_its_loss(name, tmp_path):
     from tests.test_mixes import batches, context
     from training.mixes import MIXES
-    from training.shelf import open_entry
+    from training.registry import load_entry
 
     given = context(name, tmp_path)
     smoothing = given.config.train.model_copy(update={"label_smoothing": 0.4})
     given = replace(given, config=given.config.model_copy(update={"train": smoothing}))
-    mix = open_entry(MIXES, name, "mix")(given)
+    mix = load_entry(MIXES, name, "mix")(given)
     assert mix.patchmix.label_smoothing == 0
     for item in mix(batches(mix.span), 1):
         shares = F.one_hot(item.cell_targets.flatten(1), 3).float().mean(1)

@@ -65,7 +65,7 @@ def test_held_shares_and_relations_come_from_the_first_genome():
     rules = Rules(labels, 3, hold=True)
     masks = Masks.pack(rng.random((6, 10, 3, 3)) < rng.random((6, 10, 1, 1)))
     pairings = np.argsort(rng.random((6, 10)), axis=1).astype(np.int32)
-    dealt, paired = rules.first(masks, pairings, rng)
+    dealt, paired = rules.repair_first(masks, pairings, rng)
     assert (dealt.kept() == masks.kept()[0]).all()
     same = labels[pairings[0]] == labels
     assert ((labels[paired] == labels) == same).all()
@@ -77,7 +77,9 @@ def test_held_shares_and_relations_come_from_the_first_genome():
 def test_without_labels_only_shares_are_held():
     rng = np.random.default_rng(0)
     rules = Rules(np.full(6, -1), 2, hold=True)
-    _, paired = rules.first(Masks.pack(rng.random((3, 6, 2, 2)) < 0.5), np.tile(np.roll(np.arange(6), 1), (3, 1)), rng)
+    _, paired = rules.repair_first(
+        Masks.pack(rng.random((3, 6, 2, 2)) < 0.5), np.tile(np.roll(np.arange(6), 1), (3, 1)), rng
+    )
     assert (paired != np.arange(6)).all()  # an image's own partner is of its class; all others are unknown
 
 

@@ -7,7 +7,7 @@ from evo.archive import RowArchive
 from evo.genome import Population
 from evo.objectives import OBJECTIVES, RELATIVE, RowLosses, parse_objectives
 from evo.packed import Masks
-from evo.scoring import Scoring, fitness_values, objectives_by_name
+from evo.scoring import Scoring, compute_fitness, resolve_objectives
 from tests.searches import B, G, Table, evaluate, hard_search
 
 PAIRS = ["hard,contrast", "contrast,hard", "hard,diversity", "learnable,hard", "hard,balanced,contrast"]
@@ -21,7 +21,7 @@ def dominated(values, others):
 def test_the_row_known_best_for_a_pair_is_the_best_of_those_ever_scored_on_one_scale(objective):
     search = hard_search(labels=np.arange(B) % 3, population=10, objective=objective, seed=0, generations=12)
     search.run(evaluate)
-    scores = search.scoring.scores(search.scoring.rows_of_archive(search.archive))[:, 0]
+    scores = search.scoring.score(search.scoring.gather_archive_rows(search.archive))[:, 0]
     mean = scores.mean(axis=1, keepdims=True)
     together = ((scores - mean) / scores.std(axis=1, keepdims=True)).sum(axis=0)
     best, masks = search.archive.best_pairs()
@@ -154,10 +154,10 @@ def test_values_in_the_hall_of_fame_hold_for_the_present_population():
     take = search.record.take
     search.record.take = lambda pool: (pools.append(pool.copy()), take(pool))[1]
     search.run(evaluate)
-    context = search.scoring.rows_of(pools[-1])
+    context = search.scoring.gather_rows(pools[-1])
     for genome in search.hall_of_fame:
         alone = genome.population.take([genome.index])
-        scores = search.scoring.scores(search.scoring.rows_of(alone), context)
+        scores = search.scoring.score(search.scoring.gather_rows(alone), context)
         assert genome.fitness.values[0] == pytest.approx(scores.mean(), rel=1e-5)
 
 
@@ -206,7 +206,7 @@ def test_hypervolume_is_recorded_and_shown_and_never_falls_for_absolute_objectiv
 
 
 def rows_of(population, labels):
-    return Scoring(objectives_by_name("hard"), labels).rows_of(population)
+    return Scoring(resolve_objectives("hard"), labels).gather_rows(population)
 
 
 @pytest.mark.parametrize("name", sorted(RELATIVE))
@@ -245,8 +245,8 @@ def test_rows_of_no_genome_in_particular_are_scored_as_those_of_genomes():
     for name in OBJECTIVES:
         (objective,) = parse_objectives(name)
         scoring = Scoring({name: objective}, labels)
-        flat = scoring.scores(scoring.rows_of_archive(archive), context)[0, 0]
-        whole = scoring.scores(scoring.rows_of(population), context)[0]
+        flat = scoring.score(scoring.gather_archive_rows(archive), context)[0, 0]
+        whole = scoring.score(scoring.gather_rows(population), context)[0]
         np.testing.assert_allclose(flat, whole[genome, row], rtol=1e-6, err_msg=name)
 
 
@@ -264,5 +264,5 @@ def test_a_function_that_says_so_is_given_the_context():
 
 
 def test_fitness_of_nothing_finite_is_the_worst():
-    assert fitness_values(np.full((2, 3, 4), -np.inf, np.float32)).tolist() == [[-np.inf, -np.inf]] * 3
+    assert compute_fitness(np.full((2, 3, 4), -np.inf, np.float32)).tolist() == [[-np.inf, -np.inf]] * 3
     assert Masks.pack(np.ones((1, 2, 2), bool)).kept().tolist() == [4]

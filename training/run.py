@@ -38,8 +38,8 @@ from training.models.trained import (
 )
 from training.optimisers import Optimiser, learning_rate_factor
 from training.randomness import Streams
+from training.registry import load_entry
 from training.run_log import RunLog, command_line
-from training.shelf import open_entry
 from training.tensorboard import check_tensorboard
 
 SNAPSHOTS = 10  # searches written whole, over a run
@@ -345,7 +345,7 @@ def set_up(config: Config, folder: Path, *, resume: bool = False) -> Run:
         live = TrainedModel(model, prepare, training_set.shape, names)
         reference = load_reference(config, live, None if average is None else average.model)
     context = MixContext(config, model, names, prepare, autocast, streams, world, log.generation, on_search, reference)
-    mix: Mix = open_entry(MIXES, config.mix.name, "mix")(context)
+    mix: Mix = load_entry(MIXES, config.mix.name, "mix")(context)
     ema = None if config.train.ema is None else WeightAverage(model, config.train.ema)
     parallel = world.wrap(model)
     forward = _forward(parallel, prepare, autocast, device)

@@ -46,7 +46,7 @@ class SearchOptions(_EngineOptions):
     generations: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
         2, description="generations per search batch, T; null: no limit, where there is another end"
     )
-    sampler: Annotated[str, *one_of(SearchSettings.registry("sampler"))] | None = Field(  # type: ignore[assignment]
+    sampler: Annotated[str, *one_of(SearchSettings.list_names("sampler"))] | None = Field(  # type: ignore[assignment]
         None, description="what a search's first generation of masks is drawn from; else mix.sampler"
     )
     elites: int = Field(1, ge=1, description="genomes of each generation that are trained on, E")

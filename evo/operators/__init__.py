@@ -29,7 +29,7 @@ from evo.operators.masks import (
     uniform_rows,
 )
 from evo.operators.pairings import cx, inversion, ox, pmx, scramble, swap
-from evo.operators.rows import assignment, crossed_apart, local_search, row_crossover, uniform_pmx
+from evo.operators.rows import assignment, cross_apart, local_search, row_crossover, uniform_pmx
 
 MASK_SAMPLERS = {"bernoulli": sample_bernoulli, "box": sample_box, "connected": sample_connected}
 MASK_CROSSOVERS = {"uniform": uniform_cells, "rows": uniform_rows, "block": block_cells, "kpoint": kpoint_cells}
@@ -40,7 +40,7 @@ CROSSOVERS = {"rows": row_crossover, "uniform": uniform_pmx, "local": local_sear
 ARCHIVE_CROSSOVERS = {"assignment": assignment}
 # `block/ox` and the like: any crossover of masks beside any of pairings.
 APART_CROSSOVERS = {
-    f"{masks}/{pairings}": partial(crossed_apart, masks=MASK_CROSSOVERS[masks], pairings=PAIRING_CROSSOVERS[pairings])
+    f"{masks}/{pairings}": partial(cross_apart, masks=MASK_CROSSOVERS[masks], pairings=PAIRING_CROSSOVERS[pairings])
     for masks in MASK_CROSSOVERS
     for pairings in PAIRING_CROSSOVERS
 }

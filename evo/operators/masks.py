@@ -69,7 +69,7 @@ def uniform_cells(first: Masks, second: Masks, rng: np.random.Generator) -> Mask
 
     Uniform crossover: Syswerda, Uniform crossover in genetic algorithms, ICGA 1989.
     """
-    return _exchanged(first, second, _random_words(first.words.shape, first.words.dtype, rng))
+    return _exchange(first, second, _draw_words(first.words.shape, first.words.dtype, rng))
 
 
 def uniform_rows(first: Masks, second: Masks, rng: np.random.Generator) -> Masks:
@@ -77,7 +77,7 @@ def uniform_rows(first: Masks, second: Masks, rng: np.random.Generator) -> Masks
 
     Uniform crossover (Syswerda, ICGA 1989) with the row as the gene.
     """
-    from_first = _random_words((*first.shape, 1), np.dtype(np.uint8), rng) & 1
+    from_first = _draw_words((*first.shape, 1), np.dtype(np.uint8), rng) & 1
     return Masks(np.where(from_first.view(np.bool_), first.words, second.words), first.grid)
 
 
@@ -88,7 +88,7 @@ def block_cells(first: Masks, second: Masks, rng: np.random.Generator) -> Masks:
     on Computer-Aided Design 6(6), 1987.
     """
     grid = first.grid
-    return _exchanged(first, second, _rectangles(first.shape, grid, grid, rng))
+    return _exchange(first, second, _draw_rectangles(first.shape, grid, grid, rng))
 
 
 def kpoint_cells(first: Masks, second: Masks, rng: np.random.Generator, *, points: int = 2) -> Masks:
@@ -99,11 +99,11 @@ def kpoint_cells(first: Masks, second: Masks, rng: np.random.Generator, *, point
     """
     if points < 1:
         raise ValueError(f"k-point crossover needs at least 1 point, got {points}")
-    heads = _heads(first.grid)
+    heads = _make_heads(first.grid)
     take = np.zeros_like(first.words)
     for _ in range(points):  # two heads differ in the piece between their ends
         take ^= heads[rng.integers(0, len(heads), size=first.shape)]
-    return _exchanged(first, second, take)
+    return _exchange(first, second, take)
 
 
 def flip_cells(masks: Masks, rng: np.random.Generator, *, row_rate: float = 0.15, cells: float = 1.5) -> Masks:
@@ -113,22 +113,22 @@ def flip_cells(masks: Masks, rng: np.random.Generator, *, row_rate: float = 0.15
     artificial systems, 1975). Drawn by the gaps between flips, so that it costs what it changes.
     """
     count = masks.grid * masks.grid
-    touched = None if row_rate == 1 else _touched(masks, row_rate, rng)
+    touched = None if row_rate == 1 else _draw_touched(masks, row_rate, rng)
     rows = prod(masks.shape) if touched is None else len(touched)
-    flips = hits(rows * count, min(1.0, cells / count), rng)
+    flips = draw_hits(rows * count, min(1.0, cells / count), rng)
     row = flips // count
-    return _toggled(masks, row if touched is None else touched[row], flips - row * count)
+    return _toggle(masks, row if touched is None else touched[row], flips - row * count)
 
 
 def flip_block(masks: Masks, rng: np.random.Generator, *, row_rate: float = 0.15) -> Masks:
     """Invert one random rectangle in a share `row_rate` of the rows; its sides are at most G / 2. Our own."""
-    touched = _touched(masks, row_rate, rng)
-    return _xored(masks, touched, _rectangles(touched.shape, masks.grid, max(1, masks.grid // 2), rng))
+    touched = _draw_touched(masks, row_rate, rng)
+    return _xor(masks, touched, _draw_rectangles(touched.shape, masks.grid, max(1, masks.grid // 2), rng))
 
 
 def complement(masks: Masks, rng: np.random.Generator, *, row_rate: float = 0.15) -> Masks:
     """Invert the whole mask in a share `row_rate` of the rows: own image and partner change places. Our own."""
-    return _xored(masks, _touched(masks, row_rate, rng), full_words(masks.grid))
+    return _xor(masks, _draw_touched(masks, row_rate, rng), full_words(masks.grid))
 
 
 def shift(masks: Masks, rng: np.random.Generator, *, row_rate: float = 0.15) -> Masks:
@@ -136,7 +136,7 @@ def shift(masks: Masks, rng: np.random.Generator, *, row_rate: float = 0.15) -> 
 
     The shares stay as they are. Our own.
     """
-    touched = _touched(masks, row_rate, rng)
+    touched = _draw_touched(masks, row_rate, rng)
     direction = rng.integers(0, 4, size=len(touched))
     child = masks.copy()
     words = child.words.reshape(-1, child.words.shape[-1])  # a view
@@ -151,20 +151,20 @@ def trade(masks: Masks, rng: np.random.Generator, *, row_rate: float = 0.15) -> 
 
     The shares stay as they are; rows that are not mixed at all have nothing to trade. Our own.
     """
-    touched = _touched(masks, row_rate, rng)
+    touched = _draw_touched(masks, row_rate, rng)
     words = masks.words.reshape(-1, masks.words.shape[-1])[touched]
     cells = Masks(words, masks.grid).cells.reshape(len(touched), masks.grid**2)
     mixed = cells.any(axis=1) & ~cells.all(axis=1)
     touched, cells = touched[mixed], cells[mixed]
-    chance = _random_words(cells.shape, np.dtype(np.uint32), rng) >> 1  # the top bit is for the cell
+    chance = _draw_words(cells.shape, np.dtype(np.uint32), rng) >> 1  # the top bit is for the cell
     chance |= cells.astype(np.uint32) << 31
     kept = chance.argmax(axis=1)
     chance ^= np.uint32(1 << 31)
     dropped = chance.argmax(axis=1)
-    return _toggled(_toggled(masks, touched, kept), touched, dropped)
+    return _toggle(_toggle(masks, touched, kept), touched, dropped)
 
 
-def hits(count: int, rate: float, rng: np.random.Generator) -> Array:
+def draw_hits(count: int, rate: float, rng: np.random.Generator) -> Array:
     """The successes among `count` independent trials of chance `rate`: sorted indices, int64.
 
     Rare ones are found by their gaps, which are geometric, so the cost goes with the successes: Devroye,
@@ -193,19 +193,19 @@ def hits(count: int, rate: float, rng: np.random.Generator) -> Array:
     return found[: np.searchsorted(found, count)]
 
 
-def _touched(masks: Masks, row_rate: float, rng: np.random.Generator) -> Array:
+def _draw_touched(masks: Masks, row_rate: float, rng: np.random.Generator) -> Array:
     """Flat indices of the rows to touch."""
-    return hits(prod(masks.shape), row_rate, rng)
+    return draw_hits(prod(masks.shape), row_rate, rng)
 
 
-def _xored(masks: Masks, rows: Array, words: Array) -> Masks:
+def _xor(masks: Masks, rows: Array, words: Array) -> Masks:
     """Masks of which the rows at flat indices (R,), all different, are xored with words (R,W) or (W,)."""
     child = masks.copy()
     child.words.reshape(-1, child.words.shape[-1])[rows] ^= words
     return child
 
 
-def _toggled(masks: Masks, rows: Array, cells: Array) -> Masks:
+def _toggle(masks: Masks, rows: Array, cells: Array) -> Masks:
     """Masks with cell cells[i] of the row at flat index rows[i] flipped; no (row, cell) comes twice."""
     flips: Array = np.zeros(masks.words.shape, masks.words.dtype)
     if flips.shape[-1] > 1:
@@ -216,7 +216,7 @@ def _toggled(masks: Masks, rows: Array, cells: Array) -> Masks:
     return Masks(flips, masks.grid)
 
 
-def _exchanged(first: Masks, second: Masks, take: Array) -> Masks:
+def _exchange(first: Masks, second: Masks, take: Array) -> Masks:
     """The first parent's cells, and the second's where the words `take` have a 1."""
     words = first.words ^ second.words
     words &= take
@@ -224,16 +224,16 @@ def _exchanged(first: Masks, second: Masks, take: Array) -> Masks:
     return Masks(words, first.grid)
 
 
-def _random_words(shape: tuple[int, ...], dtype: np.dtype[Any], rng: np.random.Generator) -> Array:
+def _draw_words(shape: tuple[int, ...], dtype: np.dtype[Any], rng: np.random.Generator) -> Array:
     """Words of which every bit is random, those beyond G^2 too. Drawn eight octets at a time, which is fast."""
     size = prod(shape)
     drawn = rng.integers(0, 2**64 - 1, size=-(-size * dtype.itemsize // 8), dtype=np.uint64, endpoint=True)
     return drawn.view(dtype)[:size].reshape(shape)
 
 
-def _rectangles(shape: tuple[int, ...], grid: int, longest: int, rng: np.random.Generator) -> Array:
+def _draw_rectangles(shape: tuple[int, ...], grid: int, longest: int, rng: np.random.Generator) -> Array:
     """Words (*shape,W) of random rectangles whose sides are at most `longest` cells."""
-    rows, columns = _bands(grid)
+    rows, columns = _make_bands(grid)
     count = longest * grid - longest * (longest - 1) // 2
     words: Array = rows[rng.integers(0, count, size=shape)]
     words &= columns[rng.integers(0, count, size=shape)]
@@ -241,7 +241,7 @@ def _rectangles(shape: tuple[int, ...], grid: int, longest: int, rng: np.random.
 
 
 @lru_cache(maxsize=8)
-def _bands(grid: int) -> tuple[Array, Array]:
+def _make_bands(grid: int) -> tuple[Array, Array]:
     """(G(G+1)/2, W) words each: every band of neighbouring grid rows, then of columns; short ones first."""
     spans = [(start, start + length) for length in range(1, grid + 1) for start in range(grid - length + 1)]
     cells = np.arange(grid)
@@ -251,6 +251,6 @@ def _bands(grid: int) -> tuple[Array, Array]:
 
 
 @lru_cache(maxsize=8)
-def _heads(grid: int) -> Array:
+def _make_heads(grid: int) -> Array:
     """(G^2+1, W) words: the first 0, 1, ... G^2 cells in reading order."""
     return Masks.pack(np.tri(grid * grid + 1, grid * grid, -1, bool).reshape(-1, grid, grid)).words

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evo.operators.masks import hits
+from evo.operators.masks import draw_hits
 
 Array = NDArray[Any]
 
@@ -24,8 +24,8 @@ def pmx(first: Array, second: Array, rng: np.random.Generator) -> Array:
     Goldberg and Lingle, Alleles, loci, and the traveling salesman problem, ICGA 1985.
     """
     genomes, rows = first.shape
-    offset = _offsets(genomes, rows)
-    start, stop = cuts(genomes, rows, rng)
+    offset = _make_offsets(genomes, rows)
+    start, stop = draw_cuts(genomes, rows, rng)
     row = np.arange(rows, dtype=np.int32)
     inside = (row >= start) & (row < stop)
 
@@ -55,8 +55,8 @@ def ox(first: Array, second: Array, rng: np.random.Generator) -> Array:
     Davis, Applying adaptive algorithms to epistatic domains, IJCAI 1985.
     """
     genomes, rows = first.shape
-    offset = _offsets(genomes, rows)
-    start, stop = cuts(genomes, rows, rng)
+    offset = _make_offsets(genomes, rows)
+    start, stop = draw_cuts(genomes, rows, rng)
     row = np.arange(rows)
     inside = (row >= start) & (row < stop)
     taken = np.zeros(genomes * rows, bool)
@@ -78,7 +78,7 @@ def cx(first: Array, second: Array, rng: np.random.Generator) -> Array:
     salesman problem, ICGA 1987.
     """
     genomes, rows = first.shape
-    offset = _offsets(genomes, rows)
+    offset = _make_offsets(genomes, rows)
     number = np.arange(genomes * rows).reshape(genomes, rows)
     row_of = np.empty(genomes * rows, np.int64)
     row_of[first + offset] = number
@@ -104,7 +104,7 @@ def swap(pairings: Array, rng: np.random.Generator, *, rate: float = 0.02) -> Ar
     pairs = rows // 2
     if not pairs:
         return child
-    genome, pair = np.divmod(hits(genomes * pairs, min(1.0, rate * rows / (2 * pairs)), rng), pairs)
+    genome, pair = np.divmod(draw_hits(genomes * pairs, min(1.0, rate * rows / (2 * pairs)), rng), pairs)
     circle = rows - 1 + rows % 2  # an odd number of rows stand in a circle, around a random one of them
     centre = rng.integers(0, circle, size=genomes)[genome]
     pair += rows % 2  # B is even: the last row stands in the middle, and meets the centre as pair 0
@@ -119,7 +119,7 @@ def inversion(pairings: Array, rng: np.random.Generator, *, rate: float = 0.2) -
 
     Holland, Adaptation in natural and artificial systems, 1975.
     """
-    chosen, start, stop = _segments(pairings, rate, rng)
+    chosen, start, stop = _draw_segments(pairings, rate, rng)
     child = pairings.astype(np.int32)
     row = np.arange(pairings.shape[1])
     mirrored = np.where((row >= start) & (row < stop), start + stop - 1 - row, row)
@@ -132,7 +132,7 @@ def scramble(pairings: Array, rng: np.random.Generator, *, rate: float = 0.2) ->
 
     Syswerda, Schedule optimization using genetic algorithms, in Davis, Handbook of genetic algorithms, 1991.
     """
-    chosen, start, stop = _segments(pairings, rate, rng)
+    chosen, start, stop = _draw_segments(pairings, rate, rng)
     child = pairings.astype(np.int32)
     row = np.arange(pairings.shape[1])
     place = start + (stop - start) * rng.random((len(chosen), len(row)))  # inside: anywhere in the segment
@@ -141,22 +141,22 @@ def scramble(pairings: Array, rng: np.random.Generator, *, rate: float = 0.2) ->
     return child
 
 
-def cuts(count: int, rows: int, rng: np.random.Generator) -> tuple[Array, Array]:
+def draw_cuts(count: int, rows: int, rng: np.random.Generator) -> tuple[Array, Array]:
     """Draw two cuts of 0..B, in order, (N,1) each: a segment of 0 to B rows is [start, stop)."""
     one, other = rng.integers(0, rows + 1, size=(2, count, 1), dtype=np.int32)
     return np.minimum(one, other), np.maximum(one, other)
 
 
-def _segments(pairings: Array, rate: float, rng: np.random.Generator) -> tuple[Array, Array, Array]:
+def _draw_segments(pairings: Array, rate: float, rng: np.random.Generator) -> tuple[Array, Array, Array]:
     """Choose a share of the genomes, and in each a segment [start, stop) of two rows or more."""
     genomes, rows = pairings.shape
-    chosen = hits(genomes if rows > 1 else 0, rate, rng)
+    chosen = draw_hits(genomes if rows > 1 else 0, rate, rng)
     # Any two different rows are as likely to be the ends: one is drawn together with the way to the other.
     end, way = np.divmod(rng.integers(0, max(1, rows * (rows - 1)), size=(len(chosen), 1)), max(1, rows - 1))
     other = (end + way + 1) % rows
     return chosen, np.minimum(end, other), np.maximum(end, other) + 1
 
 
-def _offsets(genomes: int, rows: int) -> Array:
+def _make_offsets(genomes: int, rows: int) -> Array:
     """(N,1) int64: what to add to a partner of each genome to number it among all."""
     return np.arange(0, genomes * rows, rows)[:, None]

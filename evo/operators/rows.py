@@ -35,7 +35,7 @@ def uniform_pmx(first: Population, second: Population, rng: np.random.Generator)
     return uniform_cells(first.packed, second.packed, rng), pmx(first.pairings, second.pairings, rng)
 
 
-def crossed_apart(
+def cross_apart(
     first: Population,
     second: Population,
     rng: np.random.Generator,

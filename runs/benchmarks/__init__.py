@@ -18,7 +18,7 @@ from typing import Any
 from evo.errors import UserError
 from runs.folders import shown
 from training.config import PROJECT
-from training.shelf import open_entry
+from training.registry import load_entry
 
 BENCHMARKS = {
     "compose": "runs.benchmarks.compose:measure",
@@ -47,7 +47,7 @@ def run_benchmark(name: str, quick: bool) -> None:
     if name not in ALL_THREADS:  # before numpy and torch are imported: they read it once
         for library in ("OMP", "OPENBLAS", "MKL"):
             os.environ[f"{library}_NUM_THREADS"] = "1"
-    measure = open_entry(BENCHMARKS, name, "benchmark")
+    measure = load_entry(BENCHMARKS, name, "benchmark")
 
     import torch  # 5 s
 

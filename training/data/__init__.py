@@ -1,4 +1,4 @@
-"""The shelf of data sets. One file and one entry each.
+"""The registry of data sets. One file and one entry each.
 
 Contract: load(options: DataOptions, root: Path) -> (training, test), two image sets as image_set.py
 describes them. Missing files raise UserError: where it looked and how to get them.

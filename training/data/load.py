@@ -12,7 +12,7 @@ from evo.errors import UserError
 from training.config import DataOptions, data_root
 from training.data import ANY_SIZE, DATASETS
 from training.data.image_set import AnyImageSet, subset_indices
-from training.shelf import open_entry
+from training.registry import load_entry
 
 PURGED = ("cifar10", "cifar100")
 NEAR_DUPLICATES = Path(__file__).with_name("near_duplicates.json")  # its `source` says whose
@@ -25,7 +25,7 @@ def load_data(options: DataOptions) -> tuple[AnyImageSet, AnyImageSet]:
     Raises UserError where files are missing, and for options that would have no effect.
     """
     _check(options)
-    training, test = open_entry(DATASETS, options.name, "data set")(options, data_root(options))
+    training, test = load_entry(DATASETS, options.name, "data set")(options, data_root(options))
     _check_sizes(options, training)
     if options.exclude_near_duplicates:
         test = test.select(without_near_duplicates(options.name, len(test)))

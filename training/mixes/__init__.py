@@ -1,4 +1,4 @@
-"""The shelf of mixes, and PatchMix for other people's training loops.
+"""The registry of mixes, and PatchMix for other people's training loops.
 
 Contract: build(context: MixContext) -> a Mix, as batch.py describes them.
 """

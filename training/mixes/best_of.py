@@ -42,15 +42,15 @@ class BestOfK(ScoringMix):
             begun = self._selects(epoch)
             selects = begun and self.draws > 1 and self.batches % self.options.every == 0
             self.batches += begun
-            yield self._selected(batch) if selects else self._by_chance(batch)
+            yield self._select(batch) if selects else self._mix_at_random(batch)
 
-    def _selected(self, batch: Batch) -> Mixed:
+    def _select(self, batch: Batch) -> Mixed:
         images, labels = batch
         with self._clock(images.device):
             classes = labels.cpu().numpy()
             drawn = [self._draw(labels, classes) for _ in range(self.draws)]
             masks, pairings = (np.stack(parts) for parts in zip(*drawn, strict=True))
-            scores = self._scores(images, labels, masks, pairings, classes)
+            scores = self._score(images, labels, masks, pairings, classes)
             best = best_draws(scores, whole=self.keep == "batch")
             rows = np.arange(len(best))
             kept, partners = masks[best, rows], pairings[best, rows]
@@ -59,7 +59,7 @@ class BestOfK(ScoringMix):
                 partners = self.rng.permutation(partners)
         return self._composed(batch, kept, partners)
 
-    def _scores(self, images: Tensor, labels: Tensor, masks: Array, pairings: Array, classes: Array) -> Array:
+    def _score(self, images: Tensor, labels: Tensor, masks: Array, pairings: Array, classes: Array) -> Array:
         """Row scores (k,B) of compositions (k,B,G,G), (k,B). Raises UserError where too many are not finite."""
         count, size = pairings.shape
         self.decide_evaluation(images)

@@ -64,13 +64,13 @@ class Evolved(ScoringMix):
         if not batches:
             return
         if not self._selects(epoch):
-            yield from (self._by_chance(batch) for batch in batches)
+            yield from (self._mix_at_random(batch) for batch in batches)
             return
         searches = self.groups % self.options.every == 0
         self.groups += 1
-        yield from self._searched(batches) if searches else self._drawn(batches)
+        yield from self._search_and_mix(batches) if searches else self._mix_from_bank(batches)
 
-    def _searched(self, batches: list[Batch]) -> Iterator[Mixed]:
+    def _search_and_mix(self, batches: list[Batch]) -> Iterator[Mixed]:
         """Search over the batches' images, then train on the elites, those found last at the end."""
         steps = len(batches)
         images = torch.cat([images for images, _ in batches])
@@ -87,10 +87,10 @@ class Evolved(ScoringMix):
             due = steps * number // len(consumed)
             for step in range(done, due):
                 progress = (step - done + 1) / (due - done)
-                yield self._of_elite((images, labels), classes, kept, progress, step, steps)
+                yield self._mix_elite((images, labels), classes, kept, progress, step, steps)
             done = due
 
-    def _of_elite(self, whole: Batch, classes: Array, elites: Elites, progress: float, step: int, steps: int) -> Mixed:
+    def _mix_elite(self, whole: Batch, classes: Array, elites: Elites, progress: float, step: int, steps: int) -> Mixed:
         """Batch number `step` of `steps` under one of a generation's elites: the fittest at progress 1.
 
         whole: the images and labels of all of them. classes: the same labels.
@@ -116,7 +116,7 @@ class Evolved(ScoringMix):
             # At once, so that sums are rounded alike whether or not a checkpoint is written before the next search.
             self.live.fold()
 
-    def _drawn(self, batches: list[Batch]) -> Iterator[Mixed]:
+    def _mix_from_bank(self, batches: list[Batch]) -> Iterator[Mixed]:
         """Masks from the live bank, partners by chance. Labels leave the device, once, only where the search's rules
         depend on them.
         """
@@ -128,7 +128,7 @@ class Evolved(ScoringMix):
             count = len(batch[1])
             with self._clock():
                 own = np.full(count, -1) if classes is None else classes[start : start + count]
-                masks, pairing = self._obeying(*self.live.draw(own, self.rng), own)
+                masks, pairing = self._obey_rules(*self.live.draw(own, self.rng), own)
                 start += count
             yield self._composed(batch, masks, pairing)
 

@@ -12,6 +12,7 @@ from torch.utils.data import default_collate
 
 from evo.bank import PatternBank
 from evo.bank_files import load_bank
+from evo.errors import UserError, did_you_mean
 from evo.operators import MASK_SAMPLERS
 from training.compose import compose, image_targets, is_mapped, is_traced
 from training.devices import sent
@@ -81,11 +82,12 @@ class PatchMix(nn.Module):
         check_share("probability", probability)
         check_share("label_smoothing", label_smoothing, below_one=True)
         if not isinstance(sampler, str) or sampler not in MASK_SAMPLERS:
-            raise ValueError(f"unknown sampler {sampler!r}; there are {', '.join(MASK_SAMPLERS)}")
+            hint = did_you_mean(str(sampler), MASK_SAMPLERS)
+            raise UserError(f"unknown sampler {sampler!r:.60}{hint}; there are {', '.join(MASK_SAMPLERS)}")
         if labels_getter != "default" and not callable(labels_getter):
             raise ValueError(f'labels_getter must be "default" or a function of the batch, got {labels_getter!r}')
         self.generator = generator
-        self.bank = _opened(bank)
+        self.bank = _open_bank(bank)
         self.grid = grid if self.bank is None else self.bank.grid
         self.num_classes = self.bank.num_classes if num_classes is None and self.bank is not None else num_classes
         self.probability, self.sampler, self.label_smoothing = probability, sampler, label_smoothing
@@ -223,7 +225,7 @@ def _check_count(name: str, value: object) -> None:
         raise ValueError(f"{name} must be at least 1, got {value}")
 
 
-def _opened(bank: PatternBank | Path | str | None) -> PatternBank | None:
+def _open_bank(bank: PatternBank | Path | str | None) -> PatternBank | None:
     if bank is None:
         return None
     if not isinstance(bank, PatternBank | Path | str):

@@ -59,20 +59,20 @@ class ScoringMix:
         """Whether compositions are selected in an epoch; else they are random."""
         return self.context.config.search_start <= epoch <= (self.options.stop_epoch or epoch)
 
-    def _by_chance(self, batch: Batch) -> Mixed:
+    def _mix_at_random(self, batch: Batch) -> Mixed:
         """What random PatchMix would draw, made to obey the search's rules."""
         return self._composed(batch, *self._draw(batch[1], self._classes(batch[1])))
 
     def _draw(self, labels: Tensor, classes: Array) -> tuple[Array, Array]:
         """A random composition (B,G,G), (B,) under the search's rules; classes: as `_classes` gives them."""
         masks, pairing = self.patchmix.draw(labels)
-        return self._obeying(masks.numpy(), pairing.numpy(), classes)
+        return self._obey_rules(masks.numpy(), pairing.numpy(), classes)
 
     def _classes(self, labels: Tensor) -> Array:
         """The labels (B,) where partners depend on them, for which a GPU is waited for; else -1."""
         return np.full(len(labels), -1) if self.options.same_class else labels.cpu().numpy()
 
-    def _obeying(self, masks: Array, pairing: Array, labels: Array) -> tuple[Array, Array]:
+    def _obey_rules(self, masks: Array, pairing: Array, labels: Array) -> tuple[Array, Array]:
         """A composition (B,G,G), (B,) under search.min_cells, self_pairing and same_class; labels (B,) or -1."""
         options = self.options
         if options.min_cells == 0 and options.self_pairing and options.same_class:

@@ -1,4 +1,4 @@
-"""The shelf of backbones. One function and one entry each.
+"""The registry of backbones. One function and one entry each.
 
 Contract: build(channels: int, size: (H, W), width: int | None) -> nn.Module that maps images (B,C,H,W)
 to a feature map (B,D,h,w), every parameter of which takes part; UserError for a size or width it does not have.

@@ -13,7 +13,7 @@ from training.config import ModelOptions
 from training.models import MODELS
 from training.models.timm_models import PREFIX, at_stage, build_timm
 from training.models.torchvision_models import load_published, without_classifier
-from training.shelf import open_entry
+from training.registry import load_entry
 
 Head = Literal["own", "shared"]
 
@@ -97,7 +97,7 @@ def build_model(options: ModelOptions, shape: tuple[int, int, int], num_classes:
 def _backbone(options: ModelOptions, shape: tuple[int, int, int]) -> nn.Module:
     if options.name.startswith(PREFIX):
         return build_timm(options, shape)
-    backbone: nn.Module = open_entry(MODELS, options.name, "model")(shape[0], shape[1:], options.width)
+    backbone: nn.Module = load_entry(MODELS, options.name, "model")(shape[0], shape[1:], options.width)
     if options.pretrained:
         load_published(backbone, options.name)
     return backbone
