@@ -209,6 +209,11 @@ class Search(AskTell):
         """Whether it ends by itself."""
         return has_end(self.settings)
 
+    @property
+    def curtailed(self) -> bool:
+        """Whether the budget has left genomes out of the open proposal."""
+        return self._open is not None and self._open[0] is not self.bred
+
     def __len__(self) -> int:
         """Genomes alive: P, or fewer where the budget did not reach for all."""
         return 0 if self.population is None else len(self.population)

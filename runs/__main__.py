@@ -104,7 +104,12 @@ def search(
         str | None,
         typer.Option(metavar="auto|incremental|full", help="Forward new rows only, or all rows of new genomes."),
     ] = None,
-    resume: Annotated[str | None, typer.Option(metavar="SEARCH", help="Go on with a search that was cut off.")] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SEARCH", help="Go on with a search that was cut off, or extend one: -s search.generations=N."
+        ),
+    ] = None,
 ) -> None:
     """Evolve compositions of one batch against a trained run's model: a search experiment."""
     from runs.search import run_search

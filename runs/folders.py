@@ -159,16 +159,18 @@ def _sections(run: RunFolder) -> dict[str, Any]:
     return {key: value for key, value in run.config.items() if key != "schema"}
 
 
-def config_to_go_on_with(run: RunFolder, overrides: Sequence[str], command: tuple[str, ...]) -> Config:
+def config_to_go_on_with(
+    run: RunFolder, overrides: Sequence[str], command: tuple[str, ...], free: Sequence[str] = ()
+) -> Config:
     """The config of a run that goes on, with other values of options that cannot change its result.
 
     Such an option says where its images or patterns lie now; whether they are the same ones, digests decide later.
-    command: what the user types to go on, for errors. Raises UserError for other values of other options, and for what is
-    not there.
+    command: what the user types to go on, for errors. free: further options that may have another value. Raises
+    UserError for other values of other options, and for what is not there.
     """
     recorded = recorded_config(run)
     config = make_config(recorded.model_dump(), overrides, "--resume", trains=False)
-    check_unchanged(recorded, config, overrides)
+    check_unchanged(recorded, config, overrides, free)
     for option, value in places_used(config).items():
         if not user_path(value).exists() and (option == "data.root" or not _is_run(value)):
             raise UserError(
@@ -178,16 +180,17 @@ def config_to_go_on_with(run: RunFolder, overrides: Sequence[str], command: tupl
     return with_run_paths(config)
 
 
-def check_unchanged(recorded: Config, wanted: Config, overrides: Sequence[str]) -> None:
+def check_unchanged(recorded: Config, wanted: Config, overrides: Sequence[str], free: Sequence[str] = ()) -> None:
     """Raise UserError where a run with the config `recorded` cannot go on with `wanted`, which may change its result.
 
-    overrides: the texts `section.key=value` that make the one of the other.
+    overrides: the texts `section.key=value` that make the one of the other. free: options that may differ, besides those
+    that cannot change the result.
     """
     written = {override.partition("=")[0].strip(): override for override in overrides}
     allowed = [option for option in idle_options() if option != "run.name"]
     before, after = (flat(config.model_dump()) for config in (recorded, wanted))
     for option, value in after.items():
-        if option in allowed or value == before[option]:
+        if option in allowed or option in free or value == before[option]:
             continue
         if option == "train.epochs":
             raise UserError(f"-s {written[option]}: {why_epochs_stay(recorded)}")
@@ -195,6 +198,7 @@ def check_unchanged(recorded: Config, wanted: Config, overrides: Sequence[str]) 
             f"-s {written[option]}: a run goes on with its own config, here {option}={before[option]}, since another value "
             "could change its result: start a run anew for it; what cannot change it may be given anew: "
             + ", ".join(allowed)
+            + (f"; a search's ends may be given anew as well: {', '.join(free)}" if free else "")
         )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from analysis.rounding import decimal_text
 from analysis.run_folder import RunFolder, find_run
+from evo.ends import ENDS
 from evo.errors import UserError
 from runs.folders import config_to_go_on_with, known_config, new_run_folder, numbered, shown, with_run_paths
 from runs.train import train_in
@@ -17,6 +18,7 @@ from training.belonging import checkpoint_digest
 from training.config import Config, make_config
 from training.places import spoken
 
+END_OPTIONS = tuple(f"search.{end}" for end in ENDS)  # what a search may be extended by
 # A search experiment is larger than a search within training; -s overrides these.
 DEFAULTS = ("search.population=32", "search.generations=60", "search.batch=64", "search.elites=2")
 
@@ -73,19 +75,24 @@ def forwards_text(result: Mapping[str, Any]) -> str:
 def resume_search(
     name: str, overrides: list[str], evaluation: str | None, moved: str | None
 ) -> tuple[Path, dict[str, Any]]:
-    """Go on with a search. moved: where the trained run is now. Raises UserError where it has ended, was never saved, or
-    its model is not there or another one.
+    """Go on with a search; one that has ended only with other ends. moved: where the trained run is now.
+
+    Raises UserError where nothing is left to do, where it was never saved, or its model is not there or another one.
     """
     found = find_run(name)
     if evaluation:
         raise UserError("--resume goes on with the search's own config and takes no --evaluation")
-    if found.result is not None:
-        raise UserError(f"{found.name} has ended; there is nothing to resume")
+    ends = {option for override in overrides if (option := override.partition("=")[0].strip()) in END_OPTIONS}
     start = found.start
+    ended = f"{found.name} has ended; there is nothing to resume{_how_to_extend(found)}"
+    if found.result is not None and ("model" not in start or not overrides):
+        raise UserError(ended)
     if "model" not in start or not (found.path / "checkpoint" / "search.npz").is_file():
         raise UserError(f"{found.name} is no search that was cut off after its first generation; start it anew")
     words = ("search", "--resume", name, *(word for override in overrides for word in ("-s", override)))
-    config = config_to_go_on_with(found, overrides, words)
+    config = config_to_go_on_with(found, overrides, words, END_OPTIONS)
+    if found.result is not None and not ends:
+        raise UserError(ended)
     run = find_run(moved) if moved is not None else RunFolder(Path(start["model"]))
     if not (run.path / "config.json").is_file():
         raise UserError(
@@ -97,15 +104,32 @@ def resume_search(
         raise UserError(
             f"run {run.name} at {run.path} has another checkpoint than when {found.name} began; give the run as it was"
         )
-    work = lambda: search_in(found.path, config, run, known_config(run), resume=True)  # noqa: E731
+    again = {"resume": True, "other_ends": bool(ends)}
+    work = lambda: search_in(found.path, config, run, known_config(run), **again)  # noqa: E731
     return found.path, train_in(found.path, work, "search")
 
 
-def search_in(folder: Path, config: Config, run: RunFolder, trained: Config, *, resume: bool = False) -> dict[str, Any]:
+def _how_to_extend(search: RunFolder) -> str:
+    """The command that makes a search that has ended longer; "" of another run."""
+    if "model" not in search.start:
+        return ""
+    reason = str((search.result or {}).get("stopped"))
+    ends = [end for end in dict.fromkeys(reason.split(", ")) if end in ENDS] or ["generations"]
+    words = ["--resume", search.name]
+    for end in ends:
+        value = search.config["search"].get(end)
+        larger = f"{2 * value:g}" if isinstance(value, int | float) and end != "target" else "VALUE"
+        words += ["-s", f"search.{end}={larger}"]
+    return f"; to extend it, give it a later end, for example {spoken('search', options=tuple(words))}"
+
+
+def search_in(
+    folder: Path, config: Config, run: RunFolder, trained: Config, *, resume: bool = False, other_ends: bool = False
+) -> dict[str, Any]:
     """Search one batch with `config` against the model of `run`; write the run folder; return its end event."""
     from training.experiment import search_batch  # torch: 5 s
 
-    return search_batch(config, folder, run.path, trained, resume=resume)
+    return search_batch(config, folder, run.path, trained, resume=resume, other_ends=other_ends)
 
 
 def _draw(run: RunFolder) -> dict[str, Path]:

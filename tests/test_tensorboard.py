@@ -180,6 +180,14 @@ def test_a_search_experiment_has_its_curve_also_after_a_resume(trained, tmp_path
     assert options_of(tmp_path / "cut")["search.population"].number_value == 6
 
 
+def test_a_search_that_is_extended_has_every_point_once(trained, tmp_path):
+    search_batch(tiny(*MANY, "run.tensorboard=true"), tmp_path / "whole", trained, tiny())
+    for number in (4, 7):
+        config = tiny(*MANY, "run.tensorboard=true", f"search.generations={number}")
+        search_batch(config, tmp_path / "ours", trained, tiny(), resume=number == 7, other_ends=number == 7)
+    assert points(tmp_path / "ours") == points(tmp_path / "whole")
+
+
 def test_a_missing_tensorboard_is_one_line_before_anything_is_written(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(tensorboard, "find_spec", lambda name: None)
     config = tiny("run.tensorboard=true")

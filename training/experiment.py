@@ -12,6 +12,7 @@ import torch
 
 from evo import storage
 from evo.bank_files import save_bank
+from evo.ends import Stopwatch
 from evo.errors import UserError
 from evo.islands import Islands
 from evo.search import Elites, Search
@@ -45,12 +46,14 @@ def search_batch(
     progress: Progress | None = None,
     *,
     resume: bool = False,
+    other_ends: bool = False,
 ) -> dict[str, Any]:
     """Evolve the compositions of search.batch training images against the model of the run folder `trained`.
 
     Writes a run folder without training; returns its end event. The images are drawn with run.seed and not
     augmented. With resume, goes on from what the folder holds: the result is that of a search that was not
-    interrupted. Raises UserError for what the user can mend.
+    interrupted. other_ends: the config has other ends than the folder's, which then count as if they had been there
+    from the start. Raises UserError for what the user can mend, also where the search would end where it already is.
     """
     progress = progress or Progress()
     device = pick_device(config.run)
@@ -85,8 +88,7 @@ def search_batch(
     planned = "" if config.search.generations is None else f"/{config.search.generations}"
 
     def on_generation(record: dict[str, Any]) -> None:
-        log.generation(record)
-        experiment.after(record)
+        experiment.after(record, log.generation(record))
         progress.update(
             f"generation {record['generation']}{planned}  best {loss_text(record['best'])}  "
             f"mean {loss_text(record['mean'])}  {record['forwards']:,} image forwards",
@@ -119,10 +121,12 @@ def search_batch(
     images, labels = training_set.batch(torch.randperm(len(training_set), generator=streams.torch("order"))[:count])
     experiment.search = evolved.make_search(images, labels)
     try:
+        if resume:  # what is refused leaves the folder as it was, with the end that it may have come to
+            log.claim()
+            experiment.take_up(other_ends)
         with log.telling_failure():
             if resume:
-                log.claim()
-                log.watch(config, RESULTS, experiment.resume())
+                log.watch(config, RESULTS, experiment.cut_logs())
                 log.record(config)
             else:
                 log.begin(config, device, command_line())
@@ -136,6 +140,7 @@ def search_batch(
                     model_digest=checkpoint_digest(trained),
                 )
                 log.watch(config, RESULTS)
+                experiment.begin()
             evolved.go_on(experiment.search, experiment.elites, images, labels)
             result = experiment.result(full_forwards=config.search.population * config.search.islands * count)
             log.event("end", **result)
@@ -152,7 +157,11 @@ def _selection(config: Config) -> dict[str, Any]:
 
 
 class Experiment:
-    """What a search experiment has come to, and how it is saved and gone on with: as if never interrupted."""
+    """What a search experiment has come to, and how it is saved and gone on with: as if never interrupted.
+
+    It is saved now and then and at its end, so that a search can be extended. A generation that the budget has cut short
+    would be another one under a larger budget: of these, and of what follows, nothing is saved.
+    """
 
     SAVE_EVERY = 1.0  # seconds, at the end of a generation: what a stop costs at most, besides that generation
 
@@ -161,14 +170,35 @@ class Experiment:
         self.search: Search | Islands
         self.elites: list[Elites] = []
         self.fitness: list[float] = []
+        self.line: dict[str, Any] | None = None  # the log's last one, without the reason why the search ends there
+        self.line_length = 0  # bytes of it in the log
+        self.lengths: dict[str, int] = {}
+        self.curtailed = False
         self.seconds = 0.0  # before this start
         self.began = self.saved = time.perf_counter()
 
-    def after(self, record: dict[str, Any]) -> None:
-        """A generation has ended, and is in the log."""
+    def begin(self) -> None:
+        """Before the first generation, which a small budget may cut short."""
+        self.search.ask()
+        self._look_at_budget()
+
+    def after(self, record: dict[str, Any], length: int) -> None:
+        """A generation has ended, and is in the log as a line of `length` bytes."""
         self.fitness.append(record["best"])
-        if len(self.fitness) == 1 or time.perf_counter() - self.saved > self.SAVE_EVERY:
+        self.line = {key: value for key, value in record.items() if key != "stopped"}
+        self.line_length = length
+        if self.curtailed:
+            return
+        due = len(self.fitness) == 1 or "stopped" in record or time.perf_counter() - self.saved > self.SAVE_EVERY
+        if not self._look_at_budget() and due:
             self.save()
+
+    def _look_at_budget(self) -> bool:
+        """Save, for the last time, where the next generation will be cut short; whether that is so."""
+        self.curtailed = isinstance(self.search, Search) and self.search.curtailed
+        if self.curtailed:
+            self.save()
+        return self.curtailed
 
     def save(self) -> None:
         self.log.check_place()
@@ -176,26 +206,31 @@ class Experiment:
         fields = {
             f"elites.{name}": np.concatenate([getattr(elites, name) for elites in self.elites])
             for name in Elites._fields
+            if self.elites
         }
+        lengths = self.log.lengths()
+        lengths["generations.jsonl"] -= self.line_length  # the last line is written anew where it goes on
         storage.write(
             self.file,
             self.search.state(),
             {
                 **fields,
-                "sizes": np.array([len(elites.fitness) for elites in self.elites]),
-                "best": np.array(self.fitness),
+                "sizes": np.array([len(elites.fitness) for elites in self.elites], np.int64),
+                "best": np.array(self.fitness, np.float64),
+                "line": np.array(json.dumps(self.line, default=float)),
                 "seconds": np.array(self.seconds + time.perf_counter() - self.began),
                 "torch": torch.get_rng_state().numpy(),
                 "id": np.array(self.log.id or ""),
-                "log_lengths": np.array(json.dumps(self.log.lengths())),
+                "log_lengths": np.array(json.dumps(lengths)),
                 "images": np.array(self.images),
             },
         )
         self.saved = time.perf_counter()
 
-    def resume(self) -> int | None:
-        """Take over what was saved, and cut from the logs what came after; return the bytes of TensorBoard's file that
-        are kept, if there is one. Raises UserError where what was saved is unsound.
+    def take_up(self, other_ends: bool) -> None:
+        """Take over what was saved; nothing is written. other_ends: the search has others than when it was saved.
+
+        Raises UserError where what was saved is unsound, or where it would end where it is under its other ends.
         """
         try:
             state, extra = storage.read(self.file)
@@ -207,18 +242,48 @@ class Experiment:
         check_images(str(self.file.parent.parent), "training images", images, self.images)
         try:
             self.search.set_state(state)
-            cuts = np.cumsum(extra["sizes"])
-            parts = zip(*(np.split(extra[f"elites.{name}"], cuts[:-1]) for name in Elites._fields), strict=True)
-            self.elites = [Elites(*part) for part in parts]
+            sizes = extra["sizes"].tolist()
+            if sizes:
+                cuts = np.cumsum(sizes)[:-1]
+                parts = zip(*(np.split(extra[f"elites.{name}"], cuts) for name in Elites._fields), strict=True)
+                self.elites = [Elites(*part) for part in parts]
             self.fitness = extra["best"].tolist()
+            self.line = json.loads(str(extra["line"])) if "line" in extra else None  # older ones have none
             self.seconds = float(extra["seconds"])
             torch.set_rng_state(torch.from_numpy(extra["torch"]))
-            lengths = json.loads(str(extra["log_lengths"]))
-            self.log.cut(lengths)
+            self.lengths = json.loads(str(extra["log_lengths"]))
         except (ValueError, LookupError, TypeError, RuntimeError) as error:
             raise UserError(f"{self.file}: {error}; the search cannot go on from it") from None
-        self.log.event("resume", generation=len(self.fitness))
-        return lengths.get("tensorboard")
+        for search in self.search.searches if isinstance(self.search, Islands) else [self.search]:
+            search.stopwatch = Stopwatch(self.seconds)  # a time limit counts from the start, also one that is given now
+        self.search.ask()
+        self.curtailed = isinstance(self.search, Search) and self.search.curtailed
+        if other_ends and self.search.stopped is not None:
+            raise UserError(self._ends_here(self.search.stopped))
+
+    def _ends_here(self, reason: str) -> str:
+        """Why it cannot go on under its ends, and what to do."""
+        place = f"{self.file.parent.parent.name}: with these ends the search ends where it is, after "
+        place += f"generation {len(self.fitness)}"
+        if reason == "exhausted":
+            return (
+                f"{place}, since it finds nothing new; only search.generations makes it go on for so many generations"
+            )
+        ends = list(dict.fromkeys(reason.split(", ")))
+        return (
+            f"{place}, by {' and '.join(f'search.{end}' for end in ends)}; give a larger value, or null for no such end"
+        )
+
+    def cut_logs(self) -> int | None:
+        """Cut from the logs what came after what was saved; return the bytes of TensorBoard's file that are kept, if there
+        is one.
+        """
+        self.log.cut(self.lengths)
+        if self.line is not None:
+            ended = {} if self.search.stopped is None else {"stopped": self.search.stopped}
+            self.line_length = self.log.generation({**self.line, **ended})
+        self.log.event("resume", generation=len(self.fitness), seconds=self.seconds)
+        return self.lengths.get("tensorboard")
 
     def result(self, full_forwards: int) -> dict[str, Any]:
         """The `end` event. full_forwards: what evaluating every row of a generation takes."""

@@ -210,11 +210,13 @@ class RunLog:
                     file.write(json.dumps({"event": name, "time": now(), **values}) + "\n")
                     file.flush()
 
-    def generation(self, record: Mapping[str, Any]) -> None:
-        self._append("generations.jsonl", {"epoch": self.epoch, "step": self.step, **record})
+    def generation(self, record: Mapping[str, Any]) -> int:
+        """Log a generation; return the bytes of its line."""
+        written = self._append("generations.jsonl", {"epoch": self.epoch, "step": self.step, **record})
         self._generations += 1
         if self.board is not None:
             self.board.add(self._generations, {f"search/{name}": record[name] for name in GENERATION if name in record})
+        return written
 
     def search_ended(self, record: SearchRecord) -> None:
         """Tell the TensorBoard what a search has come to."""
@@ -278,15 +280,17 @@ class RunLog:
                 if file is not None:
                     stack.callback(file.close)
 
-    def _append(self, name: str, record: Mapping[str, Any]) -> None:
+    def _append(self, name: str, record: Mapping[str, Any]) -> int:
         if not self.writes:
-            return
+            return 0
         self.check_place()
         with naming(self.folder / name):
             file = self._open(name)
+            before = self._written[name]
             file.write(json.dumps(record, default=float) + "\n")
             file.flush()
             self._written[name] = file.tell()
+            return self._written[name] - before
 
     def _open(self, name: str) -> TextIO:
         if name not in self._files:

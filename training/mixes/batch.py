@@ -79,7 +79,7 @@ class MixContext:
     autocast: torch.dtype | None
     streams: Streams
     world: World = field(default_factory=World)
-    on_generation: Callable[[dict[str, Any]], None] = field(default=lambda record: None)
+    on_generation: Callable[[dict[str, Any]], object] = field(default=lambda record: None)
     on_search: Callable[[Any], None] = field(default=lambda record: None)
     reference: nn.Module | None = None
 
