@@ -50,11 +50,26 @@ def eaSimple(
     """The simple genetic algorithm: children replace their parents.
 
     Each generation `len(population)` parents are selected; neighbours mate with probability cxpb and leave two
-    children, and each child mutates with probability mutpb. rng makes these two draws; without one, Python's
-    `random` seeds it, which DEAP's algorithms draw from.
+    children, and each child mutates with probability mutpb. After Baeck, Fogel and Michalewicz, Evolutionary
+    computation 1, chapter 7, 2000.
 
-    Returns the last population, and a Logbook with gen, nevals and the statistics' fields. After Baeck, Fogel
-    and Michalewicz, Evolutionary computation 1, chapter 7, 2000.
+    Args:
+        population: P genomes, which are not changed.
+        toolbox: DEAP's, with the operators that this module's head describes.
+        cxpb: Probability that two neighbours mate, 0 to 1.
+        mutpb: Probability that a child mutates, 0 to 1.
+        ngen: Generations.
+        stats: DEAP's statistics, compiled for every generation.
+        halloffame: DEAP's hall of fame or Pareto front, fed with everybody evaluated.
+        verbose: Print the Logbook's lines.
+        rng: Draws who mates and who mutates; without one, Python's `random`, which DEAP's algorithms draw from, seeds
+            it.
+
+    Returns:
+        The last population, and a Logbook with gen, nevals and the statistics' fields.
+
+    Raises:
+        ValueError: `evaluate` returned values of another shape.
     """
     rng = np.random.default_rng(random.getrandbits(64)) if rng is None else rng
     population = population.copy()
@@ -88,9 +103,27 @@ def eaMuPlusLambda(
 ) -> tuple[Population, tools.Logbook]:
     """The (mu + lambda) algorithm: `select` picks mu survivors from the parents and lambda_ children.
 
-    Each child comes from a crossover of two random parents (probability cxpb), a mutation of one (mutpb), or is
-    a copy of one. rng and what is returned are as in `eaSimple`. Raises ValueError where cxpb + mutpb > 1.
-    After Beyer and Schwefel, Evolution strategies, Natural Computing 1, 2002.
+    Each child comes from a crossover of two random parents (probability cxpb), a mutation of one (mutpb), or is a copy
+    of one. After Beyer and Schwefel, Evolution strategies, Natural Computing 1, 2002.
+
+    Args:
+        population: P genomes, which are not changed.
+        toolbox: DEAP's, with the operators that this module's head describes.
+        mu: How many survive.
+        lambda_: How many children are made.
+        cxpb: Probability of a crossover, 0 to 1.
+        mutpb: Probability of a mutation, 0 to 1.
+        ngen: Generations.
+        stats: As in `eaSimple`.
+        halloffame: As in `eaSimple`.
+        verbose: Print the Logbook's lines.
+        rng: As in `eaSimple`.
+
+    Returns:
+        The last population, and a Logbook with gen, nevals and the statistics' fields.
+
+    Raises:
+        ValueError: cxpb + mutpb is above 1, or `evaluate` returned values of another shape.
     """
     if cxpb + mutpb > 1:
         raise ValueError(f"cxpb + mutpb must be at most 1, got {cxpb} + {mutpb}")

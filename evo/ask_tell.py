@@ -22,7 +22,8 @@ class Asked(Protocol):
     """What `ask` proposes: something with rows to evaluate."""
 
     @property
-    def rows(self) -> Rows: ...
+    def rows(self) -> Rows:
+        """The R rows to evaluate."""
 
 
 class AskTell(ABC):
@@ -32,16 +33,20 @@ class AskTell(ABC):
     stopped: str | None
 
     @abstractmethod
-    def ask(self) -> Asked | None: ...
+    def ask(self) -> Asked | None:
+        """Propose rows to evaluate; None at the end."""
 
     @abstractmethod
-    def tell(self, *losses: Any) -> dict[str, Any]: ...
+    def tell(self, *losses: Any) -> dict[str, Any]:
+        """Take the losses of the rows last asked for; return the log's new line."""
 
     @abstractmethod
-    def state(self) -> dict[str, Array]: ...
+    def state(self) -> dict[str, Array]:
+        """Return all that changes, as named arrays."""
 
     @abstractmethod
-    def set_state(self, state: dict[str, Array]) -> None: ...
+    def set_state(self, state: dict[str, Array]) -> None:
+        """Undo `state`."""
 
     @property
     @abstractmethod
@@ -107,7 +112,21 @@ class AskTell(ABC):
 
 
 def as_losses(answer: Any) -> Sequence[Any]:
-    """What an evaluator gave, where it is a sequence of up to four arrays. Raises UserError for anything else."""
+    """Check that an evaluator gave a sequence of arrays.
+
+    Args:
+        answer: What it returned.
+
+    Returns:
+        The same, one to four arrays or None in the order of `Search.tell`.
+
+    Raises:
+        UserError: It is anything else, such as a bare array.
+
+    Example:
+        >>> len(as_losses((np.zeros((2, 3, 3)), np.zeros(2))))
+        2
+    """
     if not isinstance(answer, tuple | list) or not 1 <= len(answer) <= 4:
         came = f"{len(answer)} of them" if isinstance(answer, tuple | list) else f"a bare {type(answer).__name__}"
         raise UserError(

@@ -202,7 +202,11 @@ class PatternBank:
         raise BankError(f"there is no class {name!r:.60} among the patterns' classes{hint} (they are {known})")
 
     def describe(self) -> str:
-        """What is in it, in lines for a person."""
+        """Describe what is in it.
+
+        Returns:
+            Lines for a person: how many patterns, their shares, and how often partners are of the own class.
+        """
         if not len(self):
             return f"no patterns; grid {self.grid}x{self.grid}, {self.num_classes:,} classes"
         total, cells = self.weights.sum(), self.grid**2
@@ -347,9 +351,20 @@ class PatternBank:
 
 
 def random_masks(sampler: str, count: int, grid: int, rng: np.random.Generator, min_cells: int = 0) -> Array:
-    """Masks (count,G,G) bool as random PatchMix draws them, made to obey min_cells as a search's first generation is.
+    """Draw masks as random PatchMix does, for readers of a bank that ask what is more than chance.
 
-    For readers of a bank that ask what is more than chance. Raises UserError for an unknown sampler.
+    Args:
+        sampler: One of MASK_SAMPLERS.
+        count: How many.
+        grid: G.
+        rng: The generator.
+        min_cells: Cells that each mask keeps and gives away at least, as in a search's first generation.
+
+    Returns:
+        (count,G,G) bool, True = the cell keeps the row's own image.
+
+    Raises:
+        UserError: There is no such sampler.
     """
     from evo.operators import MASK_SAMPLERS  # these bring DEAP along
     from evo.packed import Masks

@@ -14,7 +14,7 @@ Array = NDArray[Any]
 
 
 def take_array(arrays: Mapping[str, Array], name: str, dtype: DTypeLike, shape: tuple[int | None, ...]) -> Array:
-    """A copy of an array among saved ones.
+    """Copy one of the arrays that were saved.
 
     Args:
         arrays: Arrays by name.
@@ -22,8 +22,15 @@ def take_array(arrays: Mapping[str, Array], name: str, dtype: DTypeLike, shape: 
         dtype: The type it must have.
         shape: The shape it must have; None stands for any length.
 
+    Returns:
+        A copy of it.
+
     Raises:
         UserError: It is missing, or has another type or shape.
+
+    Example:
+        >>> take_array({"ids": np.arange(3)}, "ids", np.int64, (None,))
+        array([0, 1, 2])
     """
     if name not in arrays:
         raise UserError(f"{name} is missing")
@@ -37,6 +44,16 @@ def take_array(arrays: Mapping[str, Array], name: str, dtype: DTypeLike, shape: 
 
 
 def check_range(name: str, array: Array, low: int, high: int) -> None:
-    """Raises UserError where an integer array has values outside low..high."""
+    """Refuse an integer array with values outside low..high.
+
+    Args:
+        name: What to call it in the error.
+        array: Integers of any shape.
+        low: The least value allowed.
+        high: The greatest value allowed.
+
+    Raises:
+        UserError: A value is outside.
+    """
     if array.size and (array.min() < low or array.max() > high):
         raise UserError(f"{name} must be {low}..{high}, got {array.min()}..{array.max()}")

@@ -97,7 +97,15 @@ class Evaluator:
 
 
 def batched_map(function: Callable[..., Any], individuals: Iterable[Individual]) -> Any:
-    """`toolbox.map`: an evaluation that says it is `batched` is called once, with all individuals."""
+    """Map for `toolbox.map`: an evaluation that says it is `batched` is called once, with all individuals.
+
+    Args:
+        function: Called with all individuals where its attribute `batched` is true, else with each.
+        individuals: Any number.
+
+    Returns:
+        What it returned for each individual, in order.
+    """
     if getattr(function, "batched", False):
         everybody = list(individuals)
         return function(everybody) if everybody else []
@@ -111,7 +119,17 @@ def mate(
     rng: np.random.Generator,
     cross: Callable[..., Any] = CROSSOVERS["rows"],
 ) -> tuple[Individual, Individual]:
-    """Turn two individuals into their two children, in place, by one of CROSSOVERS."""
+    """Turn two individuals into their two children, in place.
+
+    Args:
+        first: A parent, and then a child.
+        second: The other.
+        rng: The generator.
+        cross: One of CROSSOVERS, or a function with their contract.
+
+    Returns:
+        Both individuals.
+    """
     pair = Population.gather([first, second])
     other = np.array([1, 0])
     masks, pairings = cross(pair, pair.take(other), rng)
@@ -126,7 +144,17 @@ def mutate(
     masks: Callable[..., Any] = MASK_MUTATIONS["flip"],
     pairing: Callable[..., Any] = PAIRING_MUTATIONS["swap"],
 ) -> tuple[Individual]:
-    """Change an individual in place, by one of MASK_MUTATIONS and one of PAIRING_MUTATIONS."""
+    """Change an individual in place.
+
+    Args:
+        individual: The parent, and then the child.
+        rng: The generator.
+        masks: One of MASK_MUTATIONS, or a function with their contract.
+        pairing: One of PAIRING_MUTATIONS, or a function with their contract.
+
+    Returns:
+        A tuple of the individual, as DEAP's algorithms expect it.
+    """
     parent = Population.gather([individual])
     varied = as_masks(masks(parent.packed, rng), "masks")
     child = Population(varied, pairing(parent.pairings, rng), parent.values.shape[1])

@@ -15,12 +15,35 @@ ROUNDING = 4 * float(np.finfo(np.float32).eps)  # losses are float32, and a targ
 
 
 def has_end(settings: SearchSettings) -> bool:
-    """Whether a search with these settings ends by itself."""
+    """Tell whether a search with these settings ends by itself.
+
+    Args:
+        settings: The search's.
+
+    Returns:
+        Whether one of ENDS is set.
+
+    Example:
+        >>> has_end(SearchSettings()), has_end(SearchSettings(patience=5))
+        (False, True)
+    """
     return any(getattr(settings, end) is not None for end in ENDS)
 
 
 def reaches(merit: float, target: float) -> bool:
-    """Whether a fitness is a target, or above it, but for a float32's rounding."""
+    """Tell whether a fitness is a target, or above it, but for a float32's rounding.
+
+    Args:
+        merit: A fitness, or a hypervolume.
+        target: What is to be reached.
+
+    Returns:
+        Whether it is reached.
+
+    Example:
+        >>> reaches(float(np.float32(0.7)), 0.7), reaches(0.699, 0.7)
+        (True, False)
+    """
     return merit >= target - ROUNDING * abs(target)
 
 
@@ -28,7 +51,11 @@ def reaches(merit: float, target: float) -> bool:
 class Progress:
     """What the ends of a search look at.
 
-    merit: the best fitness so far, or the hypervolume of the front; improved_at: the generation that raised it last.
+    Attributes:
+        generation: How many there were.
+        merit: The best fitness so far, or the hypervolume of the front.
+        improved_at: The generation that raised it last.
+        idle: Generations in a row without a new row.
     """
 
     generation: int = 0
@@ -37,7 +64,15 @@ class Progress:
     idle: int = 0  # generations in a row without a new row
 
     def reason(self, settings: SearchSettings, seconds: float) -> str | None:
-        """Why a search that has lasted `seconds` ends here; None: it does not. The budget is the proposal's matter."""
+        """Tell why a search ends here. The budget is the proposal's matter.
+
+        Args:
+            settings: The search's.
+            seconds: How long it has lasted.
+
+        Returns:
+            The end's name or `exhausted`; None where it goes on.
+        """
         if settings.generations is not None and self.generation >= settings.generations:
             return "generations"
         if settings.target is not None and reaches(self.merit, settings.target):
@@ -54,7 +89,10 @@ class Progress:
 class Stopwatch:
     """Seconds since a search was first asked, over all processes that worked on it.
 
-    Only the time limit and nothing that is saved in the log looks at it.
+    Only the time limit looks at it, and nothing that is saved in the log.
+
+    Args:
+        before: Seconds that were counted elsewhere.
     """
 
     def __init__(self, before: float = 0.0) -> None:
@@ -67,5 +105,9 @@ class Stopwatch:
             self._began = time.monotonic()
 
     def seconds(self) -> float:
-        """Those counted so far."""
+        """Return the seconds counted so far.
+
+        Returns:
+            Those before included.
+        """
         return self.before + (0.0 if self._began is None else time.monotonic() - self._began)

@@ -68,7 +68,20 @@ def keep_best(best: Population | None, population: Population, count: int) -> Po
 
 
 def find_not_dominated(values: Array, by: list[Array]) -> NDArray[np.bool_]:
-    """Which rows of `values` (P,M) no row of any array in `by`, (N,M) each, dominates: is nowhere less and once more."""
+    """Find the values that none dominates, that is, that none exceeds once and nowhere falls short of.
+
+    Args:
+        values: (P,M) float64, larger is fitter.
+        by: Arrays (N,M) of what may dominate them; `values` itself may be among them.
+
+    Returns:
+        (P,) bool.
+
+    Example:
+        >>> values = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 0.5]])
+        >>> find_not_dominated(values, [values])
+        array([ True,  True, False])
+    """
     sound = np.ones(len(values), bool)
     for others in by:
         for start in range(0, len(others), BLOCK):
@@ -80,15 +93,38 @@ def find_not_dominated(values: Array, by: list[Array]) -> NDArray[np.bool_]:
 
 
 def find_front(values: Array) -> Array:
-    """The finite rows of values (P,M) that no other dominates, each kind once, the greatest by the first objective first."""
+    """Find the front of values.
+
+    Args:
+        values: (P,M) float64, larger is fitter; rows that are not finite are left out.
+
+    Returns:
+        (N,M): those that no other dominates, each kind once, the greatest by the first objective first.
+
+    Example:
+        >>> find_front(np.array([[0.0, 1.0], [1.0, 0.0], [1.0, 0.0], [0.0, 0.5]]))
+        array([[1., 0.],
+               [0., 1.]])
+    """
     kinds = np.unique(values[np.isfinite(values).all(axis=1)], axis=0)[::-1]
     return kinds[find_not_dominated(kinds, [kinds])]
 
 
 def hypervolume(front: Array, reference: Array) -> float:
-    """What a front (N,M) dominates of the space above a reference point (M,): larger is better.
+    """Measure what a front dominates of the space above a reference point.
 
     The measure of Zitzler and Thiele, IEEE Transactions on Evolutionary Computation 3, 1999, by moocore.
+
+    Args:
+        front: (N,M) float64.
+        reference: (M,) the point.
+
+    Returns:
+        The volume, in the product of the objectives' units; larger is better.
+
+    Example:
+        >>> hypervolume(np.array([[1.0, 2.0], [2.0, 1.0]]), np.zeros(2))
+        3.0
     """
     above = front[(front > reference).all(axis=1)]
     if not len(above):

@@ -28,7 +28,15 @@ Array = NDArray[Any]
 
 
 class IslandRows:
-    """What all islands propose, to be evaluated in one call."""
+    """What all islands propose, to be evaluated in one call.
+
+    Args:
+        parts: The rows of each island.
+
+    Attributes:
+        sizes: How many rows each has.
+        rows: All of them, island by island.
+    """
 
     def __init__(self, parts: list[Rows]) -> None:
         self.sizes = [len(part.image) for part in parts]
@@ -71,14 +79,17 @@ class Islands(AskTell):
 
     @property
     def forwards(self) -> int:
+        """Image forwards of all islands, the reference's included."""
         return sum(search.forwards for search in self.searches)
 
     @property
     def lineage(self) -> Lineage:
+        """The lineages of all islands as one: see evo.lineage.interleave."""
         return interleave([search.lineage for search in self.searches], np.array(self.migrations).reshape(-1, 4))
 
     @property
     def hall_of_fame(self) -> tools.HallOfFame:
+        """The best of all genomes that any island evaluated, made anew each time."""
         hall = tools.ParetoFront() if self._several else tools.HallOfFame(FAME)
         members = [genome for search in self.searches for genome in search.record.best or ()]
         if members:
@@ -87,6 +98,7 @@ class Islands(AskTell):
 
     @property
     def stopped(self) -> str | None:
+        """Why all islands have ended, or `callback`; None while one goes on."""
         if self._stopped is not None:
             return self._stopped
         reasons = [search.stopped for search in self.searches]
@@ -105,7 +117,11 @@ class Islands(AskTell):
         return sum(len(search) for search in self.searches)
 
     def ask(self) -> IslandRows | None:
-        """Every island's proposal as one; None where all have come to their end."""
+        """Propose the rows of all islands that go on.
+
+        Returns:
+            Their rows as one; None where all islands have come to their end.
+        """
         self._stopped = None
         asked = [(search, search.ask()) for search in self.searches]
         parts = [(search, proposal.rows) for search, proposal in asked if proposal is not None]
@@ -164,7 +180,18 @@ class Islands(AskTell):
             self.migrations += [(island, int(n), before, int(o)) for n, o in zip(numbers, origins, strict=True)]
 
     def elites(self, count: int) -> Elites:
-        """The best genomes of all islands, the fittest first; copies only where kinds are too few."""
+        """Choose the best genomes of all islands.
+
+        Args:
+            count: E, 1 to the number of genomes alive.
+
+        Returns:
+            The fittest first; copies only where kinds are too few.
+
+        Raises:
+            RuntimeError: There was no generation yet.
+            UserError: There are not so many genomes.
+        """
         if not len(self):
             raise RuntimeError("there are no elites before the first generation; ask() and tell() first")
         alive = []
@@ -178,13 +205,21 @@ class Islands(AskTell):
         return choose_elites(self._scored_together(everybody), count, weights_version=version)
 
     def forget(self, rescore: Rescore = "survivors") -> None:
-        """The model's weights have changed: see Search.forget."""
+        """Say that the model's weights have changed.
+
+        Args:
+            rescore: As in Search.forget, for every island.
+        """
         for search in self.searches:
             search.forget(rescore)
         self._asked = []
 
     def state(self) -> dict[str, Array]:
-        """All that changes, as named arrays."""
+        """Return all that changes.
+
+        Returns:
+            Named arrays; those of island i begin with `i:`.
+        """
         named = {
             f"{i}:{name}": array for i, search in enumerate(self.searches) for name, array in search.state().items()
         }
@@ -198,7 +233,14 @@ class Islands(AskTell):
         }
 
     def set_state(self, state: dict[str, Array]) -> None:
-        """Undo `state`, of which it takes copies. Raises UserError, and changes nothing, where it does not fit."""
+        """Undo `state`.
+
+        Args:
+            state: What it returned, in islands made with the same arguments. It is copied.
+
+        Raises:
+            UserError: It does not fit; no island has changed then.
+        """
         generation, count = (int(number) for number in take_array(state, "counts", np.int64, (2,)))
         if count != len(self.searches):
             raise UserError(f"this state is of {count} islands, these are {len(self.searches)}")

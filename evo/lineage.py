@@ -15,12 +15,16 @@ Array = NDArray[Any]
 class Lineage:
     """Genomes by number, in the order they were made.
 
-    parents   (N,2) int32  numbers of both parents; -1 where drawn, not bred
-    operators (N,3) int32  crossover, mask mutation, pairing mutation: indices into `names`; -1 where drawn
-    born      (N,) int32   the generation that proposed it, from 1
-    survivors              one (P,) int32 a generation: who was alive after it, the fittest first (of several
-                           islands, island by island)
     A genome that migrated has its number there for both parents, and no operators.
+
+    Args:
+        names: The operators'.
+
+    Attributes:
+        names: The operators'.
+        survivors: One (P,) int32 a generation: who was alive after it, the fittest first (of several islands, island by
+            island).
+        count: How many genomes there are, N.
     """
 
     def __init__(self, names: list[str]) -> None:
@@ -30,12 +34,35 @@ class Lineage:
         self.count = 0
 
     def draw(self, count: int, generation: int) -> Array:
-        """Record genomes that were drawn; return their numbers (count,)."""
+        """Record genomes that were drawn.
+
+        Args:
+            count: How many.
+            generation: The one that proposes them, from 1.
+
+        Returns:
+            (count,) int32, their numbers.
+        """
         nobody = np.full((count, 3), -1, np.int32)
         return self.breed(nobody[:, :2], nobody, generation)
 
     def breed(self, parents: Array, operators: Array, generation: int) -> Array:
-        """Record children of `parents` (N,2), made by `operators` (N,3); return their numbers (N,)."""
+        """Record children.
+
+        Args:
+            parents: (N,2) int, numbers of both parents; -1 where drawn.
+            operators: (N,3) int, crossover, mask mutation and pairing mutation as indices into `names`; -1 where drawn.
+            generation: The one that proposes them, from 1.
+
+        Returns:
+            (N,) int32, their numbers.
+
+        Example:
+            >>> lineage = Lineage(["assignment", "flip", "swap"])
+            >>> parents = lineage.draw(2, generation=1)
+            >>> lineage.breed(np.array([parents]), np.array([[0, 1, 2]]), generation=2)
+            array([2], dtype=int32)
+        """
         self._parts["parents"].append(parents.astype(np.int32))
         self._parts["operators"].append(operators.astype(np.int32))
         self._parts["born"].append(np.full(len(parents), generation, np.int32))
@@ -44,7 +71,12 @@ class Lineage:
         return numbers
 
     def arrays(self) -> dict[str, Array]:
-        """All of it: parents, operators, born, names, and survivors (T,P) with -1 where fewer were alive."""
+        """Return all of it.
+
+        Returns:
+            parents: (N,2) int32, operators: (N,3) int32, born: (N,) int32 (the generation that proposed it, from 1), names,
+            and survivors: (T,P) int32 with -1 where fewer were alive.
+        """
         width = max((len(alive) for alive in self.survivors), default=0)
         survivors = np.full((len(self.survivors), width), -1, np.int32)
         for line, alive in zip(survivors, self.survivors, strict=True):
@@ -54,7 +86,17 @@ class Lineage:
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, Array]) -> Lineage:
-        """Undo `arrays`, of which it takes copies. Raises UserError where they are not a lineage's."""
+        """Undo `arrays`.
+
+        Args:
+            arrays: What it returned. They are copied.
+
+        Returns:
+            The lineage.
+
+        Raises:
+            UserError: They are not a lineage's.
+        """
         lineage = cls([str(name) for name in arrays.get("names", ())])
         born = take_array(arrays, "born", np.int32, (None,))
         parents = take_array(arrays, "parents", np.int32, (len(born), 2))
@@ -74,9 +116,16 @@ class Lineage:
 
 
 def interleave(lineages: list[Lineage], migrations: Array) -> Lineage:
-    """Several lineages as one: genome n of lineage i of I gets number n I + i. Where one has fewer genomes the
-    numbers left over are drawn genomes of generation 0, which nobody lived in. migrations: (M,4) int, lineage and
-    number of the migrant, and lineage and number it had at home.
+    """Make several lineages one: genome n of lineage i of I gets number n I + i.
+
+    Where a lineage has fewer genomes, the numbers left over are drawn genomes of generation 0, which nobody lived in.
+
+    Args:
+        lineages: I of them.
+        migrations: (N,4) int: lineage and number of each migrant, and lineage and number that it had at home.
+
+    Returns:
+        The lineage of all.
     """
     count, every = len(lineages), [lineage.arrays() for lineage in lineages]
     names = list(dict.fromkeys(name for lineage in lineages for name in lineage.names))

@@ -34,15 +34,18 @@ Array = NDArray[Any]
 class RowLosses:
     """All an objective may look at, for P genomes over one batch of B images.
 
-    cell_losses    (P,B,G,G) float32, nats: each cell's cross-entropy against the label it came from
-    image_losses   (P,B) float32, nats: cross-entropy against the soft target; NaN where not measured
-    packed         (P,B) masks, True = the cell keeps the row's own image
-    own_labels     (B,) int; -1 where labels are not given
-    partner_labels (P,B) int
-    partners       (P,B) int32: row b is mixed with image partners[p, b]
-    reference_cell_losses, reference_image_losses: the same rows under the reference, or None
-    images         (B,) int: which image of the search batch a row is of; None: row b is of image b. Rows of no
-                   genome in particular come as P=1 with as many rows as there are, whatever images they are of
+    Rows of no genome in particular come as P=1 with as many rows as there are, whatever images they are of.
+
+    Attributes:
+        cell_losses: (P,B,G,G) float32, nats: each cell's cross-entropy against the label it came from.
+        image_losses: (P,B) float32, nats: cross-entropy against the soft target; NaN where not measured.
+        packed: (P,B) masks, True = the cell keeps the row's own image.
+        own_labels: (B,) int; -1 where labels are not given.
+        partner_labels: (P,B) int.
+        partners: (P,B) int32: row b is mixed with image partners[p, b].
+        reference_cell_losses: (P,B,G,G) float32, nats: the same rows under the reference, or None.
+        reference_image_losses: (P,B) float32, nats: the same rows under the reference, or None.
+        images: (B,) int: which image of the search batch a row is of; None: row b is of image b.
     """
 
     cell_losses: Array
@@ -208,7 +211,12 @@ RELATIVE = frozenset({"learnable", "diversity"})
 
 @dataclass(frozen=True)
 class Objective:
-    """A weighted sum of entries of OBJECTIVES: terms of (weight, name). Its own name is the sum as written."""
+    """A weighted sum of entries of OBJECTIVES.
+
+    Attributes:
+        name: The sum as written.
+        terms: (weight, name) of each.
+    """
 
     name: str
     terms: tuple[tuple[float, str], ...]
@@ -250,9 +258,21 @@ class Objective:
 
 
 def parse_objectives(text: str) -> list[Objective]:
-    """Read "hard", a weighted sum "hard + 0.5*contrast - 0.1*diversity", or several, "hard, diversity".
+    """Read what a search is to prefer.
 
-    Raises ValueError in one line.
+    Args:
+        text: A name such as "hard", a weighted sum "hard + 0.5*contrast - 0.1*diversity", or several of these,
+            "hard, diversity".
+
+    Returns:
+        The objectives in order, one at least.
+
+    Raises:
+        ValueError: In one line: a name is unknown or stands twice, a weight is 0, or the text is something else.
+
+    Example:
+        >>> [objective.terms for objective in parse_objectives("hard+0.5*contrast, diversity")]
+        [((1.0, 'hard'), (0.5, 'contrast')), ((1.0, 'diversity'),)]
     """
     objectives = [_parse_sum(part.strip()) for part in text.split(",")]
     terms = [objective.terms for objective in objectives]

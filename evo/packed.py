@@ -17,8 +17,15 @@ Array = NDArray[Any]
 class Masks:
     """Packed masks (...,G,G). True (a 1) = the cell keeps the row's own image, False takes the partner's.
 
-    words: (...,W) unsigned integers, little-endian: the smallest type of G^2 bits or more, W = 1; for G above
-    8 it is uint64 and W = ceil(G^2 / 64). grid: G. `shape` is that of the leading axes.
+    Args:
+        words: (...,W) unsigned integers, little-endian: the smallest type of G^2 bits or more, W = 1; for G above 8 it
+            is uint64 and W = ceil(G^2 / 64). They are not copied.
+        grid: G.
+
+    Example:
+        >>> masks = Masks.pack(np.array([[[True, False], [True, True]]]))
+        >>> masks, masks.kept(), masks.words.ravel()
+        (Masks(shape=(1,), G=2), array([3]), array([13], dtype=uint8))
     """
 
     __slots__ = ("grid", "words")
@@ -29,7 +36,17 @@ class Masks:
 
     @classmethod
     def pack(cls, cells: Array) -> Masks:
-        """From bool (...,G,G). Raises ValueError for anything else."""
+        """Pack masks.
+
+        Args:
+            cells: (...,G,G) bool, True = the cell keeps the row's own image.
+
+        Returns:
+            Masks (...).
+
+        Raises:
+            ValueError: The cells are something else.
+        """
         if cells.dtype != np.bool_ or cells.ndim < 2 or cells.shape[-1] != cells.shape[-2] or not cells.shape[-1]:
             raise ValueError(f"masks must be bool (...,G,G), got {cells.dtype} {cells.shape}")
         grid = cells.shape[-1]
@@ -41,7 +58,18 @@ class Masks:
 
     @classmethod
     def from_words(cls, words: Array, grid: int) -> Masks:
-        """From words as they were saved, of which it takes a copy. Raises ValueError where they are not packed masks."""
+        """Take words as they were saved.
+
+        Args:
+            words: (...,W), which are copied.
+            grid: G.
+
+        Returns:
+            Masks (...).
+
+        Raises:
+            ValueError: They are not packed masks of this grid.
+        """
         dtype, width = word_format(grid)
         if words.dtype != dtype or words.ndim < 1 or words.shape[-1] != width:
             raise ValueError(
@@ -66,6 +94,7 @@ class Masks:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """The leading axes."""
         return self.words.shape[:-1]
 
     def __len__(self) -> int:
@@ -91,18 +120,30 @@ class Masks:
         )
 
     def same(self, other: Masks) -> Array:
-        """bool (...): where both masks are equal."""
+        """Compare with other masks.
+
+        Args:
+            other: Masks of the same grid, of a shape that goes with this one.
+
+        Returns:
+            (...) bool, where both masks are equal.
+        """
         if self.words.shape[-1] == 1:
             return np.asarray(self.words[..., 0] == other.words[..., 0])
         return np.asarray((self.words == other.words).all(axis=-1))
 
     def kept(self) -> Array:
-        """(...) int64: how many cells each mask keeps."""
+        """Count cells.
+
+        Returns:
+            (...) int64, how many cells each mask keeps.
+        """
         if self.words.shape[-1] == 1:
             return np.bitwise_count(self.words[..., 0]).astype(np.int64)
         return np.bitwise_count(self.words).sum(axis=-1, dtype=np.int64)
 
     def copy(self) -> Masks:
+        """Return masks with words of their own."""
         return Masks(self.words.copy(), self.grid)
 
     def __repr__(self) -> str:
@@ -110,7 +151,18 @@ class Masks:
 
 
 def word_format(grid: int) -> tuple[np.dtype[Any], int]:
-    """The words a mask of G = grid is packed into: their type and how many, W."""
+    """Tell which words a mask is packed into.
+
+    Args:
+        grid: G.
+
+    Returns:
+        Their type, and how many, W.
+
+    Example:
+        >>> word_format(4), word_format(9)
+        ((dtype('uint16'), 1), (dtype('uint64'), 2))
+    """
     bits = grid * grid
     for octets in (1, 2, 4, 8):
         if bits <= 8 * octets:
@@ -119,5 +171,12 @@ def word_format(grid: int) -> tuple[np.dtype[Any], int]:
 
 
 def full_words(grid: int) -> Array:
-    """(W,) words of the mask that keeps every cell."""
+    """Return the words of the mask that keeps every cell.
+
+    Args:
+        grid: G.
+
+    Returns:
+        (W,) words.
+    """
     return Masks.pack(np.ones((grid, grid), bool)).words

@@ -79,7 +79,15 @@ class Question:
 
     @classmethod
     def about(cls, pool: Population, *, full: bool) -> Question:
-        """Find the rows to ask for: those not known, each kind once; with `full` all of genomes without a value."""
+        """Find the rows to ask for.
+
+        Args:
+            pool: P genomes.
+            full: Ask for all rows of genomes without a value, and not only for rows that are not known, each kind once.
+
+        Returns:
+            The question.
+        """
         genome, row = np.nonzero(~pool.known)
         first, source = group_equal_rows(row, pool.pairings[genome, row], pool.packed.words[genome, row])
         fresh = genome[first], row[first]  # in either evaluation, so that both take the same course
@@ -92,7 +100,14 @@ class Question:
         return cls(new, (genome, row), np.arange(len(genome)), fresh)
 
     def proposal(self, pool: Population) -> Proposal:
-        """The pool and the question, to be looked at."""
+        """Show the pool and the question.
+
+        Args:
+            pool: The genomes that it is about.
+
+        Returns:
+            Both, to be looked at.
+        """
         return Proposal(
             Masks(as_read_only(pool.packed.words), pool.packed.grid),
             as_read_only(pool.pairings),
@@ -101,7 +116,14 @@ class Question:
 
 
 def as_read_only(array: Array) -> Array:
-    """A view that cannot be written to."""
+    """Make a view that cannot be written to.
+
+    Args:
+        array: Any array.
+
+    Returns:
+        The view.
+    """
     view = array.view()
     view.flags.writeable = False
     return view

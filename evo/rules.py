@@ -16,13 +16,23 @@ Array = NDArray[Any]
 class Rules:
     """The validity rules of one search batch.
 
-    labels: (B,) int, -1 where not given. min_cells: each mask keeps and gives away at least so many cells.
-    self_pairing, same_class: whether an image may be its own partner, or have one of its class. hold: every
-    row keeps the share of cells and the class relation (same class or not) that the first genome drew for
-    it, so that a search cannot win by mixing less or by pairing like with like.
+    Where no permutation obeys the pairing rules (all labels equal, say, and same_class False), as few rows as possible
+    break them.
 
-    Where no permutation obeys the pairing rules (all labels equal, say, and same_class False), as few rows
-    as possible break them; `unmet` counts the rows of the last repair that do.
+    Args:
+        labels: (B,) int, -1 where not given.
+        grid: G.
+        min_cells: Each mask keeps and gives away at least so many cells.
+        self_pairing: Whether an image may be its own partner.
+        same_class: Whether a partner may be of the image's class.
+        hold: Every row keeps the share of cells and the class relation (same class or not) that the first genome drew
+            for it, so that a search cannot win by mixing less or by pairing like with like.
+
+    Attributes:
+        unmet: How many rows of the last repair break the rules.
+
+    Raises:
+        UserError: min_cells is more than half of the cells.
     """
 
     def __init__(
@@ -65,7 +75,12 @@ class Rules:
         self.allowed = self.permitted
 
     def restore(self, held: tuple[Array, Array] | None, unmet: int) -> None:
-        """Hold shares (B,) and allowed pairs (B,B) that were saved, or nothing."""
+        """Hold what was saved.
+
+        Args:
+            held: Shares (B,) as numbers of cells, and allowed pairs (B,B) bool; None: nothing is held.
+            unmet: The attribute.
+        """
         self.release()
         self.unmet = unmet
         if held is not None:
@@ -78,7 +93,16 @@ class Rules:
         return isinstance(self.low, int) and self.low == 0 and bool(self.allowed.all())
 
     def repair_first(self, masks: Masks, pairings: Array, rng: np.random.Generator) -> tuple[Masks, Array]:
-        """Repair a first generation (P,B). With `hold`, its first genome fixes shares and relations."""
+        """Repair a first generation. With `hold`, its first genome fixes shares and relations.
+
+        Args:
+            masks: Masks (P,B).
+            pairings: (P,B) int32.
+            rng: The generator.
+
+        Returns:
+            Valid masks and pairings.
+        """
         self.release()
         masks, pairings = self.repair(masks, pairings, rng)
         if self.hold:
@@ -95,23 +119,59 @@ class Rules:
         return masks, pairings
 
     def hold_from(self, masks: Masks, pairing: Array) -> None:
-        """Hold the shares of masks (B,) and the class relations of a pairing (B,) from now on."""
+        """Hold shares and class relations from now on.
+
+        Args:
+            masks: Masks (B,), whose shares are held.
+            pairing: (B,) int, whose class relations are held.
+        """
         self.low = self.high = masks.kept()
         relation = self.same[np.arange(len(pairing)), pairing]
         self.allowed = self.allowed & (self.same == relation[:, None])
 
     def count_broken(self, pairings: Array) -> int:
-        """How many rows of pairings (N,B) break the rules."""
+        """Count rows that break the rules.
+
+        Args:
+            pairings: (N,B) int.
+
+        Returns:
+            How many of the N x B rows do.
+        """
         return int((~self.allowed[np.arange(pairings.shape[1]), pairings]).sum())
 
     def repair(self, masks: Masks, pairings: Array, rng: np.random.Generator) -> tuple[Masks, Array]:
-        """The valid genomes nearest to masks (N,B) and pairings (N,B)."""
+        """Find the valid genomes nearest to some.
+
+        Args:
+            masks: Masks (N,B).
+            pairings: (N,B) int32.
+            rng: The generator.
+
+        Returns:
+            Masks (N,B) and pairings (N,B).
+        """
         pairings, self.unmet = repair_pairings(pairings, self.allowed, rng)
         return limit_kept(masks, self.low, self.high, rng), pairings
 
 
 def limit_kept(masks: Masks, low: Array | int, high: Array | int, rng: np.random.Generator) -> Masks:
-    """Turn as few random cells of masks (N,B) as it takes for each to keep low..high cells (each int or (B,))."""
+    """Turn as few random cells of masks as it takes for each to keep low..high cells.
+
+    Args:
+        masks: Masks (N,B).
+        low: Cells, an int or (B,).
+        high: Cells, an int or (B,).
+        rng: The generator.
+
+    Returns:
+        Masks (N,B); those given where nothing is to be turned.
+
+    Example:
+        >>> empty = Masks.pack(np.zeros((1, 2, 3, 3), bool))
+        >>> limit_kept(empty, 2, 7, np.random.default_rng(0)).kept()
+        array([[2, 2]])
+    """
     kept = masks.kept()
     lacking = np.clip(kept, low, high) - kept  # (N,B): above 0, cells to be kept; below 0, to be given away
     genome, row = np.nonzero(lacking)
@@ -128,10 +188,18 @@ def limit_kept(masks: Masks, low: Array | int, high: Array | int, rng: np.random
 
 
 def repair_pairings(pairings: Array, allowed: Array, rng: np.random.Generator) -> tuple[Array, int]:
-    """Make permutations (N,B) obey `allowed` (B,B) by swapping partners; return them and how many rows cannot.
+    """Make permutations obey what is allowed, by swapping partners.
 
-    A row whose partner is not allowed trades with a random row such that both are well served. Where no
-    single trade helps, the genome gets the assignment that keeps most of its pairs (Kuhn, 1955).
+    A row whose partner is not allowed trades with a random row such that both are well served. Where no single trade
+    helps, the genome gets the assignment that keeps most of its pairs (Kuhn, 1955).
+
+    Args:
+        pairings: (N,B) int, permutations.
+        allowed: (B,B) bool, whether image b may have partner j.
+        rng: The generator.
+
+    Returns:
+        The permutations (N,B), and how many of their rows cannot be helped.
     """
     rows = np.arange(pairings.shape[1])
     bad = ~allowed[rows, pairings]

@@ -70,7 +70,14 @@ class Scoring:
         return any(getattr(objective, "needs_reference", False) for objective in self.objectives.values())
 
     def gather_rows(self, population: Population) -> RowLosses:
-        """What objectives look at, of a population whose losses are known."""
+        """Collect what objectives look at.
+
+        Args:
+            population: P genomes whose losses are known.
+
+        Returns:
+            Views of its losses, with masks, partners and labels.
+        """
         return RowLosses(
             cell_losses=population.cell_losses,
             image_losses=population.image_losses,
@@ -83,7 +90,14 @@ class Scoring:
         )
 
     def gather_archive_rows(self, archive: RowArchive) -> RowLosses:
-        """The same of all rows in an archive, as P=1 genome of N rows."""
+        """Collect what objectives look at, of all rows in an archive.
+
+        Args:
+            archive: N rows.
+
+        Returns:
+            The same as `gather_rows`, as P=1 genome of N rows.
+        """
         facts = {name: array[None] for name, array in archive.facts.items() if name in Population.LOSSES}
         nowhere = np.full((1, len(archive)), np.nan, np.float32)
         return RowLosses(
@@ -162,7 +176,18 @@ def combine_scores(scores: Array, scale: Array) -> Array:
 
 
 def measure_scale(scores: Array) -> Array:
-    """The mean and standard deviation (M,2) of what is finite in scores (M,...); 0 and 1 where nothing is."""
+    """Measure the scale of each objective's scores.
+
+    Args:
+        scores: (M,...) float32, -inf where a row has none.
+
+    Returns:
+        (M,2) float64, mean and standard deviation of what is finite; 0 and 1 where nothing is.
+
+    Example:
+        >>> measure_scale(np.array([[1.0, 3.0, -np.inf]]))
+        array([[2., 1.]])
+    """
     scale = np.tile([0.0, 1.0], (len(scores), 1))
     for number, of_objective in enumerate(scores.astype(np.float64)):
         finite = of_objective[np.isfinite(of_objective)]

@@ -152,34 +152,42 @@ class Search(AskTell):
 
     @property
     def toolbox(self) -> base.Toolbox:
+        """DEAP's, with the operators."""
         return self.breeder.toolbox
 
     @property
     def variation(self) -> Variation:
+        """Which operators make the children, and their shares."""
         return self.breeder.variation
 
     @property
     def rules(self) -> Rules:
+        """What a genome may be."""
         return self.breeder.rules
 
     @property
     def objectives(self) -> dict[str, Any]:
+        """The M objectives by name."""
         return self.scoring.objectives
 
     @property
     def generation(self) -> int:
+        """How many generations there were."""
         return self.record.progress.generation
 
     @property
     def records(self) -> list[dict[str, Any]]:
+        """A dict for each generation."""
         return self.record.records
 
     @property
     def logbook(self) -> tools.Logbook:
+        """DEAP's, with a line for each generation."""
         return self.record.logbook
 
     @property
     def hall_of_fame(self) -> tools.HallOfFame:
+        """DEAP's, of all genomes evaluated."""
         return self.record.hall_of_fame
 
     @hall_of_fame.setter
@@ -188,6 +196,7 @@ class Search(AskTell):
 
     @property
     def statistics(self) -> tools.Statistics | tools.MultiStatistics:
+        """DEAP's, compiled for every generation."""
         return self.record.statistics
 
     @statistics.setter
@@ -265,10 +274,13 @@ class Search(AskTell):
         return self.accept(self.score(answer))
 
     def elites(self, count: int) -> Elites:
-        """The best genomes of the present generation, the fittest first; copies only where kinds are too few.
+        """Choose the best genomes of the present generation.
 
         Args:
             count: E, 1 to the number of genomes alive.
+
+        Returns:
+            The fittest first; copies only where kinds are too few.
 
         Raises:
             RuntimeError: There was no generation yet.
@@ -311,11 +323,22 @@ class Search(AskTell):
         self._open = None
 
     def state(self) -> dict[str, Array]:
-        """All that changes, as named arrays: what a checkpoint keeps. A proposal that is open is part of it."""
+        """Return all that changes: what a checkpoint keeps. A proposal that is open is part of it.
+
+        Returns:
+            Named arrays, copies.
+        """
         return collect_state(self)
 
     def set_state(self, state: dict[str, Array]) -> None:
-        """Undo `state`, of which it takes copies. Raises UserError, and changes nothing, where it does not fit."""
+        """Undo `state`.
+
+        Args:
+            state: What it returned, in a search made with the same arguments. It is copied.
+
+        Raises:
+            UserError: It is not sound, or of another search; this one is left as it was.
+        """
         read_state(self, state).give_to(self)
 
     def immigrate(self, population: Population, newcomers: Array) -> Array:
@@ -341,7 +364,19 @@ class Search(AskTell):
         return numbers
 
     def score(self, losses: tuple[Any, ...]) -> Array:
-        """The first half of `tell`, after which nothing has changed for good: (M,P,B) row scores of the proposal."""
+        """Do the first half of `tell`, after which nothing has changed for good.
+
+        Args:
+            losses: Up to four arrays, as `tell` takes them.
+
+        Returns:
+            (M,P,B) float32, the row scores of the proposal.
+
+        Raises:
+            RuntimeError: Nothing was asked.
+            UserError: Shapes do not fit, or losses are missing.
+            FloatingPointError: Too many rows are not finite.
+        """
         if self._open is None:
             raise RuntimeError("tell() answers an ask(), and none is open; call ask() first")
         bred, question = self._open
@@ -361,7 +396,14 @@ class Search(AskTell):
         return scores
 
     def accept(self, scores: Array) -> dict[str, Any]:
-        """The second half of `tell`: select the survivors by row scores (M,P,B); return the log's new line."""
+        """Do the second half of `tell`: select the survivors.
+
+        Args:
+            scores: (M,P,B) float32, what `score` returned.
+
+        Returns:
+            The log's new line.
+        """
         assert self._open is not None
         bred, question = self._open
         pool = bred.pool

@@ -51,7 +51,14 @@ def best(population: Population, k: int) -> Array:
 
 
 def rank_crowded(population: Population) -> Array:
-    """(P,) int64: each genome's place by front, then by crowding distance; 0 is the best place."""
+    """Rank genomes by front, then by crowding distance.
+
+    Args:
+        population: P genomes with valid values.
+
+    Returns:
+        (P,) int64, each genome's place; 0 is the best.
+    """
     individuals = list(population)
     rank, distance = np.zeros(len(population)), np.zeros(len(population))
     for number, front in enumerate(tools.sortNondominated(individuals, len(individuals))):
@@ -65,7 +72,14 @@ def rank_crowded(population: Population) -> Array:
 
 
 def find_distinct(population: Population) -> Array:
-    """Indices of genomes that are not copies of an earlier one."""
+    """Find the genomes that are not copies of an earlier one.
+
+    Args:
+        population: P genomes.
+
+    Returns:
+        (U,) int64, their indices, ascending.
+    """
     words = np.ascontiguousarray(population.packed.words).view(np.uint8).reshape(len(population), -1)
     partners = np.ascontiguousarray(population.pairings).view(np.uint8).reshape(len(population), -1)
     genes = np.concatenate([words, partners], axis=1)
@@ -74,13 +88,16 @@ def find_distinct(population: Population) -> Array:
 
 
 def choose_elites(population: Population, count: int, *, weights_version: int = 0, copies: bool = False) -> Elites:
-    """The best genomes of a population.
+    """Choose the best genomes of a population.
 
     Args:
         population: P scored genomes.
         count: E, 1 to P.
         weights_version: The present one, which ages are counted back from.
         copies: Take copies of a genome like any other; else only where kinds are too few.
+
+    Returns:
+        The fittest first.
 
     Raises:
         UserError: There are not so many genomes.
@@ -98,7 +115,14 @@ def choose_elites(population: Population, count: int, *, weights_version: int = 
 
 
 def as_indices(chosen: Array | list[Individual]) -> Array:
-    """What a selection returned, as indices: ours return them, DEAP's return individuals."""
+    """Read what a selection returned: ours return indices, DEAP's return individuals.
+
+    Args:
+        chosen: Either.
+
+    Returns:
+        (k,) int64 indices.
+    """
     if isinstance(chosen, np.ndarray):
         return chosen
     return np.array([individual.index for individual in chosen], dtype=np.int64)

@@ -37,14 +37,17 @@ def option(
     check: Callable[[str], object] | None = None,
     **bounds: float,
 ) -> Any:
-    """A field of SearchSettings.
+    """Declare a field of SearchSettings.
 
     Args:
         default: Its value where none is given.
         description: One line for people.
         names: Of an option that is a name, those there are.
-        check: Raises ValueError for a text that cannot be read.
+        check: A function that raises ValueError for a text that cannot be read.
         **bounds: `ge`, `gt` and `le`, of numbers.
+
+    Returns:
+        The dataclass field.
     """
     return field(
         default=default,
@@ -128,7 +131,18 @@ class SearchSettings:
 
     @classmethod
     def list_names(cls, name: str) -> tuple[str, ...]:
-        """The names that an option of names may be."""
+        """List what an option of names may be.
+
+        Args:
+            name: The option's.
+
+        Returns:
+            The names.
+
+        Example:
+            >>> SearchSettings.list_names("sampler")
+            ('bernoulli', 'box', 'connected')
+        """
         names: tuple[str, ...] = cls.__dataclass_fields__[name].metadata["names"]
         return names
 
@@ -139,10 +153,21 @@ class SearchSettings:
 
 
 def make_settings(settings: SearchSettings | None, changes: Mapping[str, Any]) -> SearchSettings:
-    """`settings`, or the defaults, with changes by name.
+    """Change settings.
+
+    Args:
+        settings: What to begin with; None: the defaults.
+        changes: Values by name.
+
+    Returns:
+        Settings with these values.
 
     Raises:
         UserError: There is no such setting, or a value does not fit it.
+
+    Example:
+        >>> make_settings(SearchSettings(population=16), {"objective": "hard"}).population
+        16
     """
     base = settings or SearchSettings()
     names = [one.name for one in fields(base)]
@@ -155,7 +180,11 @@ def make_settings(settings: SearchSettings | None, changes: Mapping[str, Any]) -
 
 
 def settings_help() -> str:
-    """Every setting, one a line: name, default, meaning."""
+    """Describe every setting.
+
+    Returns:
+        A line for each: name, default, meaning.
+    """
     return "\n".join(
         f"{one.name:<17} {one.default!s:<16} {one.metadata['description']}" for one in fields(SearchSettings)
     )

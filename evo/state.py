@@ -29,7 +29,14 @@ COUNTS = ("forwards", "nonfinite", "weights_version")
 
 
 def collect_state(search: Search) -> dict[str, Array]:
-    """All that changes in a search, as named arrays: copies."""
+    """Collect all that changes in a search.
+
+    Args:
+        search: The search, with or without an open proposal.
+
+    Returns:
+        Named arrays, copies.
+    """
     rules = search.rules
     meta = {
         "made_with": _describe_origin(search),
@@ -65,7 +72,18 @@ def collect_state(search: Search) -> dict[str, Array]:
 
 
 def read_state(search: Search, state: dict[str, Array]) -> FoundState:
-    """Undo `collect_state`, and change nothing yet. Raises UserError where it is unsound or of another search."""
+    """Undo `collect_state`, and change nothing yet.
+
+    Args:
+        search: What the state is for.
+        state: What `collect_state` returned, or what was read from a file.
+
+    Returns:
+        The state, taken apart and checked.
+
+    Raises:
+        UserError: It is unsound, or of another search.
+    """
     try:
         return FoundState(search, *storage.unflatten(state))
     except UserError:
@@ -75,7 +93,16 @@ def read_state(search: Search, state: dict[str, Array]) -> FoundState:
 
 
 class FoundState:
-    """A state taken apart and checked: everything in it is a copy."""
+    """A state taken apart and checked: everything in it is a copy.
+
+    Args:
+        search: What it is for.
+        meta: What was saved as JSON.
+        groups: Arrays by name, by the name of their group.
+
+    Raises:
+        UserError, ValueError, LookupError, TypeError: The state does not fit; `read_state` makes one error of them.
+    """
 
     def __init__(self, search: Search, meta: dict[str, Any], groups: dict[str, dict[str, Array]]) -> None:
         _check_origin(search, meta["made_with"])
@@ -110,7 +137,11 @@ class FoundState:
         self.bred = None if meta["kept"] is None else _read_bred(search, int(meta["kept"]), groups)
 
     def give_to(self, search: Search) -> None:
-        """Make the search what was found."""
+        """Make a search what was found.
+
+        Args:
+            search: The search that the state was read for.
+        """
         for name, count in self.counts.items():
             setattr(search, name, count)
         search.stale = self.stale  # type: ignore[assignment]

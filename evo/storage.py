@@ -236,12 +236,17 @@ def replacing(path: Path | str) -> Iterator[BinaryIO]:
     Args:
         path: the file that is replaced.
 
+    Yields:
+        The open file.
+
     Raises:
         OSError: writing fails; the error names `path`.
 
     Example:
         >>> with replacing("bank.json") as file:
-        ...     file.write(b"{}")
+        ...     count = file.write(b"{}")
+        >>> Path("bank.json").read_text()
+        '{}'
     """
     path = Path(path)
     unfinished = path.with_name(f".{path.name[:40]}.{os.getpid()}-{threading.get_ident():x}.tmp")

@@ -12,15 +12,35 @@ SYMMETRIES = 16
 
 
 def images(masks: Array) -> Array:
-    """(16,N,G,G) bool: masks (N,G,G) themselves first, then under each other symmetry."""
+    """Turn masks into all their symmetric forms.
+
+    Args:
+        masks: (N,G,G) bool.
+
+    Returns:
+        (16,N,G,G) bool: the masks themselves first, then under each other symmetry.
+    """
     turned = [np.rot90(form, turns, axes=(1, 2)) for form in (masks, masks[:, :, ::-1]) for turns in range(4)]
     return np.stack([*turned, *(~form for form in turned)])
 
 
 def canonical(masks: Array) -> tuple[Array, Array]:
-    """Of masks (N,G,G) bool: one form for all that are alike under a symmetry, (N,G,G); the number of such, (N,).
+    """Find one form for all masks that are alike under a symmetry.
 
-    The form is the first in reading order that keeps fewest cells at its beginning; orbits have 2 to 16 masks.
+    The form is the first in reading order that keeps fewest cells at its beginning.
+
+    Args:
+        masks: (N,G,G) bool.
+
+    Returns:
+        The form of each mask, (N,G,G) bool, and how many masks are alike with it, (N,) int64: 2 to 16.
+
+    Example:
+        >>> corners = np.zeros((2, 2, 2), bool)
+        >>> corners[0, 0, 0] = corners[1, 1, 1] = True
+        >>> forms, sizes = canonical(corners)
+        >>> bool((forms[0] == forms[1]).all()), sizes
+        (True, array([8, 8]))
     """
     if not len(masks):
         return masks.copy(), np.zeros(0, np.int64)
@@ -37,7 +57,14 @@ def canonical(masks: Array) -> tuple[Array, Array]:
 
 
 def orbits(masks: Array) -> tuple[Array, Array]:
-    """Of masks (N,G,G): where each orbit first stands (U,), and the orbit of each mask (N,), both int64."""
+    """Group masks that are alike under a symmetry.
+
+    Args:
+        masks: (N,G,G) bool.
+
+    Returns:
+        Where each group first stands, (U,) int64, and the group of each mask, (N,) int64.
+    """
     form, _ = canonical(masks)
     words = _pack_words(form)
     _, index, inverse = np.unique(

@@ -24,8 +24,11 @@ SLOTS = ("mate", "mutate_masks", "mutate_pairings")  # every child passes one op
 class Slot:
     """Operators that compete for the same place.
 
-    names: K of them; rates: (K,) share of children each one makes, sum 1; credit: (K,) running mean of what its
-    children earned, 0..1.
+    Attributes:
+        name: One of SLOTS.
+        names: K operators.
+        rates: (K,) the share of children that each one makes, sum 1.
+        credit: (K,) the running mean of what its children earned, 0 to 1.
     """
 
     name: str
@@ -37,15 +40,30 @@ class Slot:
         self.credit = np.full(len(self.names), 0.5)
 
     def tool(self, operator: str) -> str:
-        """Its name in the toolbox: the slot's, where it is alone."""
+        """Name an operator in the toolbox.
+
+        Args:
+            operator: One of `names`.
+
+        Returns:
+            The slot's name where the operator is alone, else both names.
+        """
         return self.name if len(self.names) == 1 else f"{self.name}_{operator}"
 
 
 class Variation:
     """Makes children with a toolbox's operators.
 
-    slots: one for each of SLOTS. adaptive: let rates follow credit by probability matching (Goldberg, Machine
-    Learning 5, 1990; Thierens, GECCO 2005): an operator's rate is FLOOR / K plus its part of all credit.
+    With `adaptive` rates follow credit by probability matching (Goldberg, Machine Learning 5, 1990; Thierens, GECCO
+    2005): an operator's rate is FLOOR / K plus its part of all credit.
+
+    Args:
+        toolbox: DEAP's, where the operators are registered.
+        slots: One for each of SLOTS.
+        adaptive: Whether rates follow credit.
+
+    Attributes:
+        names: All operators, slot by slot.
     """
 
     FLOOR = 0.2  # of all children go to operators whatever they earn, so that none dies out
@@ -59,7 +77,16 @@ class Variation:
     def make_children(
         self, first: Population, second: Population, rng: np.random.Generator
     ) -> tuple[Masks, Array, Array]:
-        """N children of N pairs: masks (N,B), pairings (N,B) and who made them, (N,3) indices into `names`."""
+        """Make a child of each pair of parents.
+
+        Args:
+            first: N parents, with their row scores.
+            second: The N others.
+            rng: The generator.
+
+        Returns:
+            Masks (N,B), pairings (N,B) and who made them, (N,3) int32 indices into `names`.
+        """
         made_by = np.stack([self._draw(slot, len(first), rng) for slot in self.slots], axis=1)
         masks, pairings = self._mate(first, second, made_by[:, 0], rng)
         for operator, tool, rows in self._split(1, made_by):
@@ -74,7 +101,12 @@ class Variation:
         return masks, pairings, (made_by + self.offsets).astype(np.int32)
 
     def reward(self, made_by: Array, gain: Array) -> None:
-        """Credit the operators of children `made_by` (N,3) with what each child earned, gain (N,) >= 0."""
+        """Credit operators with what their children earned.
+
+        Args:
+            made_by: (N,3) int, as `make_children` returned it.
+            gain: (N,) float, 0 or more, what each child earned.
+        """
         largest = gain.max(initial=0.0)
         if not self.adaptive or largest <= 0:
             return
@@ -87,7 +119,11 @@ class Variation:
             slot.rates = self.FLOOR / count + (1 - self.FLOOR) * slot.credit / slot.credit.sum()
 
     def rates(self) -> dict[str, float]:
-        """Each operator's present share of the children, for the log."""
+        """Tell each operator's present share of the children, for the log.
+
+        Returns:
+            Shares by operator; those of a slot add up to 1.
+        """
         return {
             name: round(float(rate), 4)
             for slot in self.slots
@@ -95,11 +131,25 @@ class Variation:
         }
 
     def arrays(self) -> dict[str, Array]:
-        """What a checkpoint keeps."""
+        """Return what a checkpoint keeps.
+
+        Returns:
+            Each slot's rates and credit, by name.
+        """
         return {f"{slot.name}.{part}": getattr(slot, part) for slot in self.slots for part in ("rates", "credit")}
 
     def read_rates(self, arrays: dict[str, Array]) -> list[tuple[Array, Array]]:
-        """Each slot's rates and credit among saved arrays, as copies. Raises UserError where they do not fit."""
+        """Read each slot's rates and credit, and change nothing.
+
+        Args:
+            arrays: What `arrays` returned.
+
+        Returns:
+            Rates (K,) and credit (K,) of each slot, copies.
+
+        Raises:
+            UserError: They do not fit.
+        """
         found = []
         for slot in self.slots:
             count = len(slot.names)
@@ -111,7 +161,11 @@ class Variation:
         return found
 
     def set_rates(self, rates: list[tuple[Array, Array]]) -> None:
-        """Take over what `read_rates` gave."""
+        """Take over what `read_rates` gave.
+
+        Args:
+            rates: Rates (K,) and credit (K,) of each slot.
+        """
         for slot, (share, credit) in zip(self.slots, rates, strict=True):
             slot.rates = share
             slot.credit = credit
@@ -149,7 +203,18 @@ class Variation:
 
 
 def as_masks(made: Masks | Array, tool: str) -> Masks:
-    """What an operator returned; bool arrays are welcome as well."""
+    """Read what an operator returned; bool arrays are welcome as well.
+
+    Args:
+        made: Masks (N,B), or cells (N,B,G,G) bool.
+        tool: The operator's name, for the error.
+
+    Returns:
+        Masks (N,B).
+
+    Raises:
+        UserError: It is something else.
+    """
     if isinstance(made, Masks):
         return made
     if isinstance(made, np.ndarray) and made.dtype == np.bool_:
@@ -158,7 +223,23 @@ def as_masks(made: Masks | Array, tool: str) -> Masks:
 
 
 def parse_shares(text: str, registry: Mapping[str, Any], kind: str) -> dict[str, float]:
-    """Read `name`, `a+b` (equal shares) or `0.9*a+0.1*b`. Raises ValueError with the names there are."""
+    """Read the operators of a slot, and their shares.
+
+    Args:
+        text: `name`, `a+b` (equal shares) or `0.9*a+0.1*b`.
+        registry: The operators there are.
+        kind: What they are, for the error.
+
+    Returns:
+        Shares by name, sum 1.
+
+    Raises:
+        UserError: A name is unknown or stands twice, or a share is 0.
+
+    Example:
+        >>> parse_shares("3*rows+uniform", {"rows": ..., "uniform": ...}, "crossover")
+        {'rows': 0.75, 'uniform': 0.25}
+    """
     shares: dict[str, float] = {}
     for part in text.replace(" ", "").split("+"):
         match = re.fullmatch(r"(?:([0-9]+(?:\.[0-9]+)?|\.[0-9]+)\*)?([a-z_/]+)", part)

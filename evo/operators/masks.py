@@ -165,10 +165,21 @@ def trade(masks: Masks, rng: np.random.Generator, *, row_rate: float = 0.15) -> 
 
 
 def draw_hits(count: int, rate: float, rng: np.random.Generator) -> Array:
-    """The successes among `count` independent trials of chance `rate`: sorted indices, int64.
+    """Draw the successes among independent trials.
 
-    Rare ones are found by their gaps, which are geometric, so the cost goes with the successes: Devroye,
-    Non-uniform random variate generation, 1986, chapter X.
+    Rare ones are found by their gaps, which are geometric, so the cost goes with the successes: Devroye, Non-uniform
+    random variate generation, 1986, chapter X.
+
+    Args:
+        count: How many trials.
+        rate: The chance of each, 0 to 1.
+        rng: The generator.
+
+    Returns:
+        Sorted indices of the successes, int64.
+
+    Raises:
+        ValueError: The rate is outside 0 to 1.
     """
     if not 0 <= rate <= 1:
         raise ValueError(f"a rate is a share between 0 and 1, got {rate}")

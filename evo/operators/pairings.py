@@ -142,7 +142,16 @@ def scramble(pairings: Array, rng: np.random.Generator, *, rate: float = 0.2) ->
 
 
 def draw_cuts(count: int, rows: int, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Draw two cuts of 0..B, in order, (N,1) each: a segment of 0 to B rows is [start, stop)."""
+    """Draw two cuts of 0..B for each of N genomes.
+
+    Args:
+        count: N.
+        rows: B.
+        rng: The generator.
+
+    Returns:
+        Start and stop, in order, (N,1) int32 each: a segment of 0 to B rows is [start, stop).
+    """
     one, other = rng.integers(0, rows + 1, size=(2, count, 1), dtype=np.int32)
     return np.minimum(one, other), np.maximum(one, other)
 
