@@ -89,11 +89,22 @@ class RowArchive:
         self._order = np.insert(self._order, place[order], before + order)
 
     def rate(self, scores: Array) -> None:
-        """Say how good every row is: scores (N,) float32, all on one scale."""
+        """Say how good every row is.
+
+        Args:
+            scores: (N,) float32, all on one scale.
+        """
         self.scores = scores
 
     def recall(self, population: Population) -> int:
-        """Fill in the losses of the population's rows that are not known but lie here; return how many."""
+        """Fill in losses of a population's rows that are not known but lie here.
+
+        Args:
+            population: P genomes over the batch, which are changed.
+
+        Returns:
+            How many rows were filled in.
+        """
         genome, row = np.nonzero(~population.known)
         found = self.find(row, population.pairings[genome, row], population.packed.words[genome, row])
         hit = found >= 0
@@ -104,7 +115,16 @@ class RowArchive:
         return len(found)
 
     def find(self, image: Array, partner: Array, words: Array) -> Array:
-        """(R,) int64: where rows with these images (R,), partners (R,) and words (R,W) lie, -1 where nowhere."""
+        """Find rows.
+
+        Args:
+            image: (R,) int.
+            partner: (R,) int.
+            words: (R,W) words of their masks.
+
+        Returns:
+            (R,) int64: where each lies, -1 where nowhere.
+        """
         if not len(self) or not len(image):
             return np.full(len(image), -1)
         hashes = _hash(image, partner, words)
@@ -115,8 +135,11 @@ class RowArchive:
         return np.where(equal, found, -1)
 
     def best_pairs(self) -> tuple[Array, Masks]:
-        """For image b with partner j the best score known, (B,B) float32 with -inf where there is none, and
-        the mask that had it, Masks (B,B).
+        """Find the best that is known of each pair.
+
+        Returns:
+            For image b with partner j the best score, (B,B) float32 with -inf where there is none, and the mask that had it,
+            Masks (B,B).
         """
         scores = np.full((self.batch_size, self.batch_size), -np.inf, np.float32)
         words = np.zeros((self.batch_size, self.batch_size, self.words.shape[1]), self.words.dtype)
@@ -128,7 +151,11 @@ class RowArchive:
         return scores, Masks(words, self.grid)
 
     def arrays(self) -> dict[str, Array]:
-        """What a checkpoint keeps."""
+        """Return what a checkpoint keeps.
+
+        Returns:
+            Named arrays, not copied.
+        """
         rows = {"image": self.image, "partner": self.partner, "words": self.words}
         return {**rows, "objective_scores": self.objective_scores, "scores": self.scores, **self.facts}
 
@@ -136,7 +163,21 @@ class RowArchive:
     def from_arrays(
         cls, arrays: dict[str, Array], batch_size: int, grid: int, capacity: int = 2**18, *, objectives: int = 1
     ) -> RowArchive:
-        """Undo `arrays`, of which it takes copies. Raises UserError where they are not an archive's."""
+        """Undo `arrays`.
+
+        Args:
+            arrays: What it returned. They are copied.
+            batch_size: B.
+            grid: G.
+            capacity: Rows kept at most.
+            objectives: M.
+
+        Returns:
+            The archive.
+
+        Raises:
+            UserError: They are not an archive's.
+        """
         dtype, width = word_format(grid)
         archive = cls(batch_size, grid, capacity, objectives=objectives)
         archive.image = take_array(arrays, "image", np.int32, (None,))
@@ -158,7 +199,11 @@ class RowArchive:
         return archive
 
     def become(self, other: RowArchive) -> None:
-        """Take over another archive's rows; operators that refer to this one go on with them."""
+        """Take over another archive's rows; operators that refer to this one go on with them.
+
+        Args:
+            other: The archive, which is not to be used any more.
+        """
         self.__dict__.update(other.__dict__)
 
     def _drop(self, count: int) -> None:
@@ -177,8 +222,15 @@ class RowArchive:
 
 
 def group_equal_rows(image: Array, partner: Array, words: Array) -> tuple[Array, Array]:
-    """Rows (R,), exactly compared: the index (U,) of the first of each kind, ascending, and for every row
-    which of them it equals (R,).
+    """Group rows that are equal, exactly compared.
+
+    Args:
+        image: (R,) int.
+        partner: (R,) int.
+        words: (R,W) words of their masks.
+
+    Returns:
+        The index (U,) of the first row of each kind, ascending, and for every row which of them it equals (R,).
     """
     order = np.lexsort((*words.T, partner, image))
     fresh = np.ones(len(order), bool)

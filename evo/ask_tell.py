@@ -34,11 +34,11 @@ class AskTell(ABC):
 
     @abstractmethod
     def ask(self) -> Asked | None:
-        """Propose rows to evaluate; None at the end."""
+        """Return rows to evaluate; None at the end."""
 
     @abstractmethod
     def tell(self, *losses: Any) -> dict[str, Any]:
-        """Take the losses of the rows last asked for; return the log's new line."""
+        """Return the log's new line, having taken the losses of the rows last asked for."""
 
     @abstractmethod
     def state(self) -> dict[str, Array]:
@@ -46,7 +46,7 @@ class AskTell(ABC):
 
     @abstractmethod
     def set_state(self, state: dict[str, Array]) -> None:
-        """Undo `state`."""
+        """Undo `state`, whose arrays are copied."""
 
     @property
     @abstractmethod

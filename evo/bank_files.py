@@ -48,8 +48,11 @@ def load_bank(path: Path | str) -> PatternBank:
         BankError: there is no such file, or it is not a sound bank.
 
     Example:
-        >>> bank = load_bank("runs/out/digits/patterns/bank.npz")
-        >>> masks, pairing = bank.draw(np.zeros(64), np.random.default_rng(0))
+        >>> bank = PatternBank(grid=2, num_classes=2)
+        >>> bank.collect(np.array([[[True, False], [True, True]]]), np.array([0]), np.array([1]))
+        >>> save_bank(bank, "patterns.json")
+        >>> load_bank("patterns.json").weights
+        array([1.])
     """
     path = Path(path)
     if not path.is_file():

@@ -34,8 +34,11 @@ ROW_RATE = 0.05  # of mask mutations: share of rows that change; few, so that ch
 class Bred:
     """Genomes that one generation chooses from.
 
-    pool: those that were alive, and their children. kept: how many were alive. made_by: (N,3) which operators made each
-    child, parents: (N,2) indices of its parents among those alive; both -1 for a child that was drawn instead.
+    Attributes:
+        pool: Those that were alive, and their children.
+        kept: How many were alive.
+        made_by: (N,3) int32, which operators made each child; -1 for a child that was drawn instead.
+        parents: (N,2) int64, indices of its parents among those alive; -1 for a child that was drawn instead.
     """
 
     pool: Population
@@ -44,7 +47,14 @@ class Bred:
     parents: Array
 
     def take_first(self, count: int) -> Bred:
-        """The first `count` genomes, of which all that were alive are part."""
+        """Take genomes from the front.
+
+        Args:
+            count: How many; all that were alive are part of them.
+
+        Returns:
+            These alone.
+        """
         children = count - self.kept
         return Bred(self.pool.take(np.arange(count)), self.kept, self.made_by[:children], self.parents[:children])
 
@@ -96,7 +106,11 @@ class Breeder:
         self.variation = self._register_operators()
 
     def draw_first(self) -> Bred:
-        """The first generation: drawn, or in part what is known from before."""
+        """Draw the first generation, or take it in part from what is known from before.
+
+        Returns:
+            P genomes, of which none was alive.
+        """
         masks, pairings = self._draw(self.settings.population)
         source = self._put_start(masks, pairings)
         pool = Population(*self.rules.repair_first(masks, pairings, self.rng), objectives=self.objectives)
@@ -105,11 +119,14 @@ class Breeder:
         return Bred(pool, 0, np.zeros((0, 3), np.int32), np.zeros((0, 2), np.int64))
 
     def breed(self, alive: Population, stale: str | None) -> Bred:
-        """The pool of a later generation: those alive and P children.
+        """Breed the pool of a later generation: those alive and P children.
 
         Args:
             alive: The present generation, scored.
             stale: What became of its losses since, as Search.forget says: `all`, `survivors`, or None.
+
+        Returns:
+            The pool.
         """
         size = self.settings.population
         if stale == "all":  # nobody can be preferred, so everybody has a child
@@ -133,7 +150,14 @@ class Breeder:
         return Bred(alive.join(children), len(alive), made_by, parents)
 
     def select_survivors(self, pool: Population) -> Array:
-        """Indices of the P genomes that live on, the fittest first; copies only where kinds are too few."""
+        """Choose the P genomes that live on.
+
+        Args:
+            pool: All that were evaluated.
+
+        Returns:
+            Their indices, the fittest first; copies only where kinds are too few.
+        """
         size = min(self.settings.population, len(pool))
         if self.settings.duplicates == "keep":
             return self._sort_fittest(pool, self._pick_best(pool, np.arange(len(pool)), size))
@@ -145,7 +169,16 @@ class Breeder:
         return self._sort_fittest(pool, chosen)
 
     def select(self, tool: Callable[..., Any], population: Population, count: int) -> Array:
-        """What a selection of the toolbox picks, as indices (count,). Python's `random` outside is left alone."""
+        """Ask a selection of the toolbox. Python's `random` outside is left alone.
+
+        Args:
+            tool: The selection, ours or DEAP's.
+            population: What it selects from.
+            count: How many.
+
+        Returns:
+            (count,) int64 indices.
+        """
         if getattr(tool, "func", None) in OF_ARRAYS:  # to change Python's state back and forth takes as long as they do
             return as_indices(tool(population, count))
         with self._python_random():

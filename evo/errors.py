@@ -62,7 +62,7 @@ def did_you_mean(name: str, known: Iterable[str], *, most: int = 1, prefix: str 
 
 
 def on_one_line(text: str) -> str:
-    """A text with nothing in it that a terminal would obey, as what strangers' files say goes to terminals and pages.
+    r"""A text with nothing in it that a terminal would obey, as what strangers' files say goes to terminals and pages.
 
     Args:
         text: any text.

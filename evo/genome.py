@@ -29,8 +29,12 @@ SCHEMA = 1
 def check_genomes(masks: Array, pairings: Array) -> None:
     """Refuse genomes that are not compositions.
 
-    masks: (P,B,G,G) bool, True = the cell keeps the row's own image. pairings: (P,B) integer, each
-    row a permutation of 0..B-1. Raises ValueError that names what was expected and what came.
+    Args:
+        masks: (P,B,G,G) bool, True = the cell keeps the row's own image.
+        pairings: (P,B) integer, each row a permutation of 0..B-1.
+
+    Raises:
+        ValueError: They are something else; the line says what was expected and what came.
     """
     if masks.dtype != np.bool_ or masks.ndim != 4 or masks.shape[2] != masks.shape[3] or not masks.shape[2]:
         raise ValueError(f"masks must be bool (P,B,G,G), got {masks.dtype} {masks.shape}")
@@ -75,23 +79,32 @@ class _RowField:
 class Population(MutableSequence["Individual"]):
     """P genomes over one search batch, as arrays.
 
-    packed       Masks (P,B)        True = the cell keeps the row's own image; `masks` unpacks them
-    pairings     (P,B) int32        row b's partner is image pairings[p, b]
-    values       (P,M) float64      fitness values, larger is fitter; meaningful where `valid`
-    valid        (P,) bool
-    ids          (P,) int32         a genome's number in its search's lineage; -1 outside a search
+    Args:
+        masks: (P,B,G,G) bool, or Masks (P,B).
+        pairings: (P,B) integer, permutations of 0..B-1.
+        objectives: M.
 
-    Of each row (made when first used):
+    Attributes:
+        packed: Masks (P,B), True = the cell keeps the row's own image; `masks` unpacks them.
+        pairings: (P,B) int32, row b's partner is image pairings[p, b].
+        values: (P,M) float64, fitness values, larger is fitter; meaningful where `valid`.
+        valid: (P,) bool.
+        ids: (P,) int32, a genome's number in its search's lineage; -1 outside a search.
+        cell_losses, reference_cell_losses: (P,B,G,G) float32, nats; meaningful where `known`. This and the following
+            arrays are made when they are first used.
+        image_losses, reference_image_losses: (P,B) float32, nats; meaningful where `known`.
+        known: (P,B) bool, losses are carried for the row.
+        measured: (P,B) int32, under which weights: see Search.forget.
+        scores: (P,B) float32, the objective's row scores, larger is fitter; NaN before the first.
 
-    cell_losses, reference_cell_losses    (P,B,G,G) float32  nats; meaningful where `known`
-    image_losses, reference_image_losses  (P,B) float32      nats; meaningful where `known`
-    known                                 (P,B) bool         losses are carried for the row
-    measured                              (P,B) int32        under which weights: see Search.forget
-    scores                                (P,B) float32      the objective's row scores, larger is fitter; NaN
-                                                             before the first
+    Raises:
+        ValueError: They are not compositions.
 
-    `Population(masks, pairings)` takes bool masks (P,B,G,G) or Masks (P,B), and raises ValueError where they
-    are not compositions.
+    Example:
+        >>> population = Population(np.ones((2, 3, 2, 2), bool), np.array([[0, 1, 2], [2, 0, 1]]))
+        >>> population[1].fitness.values = (0.5,)
+        >>> len(population), population[1], population.valid
+        (2, Individual(B=3, G=2, fitness=(0.5,)), array([False,  True]))
     """
 
     cell_losses = _RowField(np.float32, np.nan, cells=True)
@@ -132,7 +145,17 @@ class Population(MutableSequence["Individual"]):
 
     @classmethod
     def gather(cls, individuals: Sequence[Individual]) -> Population:
-        """A copy of individuals of any populations over the same batch and grid, in their order."""
+        """Copy individuals of any populations over the same batch and grid.
+
+        Args:
+            individuals: One or more.
+
+        Returns:
+            A population of them, in their order.
+
+        Raises:
+            ValueError: There are none, or they do not go together.
+        """
         if not individuals:
             raise ValueError("a population needs at least one individual, got none")
         home = individuals[0].population
@@ -159,7 +182,15 @@ class Population(MutableSequence["Individual"]):
         return joined
 
     def take(self, indices: Sequence[int] | Array, fields: Sequence[str] = ROW_FIELDS) -> Population:
-        """A copy of the genomes at `indices` (or where a bool array (P,) is True), with the row fields named."""
+        """Copy genomes.
+
+        Args:
+            indices: Theirs, or bool (P,).
+            fields: The row fields that are copied as well.
+
+        Returns:
+            A population of these genomes.
+        """
         chosen = np.asarray(indices)
         chosen = np.flatnonzero(chosen) if chosen.dtype == np.bool_ else chosen.astype(np.intp)
         taken = self._of(
@@ -170,11 +201,26 @@ class Population(MutableSequence["Individual"]):
         return taken
 
     def join(self, other: Population) -> Population:
-        """A copy of both populations, one after the other."""
+        """Copy both populations, one after the other.
+
+        Args:
+            other: Over the same batch and grid.
+
+        Returns:
+            A population of all.
+
+        Raises:
+            ValueError: They do not go together.
+        """
         return self._concatenated([self, other])
 
     def inherit(self, parents: Population, which: Array) -> None:
-        """Carry known losses over: rows of genome n that genome which[n] (P,) of `parents` has too."""
+        """Carry known losses over to rows that a parent has too.
+
+        Args:
+            parents: Genomes of the same batch.
+            which: (P,) int, the parent of each genome.
+        """
         same = (self.pairings == parents.pairings[which]) & parents.known[which] & ~self.known
         same &= self.packed.same(parents.packed[which])
         child, row = np.nonzero(same)
@@ -184,7 +230,13 @@ class Population(MutableSequence["Individual"]):
         self.known |= same
 
     def place(self, index: int, source: Population, genome: int) -> None:
-        """Overwrite genome `index` with another population's, with all that is known of it."""
+        """Overwrite a genome with another population's, with all that is known of it.
+
+        Args:
+            index: Which one.
+            source: The other population.
+            genome: Which one of it.
+        """
         self.packed[index] = source.packed[genome]
         for name in ("pairings", "values", "valid", "ids"):
             getattr(self, name)[index] = getattr(source, name)[genome]
@@ -192,6 +244,7 @@ class Population(MutableSequence["Individual"]):
             getattr(self, name)[index] = getattr(source, name)[genome]
 
     def copy(self) -> Population:
+        """Return a population with arrays of its own."""
         return self.take(np.arange(len(self)))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Population:
@@ -218,13 +271,27 @@ class Population(MutableSequence["Individual"]):
         return [Individual(self, index, CaseFitness(self, index)) for index in range(len(self))]
 
     def arrays(self) -> dict[str, Array]:
-        """All there is, by name: what `save` writes and `from_arrays` reads."""
+        """Return all there is: what `save` writes and `from_arrays` reads.
+
+        Returns:
+            Named arrays, not copied.
+        """
         fixed = {name: getattr(self, name) for name in ("pairings", "values", "valid", "ids")}
         return {"grid": np.array(self.packed.grid), "words": self.packed.words, **fixed, **self._rows}
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, Array]) -> Population:
-        """Undo `arrays`, of which it takes copies. Raises ValueError where they are not a population's."""
+        """Undo `arrays`.
+
+        Args:
+            arrays: What it returned. They are copied.
+
+        Returns:
+            The population.
+
+        Raises:
+            ValueError: They are not a population's.
+        """
         try:
             packed = Masks.from_words(np.asarray(arrays["words"]), int(arrays["grid"]))
             population = cls(packed, arrays["pairings"])
@@ -241,12 +308,26 @@ class Population(MutableSequence["Individual"]):
         return population
 
     def save(self, path: Path | str) -> None:
-        """Write everything to an .npz file, without pickle, atomically."""
+        """Write everything to an .npz file, without pickle, atomically.
+
+        Args:
+            path: The file.
+        """
         write_arrays(path, {"schema": np.array(SCHEMA), **self.arrays()})
 
     @classmethod
     def load(cls, path: Path | str) -> Population:
-        """Read what `save` wrote. Raises ValueError in one line where the file is not sound."""
+        """Read what `save` wrote.
+
+        Args:
+            path: The file.
+
+        Returns:
+            The population.
+
+        Raises:
+            ValueError: In one line: the file is not sound.
+        """
         arrays = read_arrays(path, "population")
         try:
             schema = int(arrays.pop("schema"))
@@ -292,6 +373,12 @@ class Population(MutableSequence["Individual"]):
         self._replace(everybody)
 
     def insert(self, index: int, value: Individual) -> None:
+        """Put a copy of an individual into the list.
+
+        Args:
+            index: The place.
+            value: The individual.
+        """
         everybody = list(self)
         everybody.insert(index, value)
         self._replace(everybody)
@@ -332,10 +419,12 @@ class RowFitness(base.Fitness):
 
     @property
     def weights(self) -> tuple[float, ...]:
+        """One for each objective, all 1: DEAP's."""
         return (1.0,) * self._population.values.shape[1]
 
     @property
     def wvalues(self) -> tuple[float, ...]:
+        """The fitness values; none where they are not valid."""
         if not self._population.valid[self._index]:
             return ()
         return tuple(self._population.values[self._index].tolist())
@@ -372,10 +461,12 @@ class CaseFitness(RowFitness):
 
     @property
     def weights(self) -> tuple[float, ...]:
+        """One for each row, all 1: DEAP's."""
         return (1.0,) * self._population.scores.shape[1]
 
     @property  # type: ignore[misc]
     def wvalues(self) -> tuple[float, ...]:
+        """The row scores."""
         return tuple(self._population.scores[self._index].tolist())
 
 

@@ -28,11 +28,18 @@ HEADER = ("generation", "new_rows", "forwards", "best", "mean", "std", "min", "n
 class Record:
     """What is kept of a search's generations.
 
-    logbook, hall_of_fame and statistics are DEAP's; a statistic that is registered later shows in the next line.
-    records: the same lines as dicts, with what a Logbook's table has no place for.
-
     Where objectives are relative, the genomes remembered are scored anew with every generation, so that all that is
     compared is on one scale: that of the generation just evaluated.
+
+    Args:
+        scoring: The search's.
+
+    Attributes:
+        logbook, hall_of_fame, statistics: DEAP's; a statistic that is registered later shows in the next line.
+        records: The logbook's lines as dicts, with what a table has no place for.
+        best: The best of all genomes evaluated, each kind once.
+        progress: What the ends of a search look at.
+        reference: (M,) float64, the worst values of the first generation.
     """
 
     def __init__(self, scoring: Scoring) -> None:
@@ -72,7 +79,11 @@ class Record:
         return np.zeros((0, len(self.scoring.objectives))) if self.best is None else find_front(self.best.values)
 
     def take(self, pool: Population) -> None:
-        """Look at all genomes that a generation has evaluated: the hall of fame, the front, and progress."""
+        """Look at all genomes that a generation has evaluated: the hall of fame, the front, and progress.
+
+        Args:
+            pool: These genomes.
+        """
         before = self._score_anew(pool)
         self.admit(pool)
         assert self.best is not None
@@ -85,7 +96,11 @@ class Record:
         self.progress.merit = merit
 
     def admit(self, population: Population) -> None:
-        """Remember the best of a population's genomes, beside those remembered."""
+        """Remember the best of a population's genomes, beside those remembered.
+
+        Args:
+            population: Genomes with valid values.
+        """
         self.best = keep_best(self.best, population, FAME)
         if self._users_hall:
             enter(self._hall, population)
@@ -99,7 +114,14 @@ class Record:
         self.progress.improved_at = self.progress.generation
 
     def add(self, line: dict[str, Any]) -> dict[str, Any]:
-        """Keep a line; return a copy for others."""
+        """Keep a line.
+
+        Args:
+            line: A generation's.
+
+        Returns:
+            The same line, which others may change.
+        """
         self.records.append(_copy(line))
         # A Logbook would take the operators' shares, a dict, for a chapter of a MultiStatistics.
         narrow = _copy({key: value for key, value in line.items() if key not in WIDE})
@@ -111,11 +133,15 @@ class Record:
         return line
 
     def summarise(self, population: Population) -> dict[str, Any]:
-        """The part of a line that is about fitness.
+        """Make the part of a line that is about fitness.
 
-        diversity: the share of rows in which the others differ from the fittest, 0..1. front: values (N,M) of those
-        alive that none dominates. hypervolume: of the front of all genomes evaluated, above the worst values of the first
-        generation.
+        Args:
+            population: Those alive.
+
+        Returns:
+            The statistics, and diversity: the share of rows in which the others differ from the fittest, 0 to 1. With
+            several objectives also front: values (N,M) of those alive that none dominates, and hypervolume: of the front of
+            all genomes evaluated, above the worst values of the first generation.
         """
         values = population.values
         line = self._compile(population)
@@ -157,20 +183,43 @@ class Record:
 
 
 def first_value(individual: Any) -> float:
-    """An individual's first fitness value: the key of a search's statistics."""
+    """Read an individual's first fitness value: the key of a search's statistics.
+
+    Args:
+        individual: DEAP's or ours.
+
+    Returns:
+        The value.
+    """
     value: float = individual.fitness.values[0]
     return value
 
 
 def make_logbook() -> tools.Logbook:
-    """A Logbook whose table has a search's columns."""
+    """Make a Logbook whose table has a search's columns.
+
+    Returns:
+        It, without a line.
+    """
     logbook = tools.Logbook()
     logbook.header = list(HEADER)
     return logbook
 
 
 def spread(count: int, most: int) -> Array:
-    """Indices of up to `most` of `count` things in a row, evenly spread, both ends among them."""
+    """Choose things evenly spread in a row, both ends among them.
+
+    Args:
+        count: How many there are.
+        most: How many are chosen at most.
+
+    Returns:
+        Their indices.
+
+    Example:
+        >>> spread(10, 4)
+        array([0, 3, 6, 9])
+    """
     return np.linspace(0, count - 1, min(count, most)).round().astype(int)
 
 

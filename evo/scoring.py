@@ -153,6 +153,10 @@ def compute_fitness(scores: Array) -> Array:
 
     Returns:
         (P,M) float64.
+
+    Example:
+        >>> compute_fitness(np.array([[[1.0, 3.0], [2.0, -np.inf]]]))[:, 0] > 0  # of M = 1, P = 2, B = 2
+        array([ True, False])
     """
     return np.stack([_average(of_objective) for of_objective in scores], axis=1)
 

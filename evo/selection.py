@@ -1,6 +1,7 @@
 """Choosing parents. DEAP's own selections work as well; these run on the population's arrays.
 
-Contract: select(population, k, rng=...) -> (k,) indices into the population. In a Search,
+Contract of SELECTIONS, stated here once for all: select(population, k, *, rng) -> (k,) int64 indices into the population
+of P scored genomes. `best` is such a selection as well, which draws nothing. In a Search,
 `search.toolbox.register("select", tools.selRoulette)` and the like replace it.
 """
 

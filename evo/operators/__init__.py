@@ -10,6 +10,20 @@ same result; keywords have defaults):
     PAIRING_MUTATIONS   mutate(pairings, rng, *, rate) -> pairings (N,B) int32 permutations
     CROSSOVERS          cross(first: Population, second: Population, rng) -> (Masks, pairings), both (N,B)
     ARCHIVE_CROSSOVERS  cross(first, second, rng, *, archive) -> the same, with what archive.best_pairs() knows
+
+What an operator takes and returns is stated here, once for all operators of a dict. The docstring of each says what it
+does, its keywords, and where it comes from.
+
+Example:
+    >>> import numpy as np
+    >>> from evo.packed import Masks
+    >>> rng = np.random.default_rng(0)
+    >>> masks = Masks.pack(MASK_SAMPLERS["box"](6, 4, rng).reshape(2, 3, 4, 4))  # of N = 2 genomes and B = 3 images
+    >>> MASK_MUTATIONS["flip"](masks, rng, row_rate=1)
+    Masks(shape=(2, 3), G=4)
+    >>> PAIRING_MUTATIONS["swap"](np.array([[0, 1], [0, 1]], np.int32), rng, rate=1)
+    array([[1, 0],
+           [1, 0]], dtype=int32)
 """
 
 from functools import partial

@@ -1,4 +1,4 @@
-"""Drawing, crossing and mutating masks. True (a 1) = the cell keeps the row's own image.
+"""Drawing, crossing and mutating masks. True (a 1) = the cell keeps the row's own image. Contracts: evo/operators/__init__.py.
 
 Samplers return bool (count,G,G); variation works on packed masks (N,B), see evo.packed. A `row_rate` is the
 share of rows that a mutation touches: touching few keeps most carried losses true, so a child costs few

@@ -1,4 +1,4 @@
-"""Crossing and mutating pairings (N,B) int32: every row stays a permutation of 0..B-1.
+"""Crossing and mutating pairings (N,B) int32: every row stays a permutation of 0..B-1. Contracts: evo/operators/__init__.py.
 
 Inside, partner v of genome n is the number n*B + v, so that all genomes together are one permutation and a
 partner's row is found by one scatter.

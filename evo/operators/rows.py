@@ -1,4 +1,4 @@
-"""Varying masks and pairings together: the unit is a row, (image, mask, partner)."""
+"""Varying masks and pairings together: the unit is a row, (image, mask, partner). Contracts: evo/operators/__init__.py."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ class BestPairs(Protocol):
     """The archive that an archive crossover reads."""
 
     def best_pairs(self) -> tuple[Array, Masks]:
-        """For image b with partner j: the best row score known, (B,B) float32 with -inf where there is none,
-        and the mask that had it, Masks (B,B).
+        """Find the best that is known of each pair: see RowArchive.best_pairs.
+
+        Returns:
+            Scores (B,B) float32 with -inf where there is none, and Masks (B,B).
         """
 
 
@@ -43,7 +45,7 @@ def cross_apart(
     masks: Callable[[Masks, Masks, np.random.Generator], Masks],
     pairings: Callable[[Array, Array, np.random.Generator], Array],
 ) -> tuple[Masks, Array]:
-    """One of MASK_CROSSOVERS for the masks, one of PAIRING_CROSSOVERS for the pairings."""
+    """Cross masks and pairings by an operator each, one of MASK_CROSSOVERS and one of PAIRING_CROSSOVERS."""
     return masks(first.packed, second.packed, rng), pairings(first.pairings, second.pairings, rng)
 
 
@@ -184,10 +186,18 @@ def _perturbed(scores: Array, noise: float, rng: np.random.Generator) -> Array:
 
 
 def repair(wanted: Array, priority: Array, rng: np.random.Generator) -> Array:
-    """Make permutations of wanted partners (N,B) with the fewest changes.
+    """Make permutations of wanted partners with the fewest changes.
 
-    Of the rows that want the same partner one of the highest priority (N,B) keeps it; the others get the
-    partners nobody wants, at random.
+    Of the rows that want the same partner one of the highest priority keeps it; the others get the partners nobody
+    wants, at random.
+
+    Args:
+        wanted: (N,B) int.
+        priority: (N,B) float, the larger the more.
+        rng: The generator.
+
+    Returns:
+        (N,B) int32 permutations.
     """
     genomes, rows = wanted.shape
     partner = (wanted + np.arange(0, genomes * rows, rows)[:, None]).reshape(-1)  # numbered over all genomes
