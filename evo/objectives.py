@@ -2,7 +2,8 @@
 
 Contract, stated here once for all: objective(rows: RowLosses) -> scores (P,B) float32; it raises ValueError where losses
 that it reads were not given. A genome's fitness is the mean of its rows' scores. A new objective is a function and an
-entry in OBJECTIVES, and in NEEDS_REFERENCE or NEEDS_IMAGES where it reads such losses. `parse_objectives` reads weighted sums of them, and several at once.
+entry in OBJECTIVES, and in NEEDS_REFERENCE or NEEDS_IMAGES where it reads such losses. `parse_objectives` reads weighted sums
+of them, and several at once.
 
 Scores are in nats, but for `diversity`, which is a fraction.
 
