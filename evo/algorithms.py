@@ -77,7 +77,8 @@ def eaSimple(
     for generation in range(1, ngen + 1):
         population, parents = _take_chosen(population, toolbox.select(population, len(population)))
         pairs = 2 * np.flatnonzero(rng.random(len(parents) // 2) < cxpb)
-        mated, mates = np.concatenate([pairs, pairs + 1]), np.concatenate([pairs + 1, pairs])
+        mated = np.concatenate([pairs, pairs + 1])
+        mates = np.concatenate([pairs + 1, pairs])
         mutated = np.flatnonzero(rng.random(len(parents)) < mutpb)
         population = _vary(population, parents, toolbox, mated, parents[mates], mutated)
         evaluated = _evaluate(population, toolbox)
@@ -156,7 +157,8 @@ def _vary(
     """
     packed, pairings = population.packed[parents], population.pairings[parents]
     if len(mated):
-        first, second = population.take(parents[mated]), population.take(mates)
+        first = population.take(parents[mated])
+        second = population.take(mates)
         packed[mated], pairings[mated] = toolbox.mate(first, second)
     if len(mutated) == len(parents):
         packed, pairings = toolbox.mutate(packed, pairings)

@@ -209,7 +209,8 @@ class PatternBank:
         """
         if not len(self):
             return f"no patterns; grid {self.grid}x{self.grid}, {self.num_classes:,} classes"
-        total, cells = self.weights.sum(), self.grid**2
+        total = self.weights.sum()
+        cells = self.grid**2
         share = float(self.weights @ self.masks.mean((1, 2)) / total)
         kept = self.masks.reshape(len(self), -1).sum(1)
         unmixed = float(self.weights[(kept == 0) | (kept == cells)].sum() / total)

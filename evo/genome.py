@@ -59,7 +59,9 @@ class _RowField:
     """An array (P,B) or (P,B,G,G) of a population that takes memory only once it is used."""
 
     def __init__(self, dtype: type, empty: Any, cells: bool = False) -> None:
-        self.dtype, self.empty, self.cells = dtype, empty, cells
+        self.dtype = dtype
+        self.empty = empty
+        self.cells = cells
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
@@ -137,9 +139,13 @@ class Population(MutableSequence["Individual"]):
     def _of(cls, packed: Masks, pairings: Array, values: Array, valid: Array, ids: Array) -> Population:
         """Build without checks, from arrays that came out of populations."""
         population = cls.__new__(cls)
-        population.packed, population.pairings = packed, pairings
-        population.values, population.valid, population.ids = values, valid, ids
-        population._rows, population._crowding = {}, None
+        population.packed = packed
+        population.pairings = pairings
+        population.values = values
+        population.valid = valid
+        population.ids = ids
+        population._rows = {}
+        population._crowding = None
         population._views = weakref.WeakValueDictionary()
         return population
 
@@ -396,8 +402,12 @@ class Population(MutableSequence["Individual"]):
         for view in views:
             if id(view) not in placed:
                 view.detach()
-        self.packed, self.pairings = new.packed, new.pairings
-        self.values, self.valid, self.ids, self._rows = new.values, new.valid, new.ids, new._rows
+        self.packed = new.packed
+        self.pairings = new.pairings
+        self.values = new.values
+        self.valid = new.valid
+        self.ids = new.ids
+        self._rows = new._rows
         self._crowding = new._crowding
         self._views.clear()
         for view in views:
@@ -534,8 +544,10 @@ class Individual:
 
     def detach(self) -> None:
         """Move into a population of its own, as it is now."""
-        self.population, self.index = self.population.take([self.index]), 0
-        self.fitness._population, self.fitness._index = self.population, 0
+        self.population = self.population.take([self.index])
+        self.index = 0
+        self.fitness._population = self.population
+        self.fitness._index = 0
         self.population._views[0] = self
 
     def __len__(self) -> int:

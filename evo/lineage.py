@@ -127,7 +127,8 @@ def interleave(lineages: list[Lineage], migrations: Array) -> Lineage:
     Returns:
         The lineage of all.
     """
-    count, every = len(lineages), [lineage.arrays() for lineage in lineages]
+    count = len(lineages)
+    every = [lineage.arrays() for lineage in lineages]
     names = list(dict.fromkeys(name for lineage in lineages for name in lineage.names))
     size = count * max(lineage.count for lineage in lineages)
     parents, operators = np.full((size, 2), -1, np.int32), np.full((size, 3), -1, np.int32)

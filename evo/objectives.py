@@ -145,7 +145,8 @@ def image_hard(rows: RowLosses) -> Array:
 
     The entropy is 0 where both images have one label. Labels that are not given count as different.
     """
-    losses, share = _require_images(rows, "image_hard"), rows.share
+    losses = _require_images(rows, "image_hard")
+    share = rows.share
     one_label = (rows.partner_labels == rows.own_labels) & (rows.own_labels >= 0) | rows.unmixed
     share = np.where(one_label, np.float32(1), share)
     return losses - _minus_x_log_x(share) - _minus_x_log_x(1 - share)
@@ -173,7 +174,9 @@ def diversity(rows: RowLosses, context: RowLosses | None = None) -> Array:
     among, others = (rows, len(rows.partners) - 1) if context is None else (context, len(context.partners))
     if not others:
         return np.zeros(rows.partners.shape, np.float32)
-    masks, grid, genomes = rows.masks, rows.packed.grid, len(among.partners)
+    masks = rows.masks
+    grid = rows.packed.grid
+    genomes = len(among.partners)
     keeping = among.masks.sum(axis=0, dtype=np.int32)[rows.own_images]  # (B,G,G): genomes that keep the cell
     differing = np.where(masks, genomes - keeping, keeping).sum(axis=(2, 3)) / grid**2  # (P,B), of all genomes
     unlike = genomes - _count_alike(rows, among)

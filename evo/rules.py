@@ -53,7 +53,8 @@ class Rules:
         self.min_cells = min_cells
         self.cells = cells
         self.unmet = 0
-        own, partner = labels[:, None], labels[None, :]
+        own = labels[:, None]
+        partner = labels[None, :]
         self.same: Array = (own == partner) & (own >= 0)
         np.fill_diagonal(self.same, True)
         self.permitted: Array = np.ones((len(labels),) * 2, bool)  # whatever is held
@@ -212,7 +213,8 @@ def repair_pairings(pairings: Array, allowed: Array, rng: np.random.Generator) -
         if not len(genome):
             break
         row = (rng.random((len(genome), len(rows))) * bad[genome]).argmax(axis=1)  # a bad one, at random
-        mine, theirs = child[genome, row], child[genome]
+        mine = child[genome, row]
+        theirs = child[genome]
         fits = allowed[row[:, None], theirs] & allowed[rows, mine[:, None]]
         wish = np.where(fits, rng.random(fits.shape) + bad[genome], -1.0)  # rather one that is bad as well
         other = wish.argmax(axis=1)

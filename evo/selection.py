@@ -25,7 +25,8 @@ def tournament(population: Population, k: int, *, rng: np.random.Generator, tour
     less crowded (Deb et al., NSGA-II, IEEE TEC 2002), in tournaments of two.
     """
     if population.values.shape[1] > 1:
-        merit, tournsize = -rank_crowded(population), 2
+        merit = -rank_crowded(population)
+        tournsize = 2
     else:
         merit = population.values[:, 0]
     drawn = rng.integers(0, len(population), size=(k, tournsize))

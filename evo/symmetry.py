@@ -46,7 +46,8 @@ def canonical(masks: Array) -> tuple[Array, Array]:
         return masks.copy(), np.zeros(0, np.int64)
     forms = images(masks)
     words = np.stack([_pack_words(form) for form in forms])
-    first, itself = words[0].copy(), np.zeros(len(masks), np.int64)
+    first = words[0].copy()
+    itself = np.zeros(len(masks), np.int64)
     chosen = np.zeros(len(masks), np.int64)
     for number, word in enumerate(words):
         before = _precedes(word, first)

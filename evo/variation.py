@@ -70,7 +70,9 @@ class Variation:
     MEMORY = 0.8  # of the credit stays each generation
 
     def __init__(self, toolbox: base.Toolbox, slots: list[Slot], adaptive: bool) -> None:
-        self.toolbox, self.slots, self.adaptive = toolbox, slots, adaptive
+        self.toolbox = toolbox
+        self.slots = slots
+        self.adaptive = adaptive
         self.names = [name for slot in slots for name in slot.names]
         self.offsets = np.cumsum([0, *(len(slot.names) for slot in slots[:-1])])
 
@@ -178,9 +180,11 @@ class Variation:
             pair = (first, second) if rows is None else (first.take(rows), second.take(rows))
             crossed, paired = operator(*pair, rng)
             if rows is None:
-                masks, pairings = as_masks(crossed, tool), paired
+                masks = as_masks(crossed, tool)
+                pairings = paired
             else:
-                masks, pairings = _place(masks, rows, as_masks(crossed, tool)), pairings.copy()
+                masks = _place(masks, rows, as_masks(crossed, tool))
+                pairings = pairings.copy()
                 pairings[rows] = paired
         return masks, pairings
 

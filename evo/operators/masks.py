@@ -220,7 +220,8 @@ def _toggle(masks: Masks, rows: Array, cells: Array) -> Masks:
     """Masks with cell cells[i] of the row at flat index rows[i] flipped; no (row, cell) comes twice."""
     flips: Array = np.zeros(masks.words.shape, masks.words.dtype)
     if flips.shape[-1] > 1:
-        rows, cells = rows * flips.shape[-1] + (cells >> 6), cells & 63
+        rows = rows * flips.shape[-1] + (cells >> 6)
+        cells = cells & 63
     bits = np.left_shift(flips.dtype.type(1), cells.astype(flips.dtype))
     np.add.at(flips.reshape(-1), rows, bits)  # different bits, so adding is or-ing, and it is faster
     flips ^= masks.words

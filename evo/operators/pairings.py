@@ -30,8 +30,10 @@ def pmx(first: Array, second: Array, rng: np.random.Generator) -> Array:
     inside = (row >= start) & (row < stop)
 
     instead = np.arange(genomes * rows)  # instead[v]: what takes the place of v if v is taken; else v itself
-    copied, wanted = (first + offset)[inside], second + offset
-    link, end = copied, wanted[inside]
+    copied = (first + offset)[inside]
+    wanted = second + offset
+    link = copied
+    end = wanted[inside]
     instead[link] = end
     for _ in range(rows.bit_length()):  # each round the chains are followed twice as far
         further = instead.take(end)
@@ -108,7 +110,8 @@ def swap(pairings: Array, rng: np.random.Generator, *, rate: float = 0.02) -> Ar
     circle = rows - 1 + rows % 2  # an odd number of rows stand in a circle, around a random one of them
     centre = rng.integers(0, circle, size=genomes)[genome]
     pair += rows % 2  # B is even: the last row stands in the middle, and meets the centre as pair 0
-    left, right = (centre + pair) % circle, (centre - pair) % circle
+    left = (centre + pair) % circle
+    right = (centre - pair) % circle
     right[pair == 0] = rows - 1
     child[genome, left], child[genome, right] = pairings[genome, right], pairings[genome, left]
     return child
