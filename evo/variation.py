@@ -91,15 +91,15 @@ class Variation:
         """
         made_by = np.stack([self._draw(slot, len(first), rng) for slot in self.slots], axis=1)
         masks, pairings = self._mate(first, second, made_by[:, 0], rng)
-        for operator, tool, rows in self._split(1, made_by):
-            masks = _place(masks, rows, as_masks(operator(masks if rows is None else masks[rows], rng), tool))
-        for operator, _, rows in self._split(2, made_by):
-            varied = operator(pairings if rows is None else pairings[rows], rng)
-            if rows is None:
+        for operator, tool, chosen in self._split(1, made_by):
+            masks = _place(masks, chosen, as_masks(operator(masks if chosen is None else masks[chosen], rng), tool))
+        for operator, _, chosen in self._split(2, made_by):
+            varied = operator(pairings if chosen is None else pairings[chosen], rng)
+            if chosen is None:
                 pairings = varied
             else:
                 pairings = pairings.copy()
-                pairings[rows] = varied
+                pairings[chosen] = varied
         return masks, pairings, (made_by + self.offsets).astype(np.int32)
 
     def reward(self, made_by: Array, gain: Array) -> None:
@@ -176,16 +176,16 @@ class Variation:
         self, first: Population, second: Population, which: Array, rng: np.random.Generator
     ) -> tuple[Masks, Array]:
         masks, pairings = first.packed, first.pairings
-        for operator, tool, rows in self._split(0, which[:, None]):
-            pair = (first, second) if rows is None else (first.take(rows), second.take(rows))
+        for operator, tool, chosen in self._split(0, which[:, None]):
+            pair = (first, second) if chosen is None else (first.take(chosen), second.take(chosen))
             crossed, paired = operator(*pair, rng)
-            if rows is None:
+            if chosen is None:
                 masks = as_masks(crossed, tool)
                 pairings = paired
             else:
-                masks = _place(masks, rows, as_masks(crossed, tool))
+                masks = _place(masks, chosen, as_masks(crossed, tool))
                 pairings = pairings.copy()
-                pairings[rows] = paired
+                pairings[chosen] = paired
         return masks, pairings
 
     def _split(self, place: int, made_by: Array) -> list[tuple[Any, str, Array | None]]:
@@ -195,7 +195,7 @@ class Variation:
         if len(tools) == 1:
             return [(getattr(self.toolbox, tools[0]), tools[0], None)]
         parts = ((tool, np.flatnonzero(made_by[:, place] == k)) for k, tool in enumerate(tools))
-        return [(getattr(self.toolbox, tool), tool, rows) for tool, rows in parts if len(rows)]
+        return [(getattr(self.toolbox, tool), tool, chosen) for tool, chosen in parts if len(chosen)]
 
     def _draw(self, slot: Slot, count: int, rng: np.random.Generator) -> Array:
         if len(slot.names) == 1:
@@ -263,9 +263,9 @@ def parse_shares(text: str, registry: Mapping[str, Any], kind: str) -> dict[str,
     return {name: share / total for name, share in shares.items()}
 
 
-def _place(masks: Masks, rows: Array | None, part: Masks) -> Masks:
-    if rows is None:
+def _place(masks: Masks, chosen: Array | None, part: Masks) -> Masks:
+    if chosen is None:
         return part
     result = masks.copy()
-    result[rows] = part
+    result[chosen] = part
     return result

@@ -283,7 +283,8 @@ def lineage(
     from analysis.run_folder import RunFolderError
     from runs.folders import file_to_write
 
-    out, found = file_to_write(out), found_runs([run])[0]
+    out = file_to_write(out)
+    found = found_runs([run])[0]
     table = operator_table(found)
     if table is None:
         raise RunFolderError(f"run {found.name} kept no lineage: it has no search, or an older version made it")

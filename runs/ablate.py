@@ -117,7 +117,8 @@ def _read_plan(file: Path) -> Plan:
             f"{file}: expected the keys recipe, seeds, variants or grid, and perhaps common, by_seed, resources and removed, got "
             f"{', '.join(map(str, data))}"
         )
-    seeds, common = _seeds(file, data["seeds"]), _settings(file, "common", data.get("common"))
+    seeds = _seeds(file, data["seeds"])
+    common = _settings(file, "common", data.get("common"))
     listed = data.get("variants", {})
     if not isinstance(listed, dict) or not (listed or "grid" in data):
         raise UserError(f"{file}: variants: expected names with settings below them, got {listed!r:.60}")

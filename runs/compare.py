@@ -101,7 +101,8 @@ def table_of(name: str) -> Path | None:
             return folder / TABLE
     if (given / "config.json").is_file():
         return None
-    tables, runs = _known(TABLE), _known("config.json")
+    tables = _known(TABLE)
+    runs = _known("config.json")
     raise UserError(
         f"{name}: no run in {out_root()}, nor a folder with a {TABLE}{did_you_mean(name, tables + runs)}; "
         f"expected runs, or tables such as {', '.join(tables[:6])}"
@@ -132,7 +133,9 @@ def read_runs(runs: list[RunFolder]) -> pd.DataFrame:
             raise UserError(
                 f"run {run.name} has not ended; finish it ({spoken('train', options=('--resume', run.name))}) or leave it out"
             )
-        match, seed, readings = SEED.fullmatch(run.name), known_config(run).run.seed, readings_of(run)
+        match = SEED.fullmatch(run.name)
+        seed = known_config(run).run.seed
+        readings = readings_of(run)
         variant = match[1] if match else run.name
         first, setting = firsts.setdefault(variant, run), settings.setdefault(variant, readings)
         if option := difference(setting, readings):

@@ -88,7 +88,8 @@ def search_text(run: RunFolder) -> list[str]:
     from analysis.curves import by_generation
     from evo.records import spread
 
-    options, best = run.config["search"], by_generation(run)["best"]
+    options = run.config["search"]
+    best = by_generation(run)["best"]
     points = best.iloc[spread(len(best), POINTS)]
     return [
         f"search experiment on the evolved run's model: {options['batch']} images, {options['population']} genomes, "

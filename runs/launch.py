@@ -75,13 +75,15 @@ def _wait(running: list[subprocess.Popen[bytes]]) -> int | None:
     handlers = {number: signal.getsignal(number) for number in stop_signals()}
     for number in handlers:
         signal.signal(number, lambda number, frame: _send(number, running))
-    first, deadline = None, float("inf")
+    first = None
+    deadline = float("inf")
     try:
         while any(process.poll() is None for process in running):
             statuses = [process.poll() for process in running]
             failed = [rank for rank, status in enumerate(statuses) if status not in (None, 0, STOPPED)]
             if failed and first is None:
-                first, deadline = failed[0], min(deadline, time.monotonic() + GRACE)
+                first = failed[0]
+                deadline = min(deadline, time.monotonic() + GRACE)
             if STOPPED in statuses:
                 deadline = min(deadline, time.monotonic() + STOPPING)
             if time.monotonic() > deadline:

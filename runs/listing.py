@@ -91,7 +91,8 @@ def run_list(
 def _tested(row: Row) -> Tested:
     """What a run's config and its first event tell of the images it was tested on."""
     path = Path(row["path"])
-    options, start = RunFolder(path).config["data"], start_event(path / "log.jsonl")
+    options = RunFolder(path).config["data"]
+    start = start_event(path / "log.jsonl")
     known = {meaning: start[key] for key, meaning in KNOWN_BY.items() if key in start}
     return Tested(f"run {row['name']}", row["seed"], {**of_options(options), **known})
 
@@ -151,7 +152,8 @@ def _progress(path: Path, row: Row) -> Row:
     start = start_event(log)
     is_search = "model" in start
     last: dict[str, Any] = {}
-    epoch, accuracy = 0, None
+    epoch = 0
+    accuracy = None
     for event in last_records(log):
         last = last or event
         if accuracy is None:

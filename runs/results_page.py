@@ -26,7 +26,8 @@ from training.config import PROJECT
 PAGES = ("README.md", "RESULTS.md", "runs/results/TABLES.md")
 BASELINE = "patchmix"  # what a mix that searches has to beat
 TABLE = "per_seed.csv"
-BEGIN, END = re.compile(r"<!-- table: (\S.*) -->"), "<!-- end -->"
+BEGIN = re.compile(r"<!-- table: (\S.*) -->")
+END = "<!-- end -->"
 ALMOST = re.compile(r"\s*<!--\s*(table\s*:|end\s*-->)", re.I)  # a mark that would be passed over for a slip of the hand
 
 
@@ -63,7 +64,8 @@ def with_tables(text: str, page: str) -> str:
     lines: list[str] = []
     mark: Mark | None = None
     for number, line in enumerate(text.splitlines(keepends=True), 1):
-        where, bare = f"{page} line {number}", line.rstrip("\r\n")
+        where = f"{page} line {number}"
+        bare = line.rstrip("\r\n")
         if (begins := BEGIN.fullmatch(bare)) and mark is None:
             mark = read_mark(begins[1], where)
             lines += [line if line.endswith("\n") else f"{line}\n", block(mark, page)]
@@ -119,7 +121,8 @@ def block(mark: Mark, page: str) -> str:
 def origin(folder: Path, page: str) -> str:
     """The command and the date of results, and a link from a page to all their seeds."""
     made = environment(folder / "environment.json")
-    command, date = made.get("command"), str(made.get("date") or "")[:10]
+    command = made.get("command")
+    date = str(made.get("date") or "")[:10]
     parts = [*([f"`{command}`"] if command else []), *([date] if date else [])]
     seeds = os.path.relpath(folder / TABLE, (PROJECT / page).parent)
     link = f"[all seeds]({Path(seeds).as_posix()})"

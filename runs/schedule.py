@@ -219,7 +219,9 @@ class Report:
     """Lines for a person, on standard error."""
 
     def __init__(self, schedule: Schedule, slots: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self.schedule, self.slots, self.clock = schedule, slots, clock
+        self.schedule = schedule
+        self.slots = slots
+        self.clock = clock
         self.estimate = Estimate(schedule.named("done"))
         self.progress = Progress()
         self._began: dict[str, float] = {}

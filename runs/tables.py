@@ -47,14 +47,7 @@ def run_ablation(
     there; what is kept there counts as done. Raises UserError where trials are not done in the end, but for tables of
     some.
     """
-    if engine not in ENGINES:
-        raise UserError(f"--engine: expected one of {', '.join(ENGINES)}, got {engine!r:.60}")
-    if workers < 1:
-        raise UserError(f"--workers: expected 1 or more, got {workers}")
-    if tables and (dry_run or only or retry):
-        raise UserError(
-            "--tables writes the tables of all that is done: expected no --dry-run, --only or --retry beside it"
-        )
+    _check_options(engine, workers, tables and (dry_run or bool(only) or retry))
     file = ablation_path(name)
     trials = read_ablation(file)
     if publish:
@@ -73,7 +66,8 @@ def run_ablation(
         write_so_far(file, trials, publish)
         return
     options = ("--publish",) if publish else ()
-    again, retried = spoken("ablate", name, options=options), spoken("ablate", name, options=(*options, "--retry"))
+    again = spoken("ablate", name, options=options)
+    retried = spoken("ablate", name, options=(*options, "--retry"))
     if schedule.named("waiting"):
         try:
             started = start_engine(engine, workers, schedule.named("waiting"))
@@ -93,6 +87,18 @@ def run_ablation(
     write(file, trials, done, publish)
     if unfinished:
         raise UserError("\n".join(unfinished_lines(schedule, unfinished, retried)))
+
+
+def _check_options(engine: str, workers: int, tables_of_some: bool) -> None:
+    """Raises UserError where options of an ablation cannot be, or do not go together."""
+    if engine not in ENGINES:
+        raise UserError(f"--engine: expected one of {', '.join(ENGINES)}, got {engine!r:.60}")
+    if workers < 1:
+        raise UserError(f"--workers: expected 1 or more, got {workers}")
+    if tables_of_some:
+        raise UserError(
+            "--tables writes the tables of all that is done: expected no --dry-run, --only or --retry beside it"
+        )
 
 
 def without_removed(file: Path, trials: Sequence[Trial], only: Sequence[str]) -> list[Trial]:
@@ -196,7 +202,8 @@ def write(file: Path, trials: Sequence[Trial], done: Sequence[Trial], publish: b
         return
     from analysis.ablation import as_text, per_seed_of, write_tables
 
-    folder, variants = out_root() / file.stem, list(dict.fromkeys(trial.variant for trial in trials))
+    folder = out_root() / file.stem
+    variants = list(dict.fromkeys(trial.variant for trial in trials))
     results = [(trial.variant, trial.seed, result) for trial in done if (result := with_device(trial)) is not None]
     tests = [Tested(trial.title, trial.seed, of_options(trial.config.data.model_dump())) for trial in done]
     if what := unlike(tests):

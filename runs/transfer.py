@@ -246,10 +246,12 @@ def get_outcomes(jobs: list[Job], config: Config, device: torch.device, fresh: b
             "--fresh computes them anew",
             file=sys.stderr,
         )
-    progress, reused = Progress(), len(outcomes)
+    progress = Progress()
+    reused = len(outcomes)
     for _, same in itertools.groupby(missing, key=lambda job: (id(job.subject), id(job.target))):
         todo = list(same)  # of one backbone and data set: they share its features
-        subject, target = todo[0].subject, todo[0].target.to(device)
+        subject = todo[0].subject
+        target = todo[0].target.to(device)
         backbone = open_source(subject.source, config, device)
         check_same_weights(subject.source, subject.about)
 
@@ -328,11 +330,14 @@ def row(target: Target, method: str, members: list[Subject], outcomes: list[tupl
     accuracies = [sum(outcome.accuracy for outcome in own) / len(own) for own in by_subject]
     repeats = [outcome.accuracy for outcome in by_subject[0]]
     if len(members) > 1:
-        interval, over = within_percent(t_interval(accuracies)), f"{len(members)} runs"
+        interval = within_percent(t_interval(accuracies))
+        over = f"{len(members)} runs"
     elif len(repeats) > 1:
-        interval, over = within_percent(t_interval(repeats)), f"{len(repeats)} fine-tunings"
+        interval = within_percent(t_interval(repeats))
+        over = f"{len(repeats)} fine-tunings"
     else:
-        interval, over = wilson_interval(repeats[0], len(target.test)), f"{len(target.test):,} test images"
+        interval = wilson_interval(repeats[0], len(target.test))
+        over = f"{len(target.test):,} test images"
     chosen = dict.fromkeys(
         ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in outcome.chosen.items())
         for own in by_subject
@@ -358,7 +363,8 @@ def within_percent(interval: tuple[float, float]) -> tuple[float, float]:
 
 def wilson_interval(percent: float, count: int) -> tuple[float, float]:
     """Wilson's 95 % score interval of a percentage of `count` images (J. Am. Stat. Assoc. 1927)."""
-    z, share = 1.959964, percent / 100
+    z = 1.959964
+    share = percent / 100
     scale = 1 / (1 + z * z / count)
     middle = scale * (share + z * z / (2 * count))
     half = scale * z * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)

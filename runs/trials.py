@@ -188,7 +188,8 @@ class Trial:
         # Options that a run of an older version does not name have their defaults; those of a search count where
         # there is one.
         run = self.run
-        made, wanted = known_config(run).model_dump(), self.config.model_dump()
+        made = known_config(run).model_dump()
+        wanted = self.config.model_dump()
         idle = idle_options()
         ignored = {"run"} if self.config.searches else {"run", "search"}
         for section in [name for name in wanted if name not in ignored]:

@@ -31,7 +31,8 @@ def run_watch(
     from analysis.sections.how import how
     from analysis.watch import LivePage, Server, base_of, place_of
 
-    allowed, base = [allowed_host(text) for text in allow_hosts], base_of(base_path)
+    allowed = [allowed_host(text) for text in allow_hosts]
+    base = base_of(base_path)
     if base is None:
         raise UserError(f"--base-path {base_path!r:.80}: expected a path such as /user/me/proxy/8321/")
     live = LivePage(list(dict.fromkeys(names)), SECTIONS | {"how": partial(how, defaults=Config().model_dump())})

@@ -56,7 +56,8 @@ def image_targets(
     """
     check_label_shape(labels)
     share = masks.flatten(1).mean(1, keepdim=True, dtype=torch.float32)  # (R,1): what the own image keeps
-    own, other = labels if rows is None else _pick(labels, rows), _pick(labels, pairing)
+    own = labels if rows is None else _pick(labels, rows)
+    other = _pick(labels, pairing)
     if labels.ndim == 2:
         return share * own.float() + (1 - share) * other.float()
     targets = torch.zeros(len(masks), num_classes, dtype=torch.float32, device=labels.device)

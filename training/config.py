@@ -450,7 +450,8 @@ def _explain(detail: Any, source: str, written: Mapping[str, str]) -> str:
         return f"{source}: {place}: expected keys below it, got {detail['input']!r:.60}"
     if detail["type"] == "value_error":  # from a check of ours, which says what came
         return f"{source}: {place}: {detail['ctx']['error']}"
-    given, hint = detail["input"], ""
+    given = detail["input"]
+    hint = ""
     shown = written.get(place, repr(given)) if type(given) in (int, float) else repr(given)
     if detail["type"] in ("int_type", "float_type") and isinstance(given, str) and any(map(str.isdigit, given)):
         hint = "; write numbers in plain decimal digits, such as 30, 0.5 or 1e-3, without quotes"
@@ -466,7 +467,9 @@ def _unknown(name: str, known: list[str], prefix: str = "") -> str:
 
 def _check_training(config: Config, source: str) -> None:
     """What single fields cannot say."""
-    search, train, mix = config.search, config.train, config.mix
+    search = config.search
+    train = config.train
+    mix = config.mix
     if search.batch is not None and search.batch % train.batch:
         raise UserError(
             f"{source}: search.batch must be a multiple of train.batch, got {search.batch} and {train.batch}"

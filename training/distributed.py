@@ -222,7 +222,8 @@ class _Normalised(torch.autograd.Function):
         rows = torch.full((1,), input.numel() // input.shape[1], dtype=wide, device=input.device)
         sums = torch.cat([input.sum(dims, dtype=wide), rows])
         dist.all_reduce(sums)
-        mean, count = sums[:-1] / sums[-1], sums[-1]
+        mean = sums[:-1] / sums[-1]
+        count = sums[-1]
         centred = input.to(wide) - mean.view(shape)
         variance = centred.square().sum(dims)  # of what is centred: a sum of squares would lose digits
         dist.all_reduce(variance)

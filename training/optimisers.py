@@ -13,7 +13,9 @@ from evo.errors import UserError
 from training.config import TrainOptions
 from training.models.patch_model import PatchModel
 
-ONE_CYCLE_RISE, ONE_CYCLE_START = 0.3, 1 / 25  # torch's OneCycleLR: share of steps going up, first over peak
+# As torch's OneCycleLR:
+ONE_CYCLE_RISE = 0.3  # share of steps going up
+ONE_CYCLE_START = 1 / 25  # first learning rate over the peak's
 
 
 class Optimiser:

@@ -59,7 +59,9 @@ def probe(
     Losses that are not finite are returned as they are. Parameters, buffers, gradients, modes and random
     states of both models are as before.
     """
-    device, count, grid = images.device, len(rows.image), rows.masks.shape[1]
+    device = images.device
+    count = len(rows.image)
+    grid = rows.masks.shape[1]
     if chunk < 1:
         raise ValueError(f"chunk must be at least 1, got {chunk}")
     forwards: list[Forward] = [model if forward is None else forward]  # a compiled model has no truth value
@@ -112,7 +114,8 @@ def check_independence(
     some = images[:half]
     company = images[len(images) - half :]
     strangers = company.amax() + company.amin() - company  # as unlike the company as its range allows
-    together, parted = torch.cat([some, company]), torch.cat([strangers, some.flip(0)])
+    together = torch.cat([some, company])
+    parted = torch.cat([strangers, some.flip(0)])
 
     def outputs(batch: Tensor) -> Tensor:
         with torch.autocast(images.device.type, autocast, enabled=autocast is not None):

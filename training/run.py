@@ -105,7 +105,8 @@ class Run:
         self._started_at = 0  # the step this process began with
         self._started_seconds = 0.0
         self._untold: list[tuple[int, float, Tensor]] = []  # step, seconds since 1970, (4,): not yet on TensorBoard
-        self._told_at, self._told_seconds = 0, 0.0
+        self._told_at = 0
+        self._told_seconds = 0.0
 
     @property
     def device(self) -> torch.device:
@@ -157,12 +158,15 @@ class Run:
         """What follows a resume. board: bytes of TensorBoard's file that the checkpoint knows of."""
         self.log.event("resume", epoch=self.epoch, step=self.step, processes=self.world.size)
         self.log.watch(self.config, RESULTS, board)
-        self._told_at, self._told_seconds = self.step, self.seconds
-        self._started_at, self._started_seconds = self.step, self.seconds
+        self._told_at = self.step
+        self._told_seconds = self.seconds
+        self._started_at = self.step
+        self._started_seconds = self.seconds
 
     def begin_epoch(self) -> None:
         """Start an epoch, or go on with the one that a resumed checkpoint was made in."""
-        self.log.epoch, self.log.step = self.epoch + 1, self.step
+        self.log.epoch = self.epoch + 1
+        self.log.step = self.step
         self.model.train()
         self.tick(counts=False)
 
@@ -184,7 +188,8 @@ class Run:
         """
         if not self._untold:
             return
-        untold, self._untold = self._untold, []
+        untold = self._untold
+        self._untold = []
         sums = self.world.sum(torch.stack([measured for *_, measured in untold])).tolist()
         self.tick()
         if self.log.board is not None:
@@ -198,7 +203,8 @@ class Run:
             images = (self.step - self._told_at) * self.config.train.batch
             rate = images / max(self.seconds - self._told_seconds, 1e-9)
             self.log.board.add(self.step, {"step/images_per_second": rate})
-        self._told_at, self._told_seconds = self.step, self.seconds
+        self._told_at = self.step
+        self._told_seconds = self.seconds
 
     def end_epoch(self) -> dict[str, float | None]:
         """Close an epoch; return its mean losses (nats), training accuracy (percent) and last learning rate."""
@@ -208,7 +214,8 @@ class Run:
         self.tick()
         image_loss, cell_loss, hit = (sums[:3] / sums[3]).tolist()
         self.epoch += 1
-        self.position, self.order_before = 0, self.order.get_state()
+        self.position = 0
+        self.order_before = self.order.get_state()
         self.sums = torch.zeros_like(self.sums)
         return {
             "image_loss": image_loss,
@@ -328,7 +335,8 @@ def set_up(config: Config, folder: Path, *, resume: bool = False) -> Run:
         model.cell_head.requires_grad_(False)  # no loss reaches it
     if world.size > 1 and config.train.sync_norm:
         model = cast(PatchModel, share_batch_norm(model, device))
-    prepare, autocast = Prepare(*training_set.statistics(), device), autocast_type(config, device)
+    prepare = Prepare(*training_set.statistics(), device)
+    autocast = autocast_type(config, device)
     optimiser = Optimiser(model, config.train)
     log = RunLog(folder, writes=world.main)
     log.snapshots = snapshot_epochs(config.train.epochs)

@@ -143,7 +143,8 @@ class RunLog:
         self._looked = time.monotonic()
         for name, file in {LOCK: self._lock, **self._files}.items():
             try:
-                there, ours = os.stat(self.folder / name), os.fstat(file.fileno())
+                there = os.stat(self.folder / name)
+                ours = os.fstat(file.fileno())
             except OSError:
                 what = f"its {name}" if self.folder.is_dir() else "the folder"
                 raise UserError(
@@ -274,7 +275,9 @@ class RunLog:
     def close(self) -> None:
         """Close all files, each also where another cannot be written to the end any more."""
         files = [self._lock, *self._files.values(), self.board]
-        self._files, self._lock, self.board = {}, None, None
+        self._files = {}
+        self._lock = None
+        self.board = None
         with naming(self.folder), ExitStack() as stack:
             for file in files:
                 if file is not None:
@@ -299,7 +302,8 @@ class RunLog:
             if not file.tell():
                 file.write(json.dumps({"schema": SCHEMA} | ({"id": self.id} if self.id else {})) + "\n")
                 file.flush()
-            self._files[name], self._written[name] = file, file.tell()
+            self._files[name] = file
+            self._written[name] = file.tell()
         return self._files[name]
 
 
@@ -339,8 +343,10 @@ def gallery(record: SearchRecord) -> dict[str, Array]:
         name: np.concatenate([getattr(record.elites[number], name)[0][rows] for _, number, rows in parts])
         for name in ("masks", "cell_losses", "scores", "pairings")
     }
-    row, partner = np.concatenate([rows for _, _, rows in parts]), take.pop("pairings").astype(np.int64)
-    device, labels = record.images.device, record.labels.cpu().numpy()
+    row = np.concatenate([rows for _, _, rows in parts])
+    partner = take.pop("pairings").astype(np.int64)
+    device = record.images.device
+    labels = record.labels.cpu().numpy()
     mixed = compose(
         record.images,
         torch.from_numpy(take["masks"]),

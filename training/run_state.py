@@ -34,7 +34,8 @@ def save_run(run: Run, *, best: bool = False) -> None:
     sums = run.world.sum(run.sums.clone())
     run.check(sums, weights=True)
     _write(run, sums, best)
-    run.has_checkpoint, run.saved = True, time.monotonic()
+    run.has_checkpoint = True
+    run.saved = time.monotonic()
     run.saving_took = run.saved - began
 
 
@@ -77,7 +78,8 @@ def resume_run(run: Run) -> None:
     else:  # the first one's is saved; the others' dropout may be any
         torch.manual_seed(run.streams.number("global") + run.world.rank + run.step)
     run.log.snapshots = set(saved.meta["snapshots"])
-    run.checked, run.has_checkpoint = run.step, True
+    run.checked = run.step
+    run.has_checkpoint = True
     run.log.cut(saved.meta["log_lengths"])
     run.log.record(run.config)
     run.continued(saved.meta["log_lengths"].get("tensorboard"))

@@ -127,7 +127,8 @@ def training_step(run: Run, item: Mixed) -> Tensor:
     """One optimiser step. Returns (4,): image loss, mean cell loss, share of the target hit, 1; of several
     processes each returns these times its share of the rows.
     """
-    rows, parts = len(item.targets), run.config.train.accumulate
+    rows = len(item.targets)
+    parts = run.config.train.accumulate
     mine = run.world.share(rows)
     bounds = [mine.start + (mine.stop - mine.start) * part // parts for part in range(parts + 1)]
     run.optimiser.zero_grad()
@@ -150,7 +151,8 @@ def backward(run: Run, item: Mixed, share: float) -> Tensor:
     smoothing, patch_weight = run.config.train.label_smoothing, run.config.mix.patch_weight
     image_logits, cell_logits = run.forward(item.images)
     image_loss = image_losses(image_logits, item.targets, smoothing).mean()
-    loss, cell_loss = image_loss, torch.zeros_like(image_loss)
+    loss = image_loss
+    cell_loss = torch.zeros_like(image_loss)
     if item.cell_targets is not None and patch_weight > 0:
         cell_loss = cell_losses(cell_logits, item.cell_targets, smoothing).mean()
         loss = image_loss + patch_weight * cell_loss
@@ -165,7 +167,8 @@ def epoch_batches(run: Run) -> Iterator[Batch]:
 
     Of several processes each reads its share of a batch from files or the host, and they exchange them.
     """
-    images, size = run.training_set, run.config.train.batch
+    images = run.training_set
+    size = run.config.train.batch
     order = torch.randperm(len(images), generator=run.order)
     whole = order[: len(order) // size * size].split(size)[run.position :]
     exchanged = run.world.size > 1 and not (isinstance(images, ImageSet) and images.device is None)

@@ -45,10 +45,15 @@ HELD_OUT = 5  # one image of so many of each class is held out where something i
 LINEAR_DECAYS = tuple(10.0**power for power in range(0, -7, -1))  # from the simplest classifier on
 LBFGS_ITERATIONS = 200
 LBFGS_LIMIT = 2**27  # numbers in features and logits; above it mini-batches, which need no copies of them
-SGD_EPOCHS, SGD_STEPS, SGD_BATCH, SGD_MOMENTUM = 20, 2000, 1024, 0.9
-NEIGHBOURS, TEMPERATURE = 20, 0.07
+SGD_EPOCHS = 20
+SGD_STEPS = 2000
+SGD_BATCH = 1024
+SGD_MOMENTUM = 0.9
+NEIGHBOURS = 20
+TEMPERATURE = 0.07
 KNN_CHUNK = 2**25  # similarities at once: 128 MiB
-TUNE_RATES, TUNE_DECAYS = (0.01, 0.03, 0.1), (5e-4, 0.0)
+TUNE_RATES = (0.01, 0.03, 0.1)
+TUNE_DECAYS = (5e-4, 0.0)
 TRIAL_STEPS = 2000  # of each trial at most, so that choosing costs a bounded time on large sets
 TRIAL_IMAGES = 10_000  # held-out images that a trial is tested on, at most
 
@@ -225,8 +230,10 @@ def linear_probe(
     L-BFGS where features and logits are at most LBFGS_LIMIT numbers.
     """
     features, labels = training
-    mean, std = features.mean(0), features.std(0).clamp(min=1e-6)
-    features, test_features = (features - mean) / std, (test[0] - mean) / std
+    mean = features.mean(0)
+    std = features.std(0).clamp(min=1e-6)
+    features = (features - mean) / std
+    test_features = (test[0] - mean) / std
     streams = Streams(seed)
     held, kept = (part.to(labels.device) for part in held_out(labels, streams.torch("held out")))
     if solver is None:
@@ -356,7 +363,8 @@ def nearest_neighbours(
 
     chunk: similarities that are held at once.
     """
-    bank, labels = F.normalize(training[0]), training[1]
+    bank = F.normalize(training[0])
+    labels = training[1]
     neighbours = min(neighbours, len(labels))
     hits = torch.zeros((), dtype=torch.int64, device=labels.device)
     rows = max(1, chunk // len(labels))
@@ -400,7 +408,8 @@ def fine_tune(backbone: Backbone, target: Target, options: TrainOptions, seed: i
     if len(decays) > 1:
         decay = max(decays, key=lambda decay: try_out(rate, decay))
     everything = torch.arange(len(target.training))
-    what, steps = f"lr {rate:g}, weight decay {decay:g}: ", _steps(len(everything), options)
+    what = f"lr {rate:g}, weight decay {decay:g}: "
+    steps = _steps(len(everything), options)
     model, loss = _train(
         backbone, target.training, everything, rate, decay, steps, options, seed, lambda line: say(what + line)
     )

@@ -29,7 +29,9 @@ from training.config import PROJECT
 from training.mixes.evolved import SearchRecord
 from training.run_log import RunLog
 
-BATCH, GRID, GENERATIONS = 512, 4, 4
+BATCH = 512
+GRID = 4
+GENERATIONS = 4
 LINES = 50_000
 TARGETS = {"report": 10.0, "curves": 4.0, "lines": 0.5}  # seconds
 REPORT_MIB = 500
@@ -94,7 +96,8 @@ def timed(work: Callable[[], Any]) -> float:
 
 def add_snapshots(folder: Path, numbers: range) -> None:
     """Searches of random compositions kept whole, and the bank of their patterns."""
-    rng, log = np.random.default_rng(0), RunLog(folder)
+    rng = np.random.default_rng(0)
+    log = RunLog(folder)
     names = [str(digit) for digit in range(10)]
     bank = PatternBank(GRID, len(names), names)
     for number in numbers:

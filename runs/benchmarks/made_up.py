@@ -49,7 +49,8 @@ def _write(path: Path, records: Iterator[dict[str, Any]]) -> None:
 
 
 def _events(epochs: int, rng: np.random.Generator) -> Iterator[dict[str, Any]]:
-    start, steps = datetime(2026, 1, 1, tzinfo=UTC), 10
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    steps = 10
     yield {"schema": 2}
     yield {
         "event": "start", "time": start.isoformat(), "epochs": epochs, "steps": epochs * steps, "training_images": 640,
@@ -79,11 +80,13 @@ def _generations(
     level = rng.normal(0, 0.05)
     for search in range(1, searches + 1):
         epoch = 1 + (search - 1) * epochs // searches
-        forwards, floor = 0, 1 + 1.3 * 0.98**epoch + level + rng.normal(0, 0.02)
+        forwards = 0
+        floor = 1 + 1.3 * 0.98**epoch + level + rng.normal(0, 0.02)
         for generation in range(1, generations + 1):
             new = IMAGES * POPULATION if generation == 1 else int(rng.integers(40, 110))
             forwards += new
-            gain, spread = 1 - 0.8 ** (generation - 1), 0.05 * 0.9 ** (generation - 1) + 0.003
+            gain = 1 - 0.8 ** (generation - 1)
+            spread = 0.05 * 0.9 ** (generation - 1) + 0.003
             best = floor + gain
             record: dict[str, Any] = {
                 "epoch": epoch, "step": (epoch - 1) * 10 + 1, "search": search, "images": IMAGES,

@@ -52,7 +52,9 @@ WITHOUT_DATA = (Case("small ResNet, 8 px", "digits", (), 3),)
 
 
 def measure(quick: bool) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    progress, rows, ratios = Progress(), [], []
+    progress = Progress()
+    rows = []
+    ratios = []
     for case in _cases(QUICK if quick else CASES, progress):
         with tempfile.TemporaryDirectory() as scratch:
             configs = {mix: _config(case, mix) for mix in MIXES}
@@ -74,7 +76,8 @@ def step_times(
     """Seconds per step of each mix, one figure a round."""
     runs = {mix: set_up(config, folder / mix) for mix, config in configs.items()}
     streams = {mix: _endless(run) for mix, run in runs.items()}
-    search, probability = configs["evolved"].search, configs["evolved"].mix.probability
+    search = configs["evolved"].search
+    probability = configs["evolved"].mix.probability
     cycle = search.every * span(search, configs["evolved"].train.batch)  # mixed batches
     mixed = cycle * math.ceil(LEAST_STEPS * probability / cycle)
     for mix, run in runs.items():
@@ -99,7 +102,8 @@ def take_steps(run: Run, batches: Iterator[Batch], mixed: int, probability: floa
     """Train on `mixed` mixed batches, in groups as train.train_epoch makes them, and on the unmixed ones that are
     their due, spread evenly; return the number of steps.
     """
-    steps, done = round(mixed / probability), 0
+    steps = round(mixed / probability)
+    done = 0
     group: Group = []
     for step in range(1, steps + 1):
         mixes = step * mixed // steps > done

@@ -23,7 +23,11 @@ from evo.operators import MASK_SAMPLERS
 
 Array = NDArray[Any]
 
-TOURNAMENT, CROSSOVER, FLIP, INVERSION, FAME = 3, 0.9, 0.01, 0.2, 10
+TOURNAMENT = 3
+CROSSOVER = 0.9
+FLIP = 0.01
+INVERSION = 0.2
+FAME = 10
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,9 @@ class DeapContestant:
         loop: Callable[..., Any] = algorithms.eaSimple,
         value: Callable[[Any], float] = lambda genome: genome.fitness.values[0],
     ) -> None:
-        self.population, self.toolbox, self.loop = population, toolbox, loop
+        self.population = population
+        self.toolbox = toolbox
+        self.loop = loop
         self.hall_of_fame = tools.HallOfFame(FAME)
         self.statistics = tools.Statistics(key=value)
         for name, function in (("min", np.min), ("mean", np.mean), ("max", np.max), ("std", np.std)):
@@ -178,7 +184,8 @@ class ArrayGenome:
     __hash__ = None  # type: ignore[assignment]  # mutable
 
     def __init__(self, masks: Array, pairing: Array) -> None:
-        self.masks, self.pairing = masks, pairing
+        self.masks = masks
+        self.pairing = pairing
         self.fitness = Maximise()
 
     def __eq__(self, other: object) -> bool:
@@ -273,7 +280,8 @@ class PymooContestant:
     """pymoo's GA: P children join their P parents, and the better P of both stay."""
 
     def __init__(self, algorithm: Any, evaluated: Callable[[], int]) -> None:
-        self.algorithm, self._evaluated = algorithm, evaluated
+        self.algorithm = algorithm
+        self._evaluated = evaluated
         self.hall_of_fame: list[tuple[float, Array]] = []  # fitness and genes, the fittest first
 
     def advance(self, generations: int) -> list[Generation]:
@@ -301,6 +309,12 @@ class PymooContestant:
     @property
     def best(self) -> float:
         return self.hall_of_fame[0][0]
+
+
+def _fittest(population: Any, rivals: Array, **kwargs: Any) -> Array:
+    """The winners of pymoo's tournaments, (N,1) of rivals (N,K): indices."""
+    values = population.get("F")[:, 0]
+    return rivals[np.arange(len(rivals)), values[rivals].argmin(axis=1)][:, None]
 
 
 def start_pymoo(problem: Problem) -> PymooContestant:
@@ -350,15 +364,11 @@ def start_pymoo(problem: Problem) -> PymooContestant:
                 inversion_mutation(children[index, cells:], random_sequence(problem.batch, random_state=random_state))
             return children
 
-    def fittest(population: Any, rivals: Array, **kwargs: Any) -> Array:
-        values = population.get("F")[:, 0]
-        return rivals[np.arange(len(rivals)), values[rivals].argmin(axis=1)][:, None]
-
     masks, pairings = problem.first_genomes()
     algorithm = GA(
         pop_size=problem.population,
         sampling=np.concatenate([masks.reshape(len(masks), cells), pairings], axis=1).astype(int),
-        selection=TournamentSelection(func_comp=fittest, pressure=TOURNAMENT),
+        selection=TournamentSelection(func_comp=_fittest, pressure=TOURNAMENT),
         crossover=UniformAndOrder(),
         mutation=FlipAndInversion(),
         eliminate_duplicates=False,  # nobody else here compares genomes

@@ -49,7 +49,8 @@ QUICK = Scale(population=16, batch=32, seeds=1, rounds=3, forwards=768, steps=(4
 
 
 def measure(quick: bool) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    scale, progress = (QUICK if quick else FULL), Progress()
+    scale = QUICK if quick else FULL
+    progress = Progress()
     recipe = open_scene("digits" if quick else "cifar10-small", progress).name.split(",")[0]
     folder = model_folder(recipe)
     config = known_config(RunFolder(folder))

@@ -58,7 +58,8 @@ class Cost:
 
 
 def measure(quick: bool) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    series, progress = (QUICK if quick else SERIES), Progress()
+    series = QUICK if quick else SERIES
+    progress = Progress()
     costs = measure_sizes(series, rounds=2 if quick else 5, generations=4 if quick else 6, progress=progress)
     rows = []
     for name, sizes in series.items():
@@ -170,5 +171,6 @@ def draw(series: dict[str, list[Size]], costs: dict[Size, Cost], path: Path) -> 
 def _mark_linear(axes: Any) -> None:
     """A dashed line of slope 1 under the last points."""
     line = max(axes.get_lines(), key=lambda drawn: drawn.get_xdata()[-1])
-    rows, value = line.get_xdata(), line.get_ydata()[-1]
+    rows = line.get_xdata()
+    value = line.get_ydata()[-1]
     axes.plot(rows, [value * at / rows[-1] * 0.6 for at in rows], "--", color=GREY, linewidth=1, label="linear")

@@ -77,7 +77,9 @@ def trial(name: str, options: dict[str, Any], epochs: int) -> dict[str, Any]:
     try:
         run = set_up(config, scratch / "run")
         run.begin()
-        began, gains, mixed_steps = time.perf_counter(), list[tuple[bool, float]](), 0
+        began = time.perf_counter()
+        gains = list[tuple[bool, float]]()
+        mixed_steps = 0
         control = PatchMix(grid=run.model.grid, generator=torch.Generator().manual_seed(1))
         for epoch in range(1, epochs + 1):
             run.begin_epoch()

@@ -93,7 +93,8 @@ class Scene:
 
 
 def measure(quick: bool) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    scale, progress = (QUICK if quick else FULL), Progress()
+    scale = QUICK if quick else FULL
+    progress = Progress()
     scene = open_scene("digits" if quick else "cifar10-small", progress)
     curves = run_searches(scene, scale, progress)
     rows, ratios = compare(scene, scale, curves)
@@ -189,7 +190,9 @@ def our_curve(
     search = Search(
         scale.batch, scene.grid, labels, population=scale.population, objective="hard", sampler="bernoulli", seed=seed
     )
-    forwards, best, idle = [], [], 0
+    forwards = []
+    best = []
+    idle = 0
     while (proposal := search.ask()) is not None and search.forwards + (new := int(proposal.new.sum())) <= limit:
         idle = 0 if new else idle + 1
         if idle > IDLE:
@@ -359,7 +362,8 @@ def search_share(scale: Scale, progress: Progress) -> list[float]:
     shares = []
     for generation in range(scale.share_generations + 1):
         progress.update(f"ResNet-18: generation {generation}/{scale.share_generations}")
-        began, model.seconds = time.perf_counter(), 0.0
+        began = time.perf_counter()
+        model.seconds = 0.0
         proposal = search.ask()
         if proposal is None:
             break

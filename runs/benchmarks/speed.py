@@ -84,7 +84,8 @@ def _epochs(runs: dict[str, Run], rounds: int) -> dict[str, list[tuple[int, floa
     with Interruption() as interruption:
         for epoch in range(1, rounds + 2):
             for mix, run in runs.items():
-                steps, searched = run.step, run.cost()["search_forwards"]
+                steps = run.step
+                searched = run.cost()["search_forwards"]
                 began = clock(run.device)
                 train_epoch(run, epoch, SILENT, interruption)
                 seconds = clock(run.device) - began

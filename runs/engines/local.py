@@ -82,7 +82,8 @@ class TrialProcess:
         trial.notes.mkdir(parents=True, exist_ok=True)
         # Under a name of its own until the process holds the trial: another one's output stays.
         handle, name = tempfile.mkstemp(prefix="output-", suffix=".txt", dir=trial.notes)
-        self._name, self._output = Path(name), os.fdopen(handle, "w+b")
+        self._name = Path(name)
+        self._output = os.fdopen(handle, "w+b")
         self._process = subprocess.Popen(
             [*COMMAND, trial.name],
             env={**os.environ, "PYTHONPATH": python_path(), **(environment or {})},

@@ -129,7 +129,8 @@ class RayEngine:
         except self._ray.exceptions.OutOfMemoryError as error:
             return Outcome("failed", "Ray ended its worker, for the node ran out of memory", str(error))
         except self._ray.exceptions.RayError as error:
-            name, lines = type(error).__name__, str(error).strip().splitlines()
+            name = type(error).__name__
+            lines = str(error).strip().splitlines()
             if name in LOST:
                 return Outcome("lost", f"its worker was lost ({name})", str(error))
             return Outcome("failed", f"{name}: {lines[-1] if lines else ''}", str(error))

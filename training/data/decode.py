@@ -40,7 +40,8 @@ class Decoder:
     """
 
     def __init__(self, size: int, levels: Levels | None = None) -> None:
-        self.size, self.levels = size, levels or Levels()
+        self.size = size
+        self.levels = levels or Levels()
         _silence()
 
     def __call__(self, path: Path) -> Tensor:

@@ -41,7 +41,9 @@ def load(options: DataOptions, root: Path) -> tuple[AnyImageSet, AnyImageSet]:
     if is_prepared(root):
         return load_prepared(options, root, MEMORY_LIMIT)
     tree = read_tree(root, "needed" if options.validation is None else "held out")
-    size, limit, levels = options.image_size or SIZE, options.max_unreadable, Levels(options.levels)
+    size = options.image_size or SIZE
+    limit = options.max_unreadable
+    levels = Levels(options.levels)
     training = image_set(tree.training, tree.class_names, size, limit, levels)
     test = image_set(tree.test, tree.class_names, size, limit, levels, tests=True)
     levels.check()

@@ -237,7 +237,8 @@ class ShardSet(_InFiles):
     def _batch(self, indices: Tensor, pool: Executor) -> tuple[Tensor, Tensor]:
         indices = indices.cpu()
         images = host_buffer((len(indices), *self.shape), self.device)
-        out, rows = images.numpy(), self.rows[indices].numpy()
+        out = images.numpy()
+        rows = self.rows[indices].numpy()
         ends = np.cumsum([len(shard) for shard in self.shards])
         number = np.searchsorted(ends, rows, side="right")
         starts = ends - [len(shard) for shard in self.shards]

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 SIXTEEN_BITS = (0.0, 65535.0)
 DARK = 2**15  # a 16-bit set whose largest level is below has bits to spare
 SAMPLE_FORMAT, PHOTOMETRIC = 339, 262  # TIFF tags
-SIGNED, UNSIGNED, WHITE_IS_ZERO = 2, 1, 0
+SIGNED = 2
+UNSIGNED = 1
+WHITE_IS_ZERO = 0
 COLOUR_OF_16_BITS = re.compile(r"[A-Za-z]+;16[BLN]")
 
 
@@ -48,7 +50,8 @@ class Levels:
         with self._lock:
             self.images += 1
             if largest >= self.largest:
-                self.largest, self.example = largest, name
+                self.largest = largest
+                self.example = name
 
     def check(self) -> None:
         """Raise UserError where the 16-bit images that were seen hold too few levels to be meant as 16 bits."""

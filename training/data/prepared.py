@@ -26,7 +26,8 @@ from training.config import DataOptions
 from training.data.image_set import AnyImageSet, ImageSet, ShardSet, statistics_of
 from training.data.tree import HOLD_OUT
 
-FORMAT, SCHEMA = "evomix-prepared", 1
+FORMAT = "evomix-prepared"
+SCHEMA = 1
 INDEX, UNFINISHED = "index.json", "unfinished"
 PARTS = ("train", "test")
 
@@ -116,7 +117,8 @@ def record_from(content: dict[str, Any]) -> Record:
 
 def open_shard(root: Path, record: Record, size: int) -> NDArray[np.uint8]:
     """A shard, memory-mapped. Raises UserError where its size is not what was written."""
-    path, shape = root / record.file, (record.images, 3, size, size)
+    path = root / record.file
+    shape = (record.images, 3, size, size)
     if record.images == 0:  # none of its files could be read; an empty file cannot be mapped
         return np.empty(shape, np.uint8)
     again = "run the same `./run prepare` again, which makes it anew"
@@ -141,7 +143,8 @@ def labels_of(records: list[Record]) -> Tensor:
 
 def _image_set(root: Path, index: Index, part: str, memory_limit: int) -> AnyImageSet:
     records = index.parts[part]
-    labels, crop = labels_of(records), max(1, index.size // 8)  # as for folders
+    labels = labels_of(records)
+    crop = max(1, index.size // 8)  # as for folders
     shards = [open_shard(root, record, index.size) for record in records]
     if sum(shard.nbytes for shard in shards) <= memory_limit:
         _check_contents(root, records)

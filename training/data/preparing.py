@@ -116,7 +116,8 @@ def _kept(out: Path, plan: list[Planned], digests: dict[str, str], show: Show) -
     """The records of shards that are there, whole, and made of the same files."""
     known = _known_records(out)
     for number, planned in enumerate(plan, 1):
-        record, path = known.get(planned.file), out / planned.file
+        record = known.get(planned.file)
+        path = out / planned.file
         if record is None or record.made_of != digests[planned.file] or not path.is_file():
             continue
         show(f"checking shard {number:,} of {len(plan):,}")
@@ -177,8 +178,13 @@ class _Work:
     """Decodes shards one after the other, each in many threads; the last one is written meanwhile."""
 
     def __init__(self, folder: Path, size: int, out: Path, kept: dict[str, Record], show: Show, levels: Levels) -> None:
-        self.decode, self.levels = Decoder(size, levels), levels
-        self.folder, self.size, self.out, self.kept, self.show = folder, size, out, kept, show
+        self.decode = Decoder(size, levels)
+        self.levels = levels
+        self.folder = folder
+        self.size = size
+        self.out = out
+        self.kept = kept
+        self.show = show
         self.unreadable = [file for record in kept.values() for file in record.unreadable]
         self.writing: list[Future[Record]] = []
         self.before = sum(record.images + len(record.unreadable) for record in kept.values())
@@ -220,7 +226,8 @@ class _Work:
             self.kept[record.file] = record
 
     def _tell(self, decoded: int, failed: int) -> None:
-        done, bad = self.done + decoded, len(self.unreadable) + failed
+        done = self.done + decoded
+        bad = len(self.unreadable) + failed
         rate = done / max(time.monotonic() - self.began, 1e-9)
         self.show(
             f"{done:,} of {self.left:,} images  {rate:,.0f}/s  {(self.left - done) / rate / 60:,.0f} min left"

@@ -61,7 +61,8 @@ def survey(files: FileSet, *, decodes: bool) -> FileSet:
 
 
 def _looks(paths: Sequence[Path], decode: Callable[[Path], Tensor], decodes: bool) -> list[Look]:
-    progress, looks = Progress(visible=speaks()), list[Look]()
+    progress = Progress(visible=speaks())
+    looks = list[Look]()
     what = "test images decoded" if decodes else "training images opened"
 
     def line() -> str:

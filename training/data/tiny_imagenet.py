@@ -38,7 +38,9 @@ def load(options: DataOptions, root: Path) -> tuple[AnyImageSet, AnyImageSet]:
         )
     class_names = class_folders(tree / "train")
     validation = _validation(tree, annotations, class_names)
-    size, limit, levels = options.image_size or 64, options.max_unreadable, Levels(options.levels)
+    size = options.image_size or 64
+    limit = options.max_unreadable
+    levels = Levels(options.levels)
     training = image_set(files_by_class(tree / "train", class_names), class_names, size, limit, levels)
     test = image_set(validation, class_names, size, limit, levels, tests=True)
     levels.check()

@@ -179,7 +179,8 @@ def _class_names(folder: Path, notes: Notes) -> list[str]:
 
 def _check_classes(training: Path, names: list[str], part: Path, tested: set[str]) -> None:
     """Every class that is tested must be trained on; the reverse is told only."""
-    unknown, missing = sorted(tested - {*names}), sorted({*names} - tested)
+    unknown = sorted(tested - {*names})
+    missing = sorted({*names} - tested)
     by_spelling = {one_spelling(name): name for name in names}
     for name in unknown:
         if one_spelling(name) in by_spelling:

@@ -98,7 +98,8 @@ class Walk:
     """
 
     def __init__(self, root: Path, notes: Notes) -> None:
-        self.root, self.notes = root, notes
+        self.root = root
+        self.notes = notes
         self.seen: dict[Identity, tuple[str, str]] = {}
 
     def images(self, folder: Path, label: str) -> list[Path]:

@@ -39,7 +39,8 @@ class Torchvision(Plain):
 
     def __init__(self, transform: torch.nn.Module, context: MixContext, *, averages: bool) -> None:
         super().__init__(context.num_classes)
-        self.transform, self.averages = transform, averages
+        self.transform = transform
+        self.averages = averages
         self.generator = context.streams.torch("mix")
 
     def __call__(self, batches: list[Batch], epoch: int) -> Iterator[Mixed]:
@@ -85,6 +86,7 @@ def build_mixup_or_cutmix(context: MixContext) -> Mix:
     """MixUp or CutMix, for each batch one of them by equal chances: timm's `Mixup` with its switch_prob of 0.5."""
     from torchvision.transforms import v2
 
-    alpha, classes = context.config.mix.alpha, context.num_classes
+    alpha = context.config.mix.alpha
+    classes = context.num_classes
     either = v2.RandomChoice([v2.MixUp(alpha=alpha, num_classes=classes), v2.CutMix(alpha=alpha, num_classes=classes)])
     return Torchvision(either, context, averages=True)

@@ -34,7 +34,8 @@ class BestOfK(ScoringMix):
     def __init__(self, context: MixContext) -> None:
         super().__init__(context)
         (self.objective,) = parse_objectives(self.options.objective)
-        self.draws, self.keep = context.config.mix.draws, context.config.mix.keep
+        self.draws = context.config.mix.draws
+        self.keep = context.config.mix.keep
         self.batches = 0
 
     def __call__(self, batches: list[Batch], epoch: int) -> Iterator[Mixed]:

@@ -63,7 +63,8 @@ class PatternFile:
     """
 
     def __init__(self, option: str, path: str) -> None:
-        self.option, self.path = option, path
+        self.option = option
+        self.path = path
         self.bank = load_bank(path)
         self.digest: Array = np.frombuffer(hashlib.sha256(Path(path).read_bytes()).digest(), np.uint8)
 

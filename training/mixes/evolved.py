@@ -134,7 +134,8 @@ class Evolved(ScoringMix):
 
     def evolve(self, images: Tensor, labels: Tensor) -> list[Elites]:
         """Run one search over a batch; return each generation's elites."""
-        search, elites = self.make_search(images, labels), list[Elites]()
+        search = self.make_search(images, labels)
+        elites = list[Elites]()
         self.go_on(search, elites, images, labels)
         return elites
 
@@ -143,7 +144,8 @@ class Evolved(ScoringMix):
 
         Raises UserError where the options do not fit it.
         """
-        options, count = self.options, len(labels)
+        options = self.options
+        count = len(labels)
         if classes is None:
             classes = labels.cpu().numpy()
         evaluation = self.decide_evaluation(images)

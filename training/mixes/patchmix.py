@@ -90,7 +90,9 @@ class PatchMix(nn.Module):
         self.bank = _open_bank(bank)
         self.grid = grid if self.bank is None else self.bank.grid
         self.num_classes = self.bank.num_classes if num_classes is None and self.bank is not None else num_classes
-        self.probability, self.sampler, self.label_smoothing = probability, sampler, label_smoothing
+        self.probability = probability
+        self.sampler = sampler
+        self.label_smoothing = label_smoothing
         self.labels_getter = labels_getter
         self.mixup_enabled = True
 
@@ -140,7 +142,8 @@ class PatchMix(nn.Module):
     def _mixed(self, batch: Any, return_composition: bool) -> Any:
         getter = None if self.labels_getter == "default" else self.labels_getter
         paths, labels_path = structure.find(batch, getter)
-        images, given = [structure.at(batch, path) for path in paths], structure.at(batch, labels_path)
+        images = [structure.at(batch, path) for path in paths]
+        given = structure.at(batch, labels_path)
         for part in images:
             self._check(part, given)
         labels, num_classes = checked_labels(given, self.num_classes)

@@ -34,8 +34,10 @@ class BasicBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
-        self.conv1, self.bn1 = _conv(inputs, outputs, stride), nn.BatchNorm2d(outputs)
-        self.conv2, self.bn2 = _conv(outputs, outputs), nn.BatchNorm2d(outputs)
+        self.conv1 = _conv(inputs, outputs, stride)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = _conv(outputs, outputs)
+        self.bn2 = nn.BatchNorm2d(outputs)
         self.shortcut = _shortcut(inputs, outputs, stride)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -49,9 +51,12 @@ class Bottleneck(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int, groups: int = 1) -> None:
         super().__init__()
         inner = outputs // (4 if groups == 1 else 2)
-        self.conv1, self.bn1 = _conv(inputs, inner, size=1), nn.BatchNorm2d(inner)
-        self.conv2, self.bn2 = _conv(inner, inner, stride, groups=groups), nn.BatchNorm2d(inner)
-        self.conv3, self.bn3 = _conv(inner, outputs, size=1), nn.BatchNorm2d(outputs)
+        self.conv1 = _conv(inputs, inner, size=1)
+        self.bn1 = nn.BatchNorm2d(inner)
+        self.conv2 = _conv(inner, inner, stride, groups=groups)
+        self.bn2 = nn.BatchNorm2d(inner)
+        self.conv3 = _conv(inner, outputs, size=1)
+        self.bn3 = nn.BatchNorm2d(outputs)
         self.shortcut = _shortcut(inputs, outputs, stride)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -65,8 +70,10 @@ class PreActBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
-        self.bn1, self.conv1 = nn.BatchNorm2d(inputs), _conv(inputs, outputs, stride)
-        self.bn2, self.conv2 = nn.BatchNorm2d(outputs), _conv(outputs, outputs)
+        self.bn1 = nn.BatchNorm2d(inputs)
+        self.conv1 = _conv(inputs, outputs, stride)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.conv2 = _conv(outputs, outputs)
         changes = stride != 1 or inputs != outputs
         self.shortcut = _conv(inputs, outputs, stride, size=1) if changes else None
 
@@ -171,7 +178,9 @@ def resnet_small(channels: int, size: tuple[int, int], width: int | None) -> nn.
 
     A stage halves the map only while at least 4x4 remain: 8x8 at 32 px, 4x4 at 8 px.
     """
-    first, side, stages = width or 32, min(size), []
+    first = width or 32
+    side = min(size)
+    stages = []
     for stage in range(3):
         stride = 2 if stage and side >= 8 else 1
         side = -(-side // stride)

@@ -22,7 +22,8 @@ class TimmBackbone(nn.Module):
 
     def __init__(self, network: Any, stage: int, last: bool) -> None:
         super().__init__()
-        self.network, self.stage = network, stage
+        self.network = network
+        self.stage = stage
         self.norm = last  # transformers normalise what their head sees
 
     def forward(self, images: Tensor) -> Tensor:
@@ -76,7 +77,8 @@ def at_stage(network: nn.Module, shape: tuple[int, int, int], grid: int | None) 
     """
     if not hasattr(network, "forward_intermediates"):
         raise ValueError(f"{type(network).__name__} has no forward_intermediates, which gives its feature maps")
-    was_training, images = network.training, torch.zeros(1, *shape, device=next(network.parameters()).device)
+    was_training = network.training
+    images = torch.zeros(1, *shape, device=next(network.parameters()).device)
     with torch.no_grad():
         maps = network.eval().forward_intermediates(images, intermediates_only=True)  # type: ignore[operator]
     sides = [min(features.shape[2:]) for features in maps]

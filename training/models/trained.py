@@ -30,7 +30,8 @@ class Prepare:
     """
 
     def __init__(self, mean: Tensor, std: Tensor, device: torch.device) -> None:
-        self.mean, self.std = mean, std
+        self.mean = mean
+        self.std = std
         self.scale = (1 / (255 * std)).view(-1, 1, 1).to(device)
         self.shift = (-mean / std).view(-1, 1, 1).to(device)
 
