@@ -273,7 +273,8 @@ def _device_note(table: pd.DataFrame) -> str:
 
 def _test_note(table: pd.DataFrame) -> str:
     """What the permutation test can tell with so few pairs."""
-    pairs, comparisons = _most_pairs(table), int(table["p"].notna().sum())
+    pairs = _most_pairs(table)
+    comparisons = int(table["p"].notna().sum())
     if pairs < 2:
         return ""
     text = (
@@ -303,7 +304,8 @@ def _best_note(table: pd.DataFrame) -> str:
     extreme = "lowest" if best["measure"] in LOWER_IS_BETTER else "highest"
     equal = _equal_to_best(known, form)
     rivals = list(known["variant"][~equal & ~known["apart"]])
-    others, it = len(known) - int(equal.sum()), "it" if equal.sum() == 1 else "them"
+    others = len(known) - int(equal.sum())
+    it = "it" if equal.sum() == 1 else "them"
     if not others:
         return f"All {len(known)} variants have the same mean, {decimal_text(best['mean'], form)}."
     if not rivals:
@@ -332,7 +334,8 @@ def _equal_to_best(known: pd.DataFrame, form: str) -> pd.Series:
 
 def _told_how(known: pd.DataFrame) -> str:
     """What the reader may miss: a test where intervals overlap, intervals where no test tells."""
-    best, others = known[known["best"]].iloc[0], known[~known["best"]]
+    best = known[known["best"]].iloc[0]
+    others = known[~known["best"]]
     tested = others["p_best"] < LEVEL
     overlap = (others["low"] <= best["high"]) & (others["high"] >= best["low"])
     if tested.all():
@@ -345,7 +348,8 @@ def _told_how(known: pd.DataFrame) -> str:
 
 def _seeds_needed(known: pd.DataFrame, rivals: list[str]) -> str:
     """Where so few seeds let the paired test tell nothing from the best: how many it takes."""
-    seeds, tests = int(known["seeds"].max()), len(known) * (len(known) - 1) // 2
+    seeds = int(known["seeds"].max())
+    tests = len(known) * (len(known) - 1) // 2
     if not rivals or tests == 1 or seeds < 2 or smallest_p(seeds, tests) < LEVEL:
         return ""
     needed = next((n for n in range(seeds, 99) if smallest_p(n, tests) < LEVEL), None)

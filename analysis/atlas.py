@@ -141,7 +141,8 @@ def atlas_of(run: RunFolder) -> Atlas:
     epochs = np.array([int(s["epoch"]) for s in snapshots], np.int64)
     by = "epoch"
     if not epochs.any():
-        epochs, by = np.array([int(s["search"]) for s in snapshots], np.int64), "search"
+        epochs = np.array([int(s["search"]) for s in snapshots], np.int64)
+        by = "search"
     mattered, pictured = where_it_mattered(snapshots, bank.grid)
     statements: list[Statement] = []
     movements: list[Movement] = []
@@ -240,7 +241,8 @@ def rows_of_searches(snapshots: list[dict[str, Array]], grid: int) -> Rows:
         last = np.flatnonzero(snapshot["generation"] == snapshot["generation"].max())
         fitness = snapshot["fitness"].reshape(len(snapshot["generation"]), -1)[last, 0]
         genome = last[int(np.argmax(fitness))]
-        labels, pairing = snapshot["labels"], snapshot["pairings"][genome]
+        labels = snapshot["labels"]
+        pairing = snapshot["pairings"][genome]
         every = np.arange(0, len(labels), step)
         parts.append(
             Rows(
@@ -261,11 +263,14 @@ def where_it_mattered(snapshots: list[dict[str, Array]], grid: int) -> tuple[Arr
     """(G,G): of the cell losses at each place of the pictured rows, the share at cells that kept the own image; and how
     many rows are pictured. Only these rows' cell losses are kept: some of the fittest and of the least fit.
     """
-    of_own, total, rows = np.zeros((grid, grid)), np.zeros((grid, grid)), 0
+    of_own = np.zeros((grid, grid))
+    total = np.zeros((grid, grid))
+    rows = 0
     for snapshot in snapshots:
         kind = snapshot.get("gallery_kind", np.full(len(snapshot["gallery_masks"]), "best"))
         chosen = kind != "way"  # the same row over and over
-        losses, masks = snapshot["gallery_cell_losses"][chosen].astype(np.float64), snapshot["gallery_masks"][chosen]
+        losses = snapshot["gallery_cell_losses"][chosen].astype(np.float64)
+        masks = snapshot["gallery_masks"][chosen]
         finite = np.isfinite(losses).all((1, 2))
         of_own += (losses * masks)[finite].sum(0)
         total += losses[finite].sum(0)
@@ -408,7 +413,8 @@ def _picked(values: dict[str, tuple[Array, float, str]], null: str, rng: np.rand
     found = []
     for name, (numbers, size, unit) in values.items():
         centre = float(numbers.sum()) / beside  # the same whichever of them is the search's
-        observed, by_chance = float(numbers[:, 0].sum()), np.concatenate(sums[name])
+        observed = float(numbers[:, 0].sum())
+        by_chance = np.concatenate(sums[name])
         p = _p(abs(observed - centre), abs(by_chance - centre))
         expected = float(numbers[:, 1:].mean()) * size
         strength = _strength(observed, by_chance)
@@ -447,7 +453,8 @@ def _repeats(flat: Array, count: int, null: str, rng: np.random.Generator) -> St
     lone = np.bincount(which.ravel(), minlength=len(index)) < 2
     numbers = np.cumsum(~lone)  # orbits seen once cannot repeat: all of them are number 0, and left out
     numbers[lone] = 0
-    which, most = numbers[which], int(numbers.max()) + 1
+    which = numbers[which]
+    most = int(numbers.max()) + 1
 
     def alike(picked: Array) -> float:
         counts = np.bincount(picked, minlength=most)[1:]
@@ -536,7 +543,8 @@ def _excess(counts: Array, expected: Array) -> Array:
     expected (K,K), in the square root of that, as of a Poisson count.
     """
     one, two = np.triu_indices(len(expected), 1)
-    seen, both = (counts + counts.swapaxes(1, 2))[:, one, two], (expected + expected.T)[one, two]
+    seen = (counts + counts.swapaxes(1, 2))[:, one, two]
+    both = (expected + expected.T)[one, two]
     return np.divide(seen - both, np.sqrt(both), out=np.zeros(seen.shape), where=both > 0)
 
 
@@ -565,7 +573,9 @@ def _unevenness(counts: Array, expected: Array) -> Array:
 
 def _themselves(rows: Rows, rng: np.random.Generator) -> Statement:
     """How often an image is its own partner; in a random permutation of any length once on average."""
-    count, by_chance, centre = len(rows.search), np.zeros(PERMUTATIONS, np.int64), 0.0
+    count = len(rows.search)
+    by_chance = np.zeros(PERMUTATIONS, np.int64)
+    centre = 0.0
     for number in np.unique(rows.search):
         images = rows.images[rows.search == number]
         if len(images) == images[0]:
@@ -610,7 +620,8 @@ def _movements(rows: Rows, alternatives: Alternatives, found: Orbits, search: di
     random = alternatives.drawn[:, 1:4].reshape(-1, grid, grid)
 
     def movement(title: str, unit: str, of: Callable[[Array], Array], null: Array) -> Movement:
-        values, by_chance = of(rows.masks), of(null).reshape(len(rows.masks), -1)
+        values = of(rows.masks)
+        by_chance = of(null).reshape(len(rows.masks), -1)
         if null is random:  # the same for every search
             by_chance = np.full_like(by_chance, by_chance.mean(), float)
         return Movement(

@@ -48,7 +48,8 @@ def search_divergence(run: RunFolder) -> str:
     worst = [line for line in run.generation_lines if _is_beyond(line.get("best"), bound)]
     if not worst:
         return ""
-    first, largest = worst[0], max(worst, key=lambda line: _size(line["best"]))
+    first = worst[0]
+    largest = max(worst, key=lambda line: _size(line["best"]))
     where = f", {_where(first, 'step')}," if first.get("epoch") else ""
     text = f"In search {first['search']:,}{where} the fittest genome's fitness was {_nats(first['best'])}"
     if _size(largest["best"]) > _size(first["best"]):

@@ -137,7 +137,8 @@ def write_gallery(run: RunFolder, out: Path | None = None, *, dark: bool = False
     """
     folder = out or run.figures()
     snapshot = last_snapshot(run)
-    rows, where = rows_of(snapshot), f"{run.name}, {place(snapshot)}"
+    rows = rows_of(snapshot)
+    where = f"{run.name}, {place(snapshot)}"
     with theme(dark):
         written = [save(_before_and_after(rows, where), folder / "gallery.png")]
         if len(generations_of(rows)) > 1:

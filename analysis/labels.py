@@ -14,7 +14,11 @@ ANGLES = np.linspace(0, 2 * np.pi, 32, endpoint=False)
 SAMPLES = 12  # of a leader, to see what it crosses
 SWEEPS = 8
 NEARER = 3.0  # points that a name is nearer to its own point than to others, so that it seems its own
-NEVER, CROSSED, COVERED, ASTRAY = 10_000.0, 50.0, 40.0, 30.0  # to be spared it a name goes that many points away
+# To be spared it a name goes that many points away:
+NEVER = 10_000.0
+CROSSED = 50.0
+COVERED = 40.0
+ASTRAY = 30.0
 
 
 def place_labels(
@@ -27,7 +31,8 @@ def place_labels(
     is possible; else they overlap little. The same input gives the same places.
     """
     at, size = np.asarray(points, np.float64).reshape(-1, 2), np.asarray(sizes, np.float64).reshape(-1, 2)
-    inside, soft = np.asarray(frame, np.float64), np.asarray(bars, np.float64).reshape(-1, 4)
+    inside = np.asarray(frame, np.float64)
+    soft = np.asarray(bars, np.float64).reshape(-1, 4)
     markers = boxes(at, np.full_like(at, 2 * radius))
     tries = [_candidates(point, one, radius) for point, one in zip(at, size, strict=True)]
     fixed = [_fixed_cost(at[i], tries[i], size[i], markers, inside, soft) for i in range(len(at))]
@@ -51,7 +56,8 @@ def boxes(centres: Floats, sizes: Floats) -> Floats:
 
 def overlaps(a: Floats, b: Floats) -> Floats:
     """Areas (N,M) that boxes a (N,4) and b (M,4) share."""
-    low, high = np.maximum(a[:, None, :2], b[None, :, :2]), np.minimum(a[:, None, 2:], b[None, :, 2:])
+    low = np.maximum(a[:, None, :2], b[None, :, :2])
+    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
     return np.prod(np.clip(high - low, 0, None), axis=-1)
 
 
@@ -104,7 +110,8 @@ def _fixed_cost(point: Floats, centres: Floats, size: Floats, markers: Floats, f
 
 def _moving_cost(point: Floats, centres: Floats, size: Floats, points: Floats, chosen: Floats, sizes: Floats) -> Floats:
     """What it costs in view of where the other names are."""
-    areas, taken = boxes(centres, np.broadcast_to(size, centres.shape)), boxes(chosen, sizes)
+    areas = boxes(centres, np.broadcast_to(size, centres.shape))
+    taken = boxes(chosen, sizes)
     hit = overlaps(areas, taken).sum(axis=1)
     own, theirs = _leaders(point, centres, size), _leaders(points, chosen, sizes)
     crossed = _within(own, taken).any(axis=1).sum(axis=1)
@@ -119,5 +126,8 @@ def _cross(a: Floats, b: Floats, c: Floats, d: Floats) -> Any:
     def side(p: Floats, q: Floats, r: Floats) -> Floats:
         return (q[..., 0] - p[..., 0]) * (r[..., 1] - p[..., 1]) - (q[..., 1] - p[..., 1]) * (r[..., 0] - p[..., 0])
 
-    a, b, c, d = a[:, None], b[:, None], c[None], d[None]
+    a = a[:, None]
+    b = b[:, None]
+    c = c[None]
+    d = d[None]
     return (side(a, b, c) * side(a, b, d) < 0) & (side(c, d, a) * side(c, d, b) < 0)

@@ -242,10 +242,12 @@ def _movement(axes: Axes, movement: Movement, atlas: Atlas, own: Look) -> None:
 
 def _masks(figure: Figure | SubFigure, masks: NDArray[Any], texts: list[str]) -> None:
     """Masks in three rows, on one pair of axes: laying out one for each takes seconds."""
-    axes, columns = figure.subplots(), SHOWN // 3
+    axes = figure.subplots()
+    columns = SHOWN // 3
     colours = ListedColormap([PARTNER, OWN])
     for index, (mask, text) in enumerate(zip(masks, texts, strict=True)):
-        left, top = 1.2 * (index % columns), 1.45 * (index // columns)
+        left = 1.2 * (index % columns)
+        top = 1.45 * (index // columns)
         edges = np.linspace(0, 1, len(mask) + 1)
         line = 1 if len(mask) <= 16 else 0
         axes.pcolormesh(
@@ -303,7 +305,8 @@ def _pairs(axes: Axes, bank: PatternBank) -> None:
     norm = TwoSlopeNorm(1.0, vmin=min(0.5, float(lift.min())), vmax=max(1.5, float(lift.max())))
     image = axes.imshow(lift, cmap="PuOr", norm=norm)
     if bank.num_classes <= NAMED_CLASSES:
-        ticks, names = np.arange(bank.num_classes), [_short(name) for name in bank.class_names]
+        ticks = np.arange(bank.num_classes)
+        names = [_short(name) for name in bank.class_names]
         axes.set_xticks(ticks, names, rotation=60, ha="right", rotation_mode="anchor", fontsize=8)
         axes.set_yticks(ticks, names, fontsize=8)
     else:
@@ -318,12 +321,15 @@ def _graph(axes: Axes, bank: PatternBank, pair_p: NDArray[Any] | None) -> list[s
     those that cannot be told from chance by Atlas.pair_p.
     """
     expected = np.outer(bank.pairs.sum(1), bank.pairs.sum(0)) / max(bank.pairs.sum(), 1.0)
-    seen, expected = bank.pairs + bank.pairs.T, expected + expected.T
+    seen = bank.pairs + bank.pairs.T
+    expected = expected + expected.T
     lift = np.divide(seen, expected, out=np.ones_like(seen), where=expected >= 1)
     one, two = np.triu_indices(len(lift), 1)
     order = np.argsort(-lift[one, two], kind="stable")[:MOST_EDGES]
     order = order[lift[one, two][order] > 1]
-    one, two, strength = one[order], two[order], lift[one, two][order]
+    strength = lift[one, two][order]
+    one = one[order]
+    two = two[order]
     if bank.num_classes <= CIRCLE:
         nodes = np.arange(bank.num_classes)
     else:

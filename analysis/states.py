@@ -13,7 +13,9 @@ class State(StrEnum):
 
     def __new__(cls, word: str, sign: str, meaning: str) -> State:
         state = str.__new__(cls, word)
-        state._value_, state.sign, state.meaning = word, sign, meaning
+        state._value_ = word
+        state.sign = sign
+        state.meaning = meaning
         return state
 
     WAITING = "waiting", "…", "there is no such run yet"

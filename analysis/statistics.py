@@ -58,7 +58,8 @@ def accuracy_interval(accuracy: float, images: int) -> tuple[float, float]:
     """Wilson's 95 % interval in percent of an accuracy in percent on that many test images: the error of the test
     images alone, as if the model were fixed (Wilson, J. Amer. Statist. Assoc. 1927).
     """
-    share, z = accuracy / 100, 1.959964
+    share = accuracy / 100
+    z = 1.959964
     centre = (share + z**2 / (2 * images)) / (1 + z**2 / images)
     half = z / (1 + z**2 / images) * math.sqrt(share * (1 - share) / images + z**2 / (4 * images**2))
     return 100 * (centre - half), 100 * (centre + half)
@@ -248,6 +249,14 @@ def compare(
     table = pd.DataFrame(rows)
     table.insert(table.columns.get_loc("d"), "p_holm", holm(table["p"]))
     _add_best(table, by_seed, sign)
+    _add_costs(table, trials, names)
+    if "device_name" in trials:
+        table["pairs_across"] = _pairs_across(trials, names, baseline)
+    return table
+
+
+def _add_costs(table: pd.DataFrame, trials: pd.DataFrame, names: Sequence[str]) -> None:
+    """Add what trials took and their test losses, means by variant, as columns where they are known."""
     if {"seconds", "search_seconds"} <= set(trials) and (trials["search_seconds"] > 0).any():
         trials = trials.assign(search_adds=search_adds(trials))
     for cost in ("image_forwards", "seconds", "search_adds"):
@@ -257,9 +266,6 @@ def compare(
         losses = [trials[trials["variant"] == name]["last_test_loss"].dropna() for name in names]
         table["last_test_loss"] = [found.mean() for found in losses]
         table["last_test_loss_high"] = [t_interval(found)[1] for found in losses]
-    if "device_name" in trials:
-        table["pairs_across"] = _pairs_across(trials, names, baseline)
-    return table
 
 
 def _pairs_across(trials: pd.DataFrame, names: Sequence[str], baseline: str) -> list[int]:

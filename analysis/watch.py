@@ -110,7 +110,8 @@ class LivePage:
         self._moment = self._read_at = ""  # of what the page shows in words, and of the files as they were last read
         self._older: dict[str, str] = {}  # sections of an earlier moment than that, and theirs
         self._asked = float("-inf")
-        self._wanted, self._closing = threading.Event(), threading.Event()
+        self._wanted = threading.Event()
+        self._closing = threading.Event()
         self._seen: Any = None
         self._texts = [name for name in sections if name in TEXTS]
         self._reading = threading.Lock()  # held while files are looked at
@@ -146,7 +147,10 @@ class LivePage:
         """
         self._look()
         with self._lock:
-            status, moment, older, shown_now = self.status, self._moment, self._older, self._shown
+            status = self.status
+            moment = self._moment
+            older = self._older
+            shown_now = self._shown
         new = {name: shown for name, shown in shown_now.items() if shown.version != known.get(name, "")}
         status_version = hash_of(repr((status, moment, older)))
         if not new and status_version == known.get("status"):
@@ -179,7 +183,9 @@ class LivePage:
         """
         with self._reading:
             self._read()
-            runs, moment, status = self._runs, self._read_at, self._next_status
+            runs = self._runs
+            moment = self._read_at
+            status = self._next_status
             due = [name for name in names if self._is_due(name)]
             if due:
                 first = min(due, key=lambda name: (self._made.get(name, NEVER).began, name in LAST))
@@ -190,9 +196,11 @@ class LivePage:
             self._shown = {**self._shown, **{name: shown for name, (shown, _) in made.items()}}
             self._made |= {name: how for name, (_, how) in made.items()}
             if not self._texts or not self._runs:  # no words to wait for
-                self._moment, self.status = self._read_at, self._next_status
+                self._moment = self._read_at
+                self.status = self._next_status
             elif due and due[0] in TEXTS:
-                self._moment, self.status = moment, status
+                self._moment = moment
+                self.status = status
             self._older = {
                 name: self._made[name].moment
                 for name, shown in self._shown.items()
@@ -209,13 +217,15 @@ class LivePage:
             for path, files in zip(paths, self._files, strict=True)
         ]
         if (logs, self._files) != self._seen:
-            self._seen, self._read_at = (logs, self._files), datetime.now(UTC).isoformat(timespec="seconds")
+            self._seen = (logs, self._files)
+            self._read_at = datetime.now(UTC).isoformat(timespec="seconds")
         if logs != self._logs:
             # A run that is waited for has its place, so that the others' looks stay when it comes.
             runs = [
                 RunFolder(path, place, forgiving=True).read() for place, path in enumerate(paths) if path is not None
             ]
-            self._logs, self._runs = logs, runs
+            self._logs = logs
+            self._runs = runs
             found = iter(self._runs)
             told = [
                 (name, *(told_of(next(found)) if path else WAITING))
@@ -395,7 +405,8 @@ class Server(ThreadingHTTPServer):
     def server_bind(self) -> None:
         """HTTPServer's asks for the machine's name, which may take seconds."""
         socketserver.TCPServer.server_bind(self)
-        self.server_name, self.server_port = ADDRESS, int(self.server_address[1])
+        self.server_name = ADDRESS
+        self.server_port = int(self.server_address[1])
 
     @property
     def url(self) -> str:

@@ -133,7 +133,8 @@ def _draw(trials: pd.DataFrame, compared: pd.DataFrame, settings: Sequence[Setti
     drawn = new_figure(8.5, 0.9 + 0.45 * len(names))
     axes = drawn.subplots()
     for row, (found, setting, number) in enumerate(zip(compared.itertuples(), settings, numbers, strict=True)):
-        values, shown = trials[trials["variant"] == found.variant]["last_accuracy"], look(number)
+        values = trials[trials["variant"] == found.variant]["last_accuracy"]
+        shown = look(number)
         axes.scatter(
             values, [row - 0.12] * len(values), color=shown.colour, marker=shown.marker, s=30, linewidths=0, zorder=3
         )

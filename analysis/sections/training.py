@@ -51,7 +51,8 @@ def training(runs: Sequence[RunFolder]) -> str:
 
 def _one(run: RunFolder, number: int) -> Figure:
     """Losses and accuracies of one run. What is of the training batches has the run's look."""
-    epochs, own = run.epochs, look(number)
+    epochs = run.epochs
+    own = look(number)
     tests = Look(ink(), look(2).line, "s", "")
     drawn = new_figure(9, 3.5)
     left, right = drawn.subplots(1, 2)
