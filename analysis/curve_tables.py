@@ -23,7 +23,15 @@ from analysis.words import shortened
 
 Array = NDArray[Any]
 NEEDED = ("epoch", "step", "search", "images", "generation", "forwards", "best", "mean")
-OPTIONAL = ("new_rows", "full_rows", "median", "std", "min", "diversity")  # some versions' lines lack some
+OPTIONAL = (
+    "new_rows",
+    "full_rows",
+    "median",
+    "std",
+    "min",
+    "diversity",
+    "hypervolume",
+)  # some versions' lines lack some
 MOST_ROWS = 10_000  # of a run in a table
 LONGEST_NAME = 44  # characters of a setting's, in a legend
 COLUMNS = {  # of curves.csv, one row per run, objective, search and generation
@@ -44,6 +52,8 @@ COLUMNS = {  # of curves.csv, one row per run, objective, search and generation
     "diversity": "mean share of rows in which the other genomes differ from the fittest, 0 to 1",
     "new_rows": "rows forwarded in this generation",
     "full_rows": "rows of the genomes newly proposed in this generation",
+    "hypervolume": "of the front of all compositions evaluated, above the worst values of the first generation; of several "
+    "objectives",
 }
 
 
@@ -311,7 +321,7 @@ def _rows(label: str, history: History, objective: str) -> list[list[str]]:
         columns["generation"],
         columns["forwards"] / columns["images"],
         *(history.column(objective, name) for name in ("best", "median", "mean", "std", "min")),
-        *(columns[name] for name in ("diversity", "new_rows", "full_rows")),
+        *(columns[name] for name in ("diversity", "new_rows", "full_rows", "hypervolume")),
     ]
     written = [[""] * len(searches) if one is None else _written(_means(key, one).y) for one in numbers]
     written[1] = [str(count) for count in searches]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -50,6 +50,7 @@ MEANINGS = {
     "image_reducible": "image loss less\nthe reference's, nats",
     "diversity": "difference from the\nother genomes, 0 to 1",
 }
+VOLUME = "hypervolume of the front of all\ncompositions evaluated, above the worst\nvalues of the first generation"
 PER_IMAGE = "image forwards per image of the search batch"
 SPREAD = "standard deviation\nof the population's fitness"
 STATISTICS = {"best": "fittest genome", "median": "median", "mean": "mean of the population", "min": "least fit genome"}
@@ -77,7 +78,7 @@ def topics_of(settings: Sequence[Setting]) -> list[Topic]:
         having = [setting for setting in settings if series_of(setting, statistic(objective, "best"))]
         if having:
             found += [_within(having, objective, len(settings)), _training(having, objective, len(settings))]
-    found += [_pareto(settings), _efficiency(settings), _operators(settings)]
+    found += [_hypervolume(settings), _pareto(settings), _efficiency(settings), _operators(settings)]
     return [topic for topic in found if topic.panels]
 
 
@@ -156,12 +157,17 @@ def _by_forwards(setting: Setting, objective: str) -> Panel:
     return Panel("Fitness by image forwards", draw)
 
 
+def _of_many_searches(having: Sequence[Setting]) -> tuple[list[Setting], str, str]:
+    """Those with several searches each; what their time goes by, as a column and as a label."""
+    several = [setting for setting in having if all(history.searches > 1 for history in setting.histories)]
+    epochs = [len(np.unique(history.columns["epoch"])) for setting in several for history in setting.histories]
+    return (several, "epoch", "epoch") if min(epochs, default=0) > 3 else (several, "step", "training step")
+
+
 def _training(having: Sequence[Setting], objective: str, settings: int) -> Topic:
     """The fittest of each search's first and last generation over the training."""
-    having = [setting for setting in having if all(history.searches > 1 for history in setting.histories)]
-    epochs = [len(np.unique(history.columns["epoch"])) for setting in having for history in setting.histories]
-    scale = "epoch" if min(epochs, default=0) > 3 else "step"
-    xlabel, label = ("epoch" if scale == "epoch" else "training step"), fitness(objective)
+    having, scale, xlabel = _of_many_searches(having)
+    label = fitness(objective)
 
     def end(which: str) -> Of:
         return statistic(objective, "best", lambda history, values: over_training(history, values, which, scale))
@@ -191,7 +197,48 @@ def _training(having: Sequence[Setting], objective: str, settings: int) -> Topic
     return Topic(f"Fitness '{objective}' over the training", caption, panels)
 
 
-# Pareto fronts
+# Hypervolume and Pareto fronts
+
+
+def _hypervolume(settings: Sequence[Setting]) -> Topic:
+    """What several objectives have come to in one number; those of other objectives have panels of their own."""
+    having = [setting for setting in settings if series_of(setting, _volume(by_generation_of))]
+    kinds = dict.fromkeys(_kind(setting) for setting in having)
+    panels = []
+    for kind in kinds:
+        alike = [setting for setting in having if _kind(setting) == kind]
+        panels += _volumes(alike, f": {', '.join(kind)}" if len(kinds) > 1 else "")
+    caption = (
+        "The hypervolume of the front of all compositions evaluated, above the worst values of the first generation: what "
+        "the objectives have come to together, in one number; over the training, at the end of each search. It may fall "
+        "where an objective depends on the population, as diversity does. Means over the searches of a run. "
+        + (bands(having) if having else "")
+    )
+    return Topic("Hypervolume", caption.strip(), panels)
+
+
+def _volumes(alike: Sequence[Setting], of_what: str) -> list[Panel]:
+    """By generation, by forwards and over the training, of settings with the same objectives."""
+    several, scale, xlabel = _of_many_searches(alike)
+    last = _volume(lambda history, values: over_training(history, values, "last", scale))
+    return [
+        *compared(f"Hypervolume{of_what}", alike, _volume(by_generation_of), "generation", VOLUME, 0),
+        *compared(f"Hypervolume by image forwards{of_what}", alike, _volume(by_forwards), PER_IMAGE, VOLUME, 0),
+        *compared(f"Hypervolume over the training{of_what}", several, last, xlabel, VOLUME),
+    ]
+
+
+def _volume(how: Callable[[History, Array], Series]) -> Of:
+    def of(history: History) -> Series | None:
+        values = history.columns["hypervolume"]
+        return None if np.isnan(values).all() else how(history, values)
+
+    return of
+
+
+def _kind(setting: Setting) -> tuple[str, ...]:
+    """Its objectives, whatever their order."""
+    return tuple(sorted(setting.histories[0].objectives))
 
 
 def _pareto(settings: Sequence[Setting]) -> Topic:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,10 +46,10 @@ REMOVED: dict[str, Any] = {  # options that are gone, with the value that does a
     "search.bank_pairing": "random",
     "search.rescore": "hold",
 }
-KINDS = {str: "a text", int: "a whole number"}
+KINDS = {(str,): "a text", (int,): "a whole number", (int, NoneType): "a whole number or null"}
 NEEDED = (  # options that every config has
-    ("data", "name", str), ("model", "name", str), ("mix", "name", str), ("run", "seed", int),
-    ("train", "epochs", int), ("search", "generations", int), ("search", "objective", str),
+    ("data", "name", (str,)), ("model", "name", (str,)), ("mix", "name", (str,)), ("run", "seed", (int,)),
+    ("train", "epochs", (int,)), ("search", "generations", (int, NoneType)), ("search", "objective", (str,)),
 )  # fmt: skip
 LOCK = ".lock"  # held by the process that writes a run, see training/locks.py
 
@@ -261,11 +262,11 @@ class RunFolder:
 
     def checked(self) -> RunFolder:
         """Itself. Raises RunFolderError where its config lacks what every page is of, or has it of another kind."""
-        for section, option, kind in NEEDED:
+        for section, option, kinds in NEEDED:
             options = self.config.get(section)
-            if not isinstance(options, dict) or type(options.get(option)) is not kind:
+            if not isinstance(options, dict) or option not in options or type(options[option]) not in kinds:
                 raise RunFolderError(
-                    f"{self.path / 'config.json'} is damaged: expected {section}.{option} as {KINDS[kind]}; restore it"
+                    f"{self.path / 'config.json'} is damaged: expected {section}.{option} as {KINDS[kinds]}; restore it"
                 )
         return self
 
@@ -311,14 +312,19 @@ def state_of(folder: Path, last: Mapping[str, Any]) -> State:
 
 
 def first_to_last(run: RunFolder) -> tuple[float, float]:
-    """Best fitness of the first and of the last generation, means over the run's searches (nats). No pandas."""
+    """Best fitness of each search's first and last generation, means over the run's searches (nats). No pandas."""
     lines = run.generation_lines
     if not lines:
         raise RunFolderError(f"run {run.name} has no generations")
-    ends = min(line["generation"] for line in lines), max(line["generation"] for line in lines)
-    found = ([line["best"] for line in lines if line["generation"] == end and line["best"] is not None] for end in ends)
-    first, last = (fmean(values) if values else float("nan") for values in found)
-    return first, last
+    ends: dict[Any, list[Mapping[str, Any]]] = {}
+    for line in lines:  # searches need not be of one length
+        first, last = ends.setdefault(line["search"], [line, line])
+        if line["generation"] < first["generation"]:
+            first = line
+        ends[line["search"]] = [first, line if line["generation"] > last["generation"] else last]
+    found = ([pair[place]["best"] for pair in ends.values() if pair[place]["best"] is not None] for place in (0, 1))
+    first_mean, last_mean = (fmean(values) if values else float("nan") for values in found)
+    return first_mean, last_mean
 
 
 def check_schema(path: Path, schema: Any) -> None:

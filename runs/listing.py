@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from analysis.divergence import divergence, search_divergence
+from analysis.endings import ending, reasons
 from analysis.rounding import decimal_text
 from analysis.run_folder import (
     RunFolder,
@@ -60,7 +61,8 @@ def run_list(
     states, data, model, mix: which runs; [] and None stand for all. sort: a key of SORTS; the youngest, and the
     largest epoch and accuracy, come first. An element of the array has the keys, null where they do not apply:
         name, path; kind: training or search; state: a State; reason: of a failed or damaged one
-        data, model, mix, seed; epoch, epochs: done and planned; generation, generations: of a search experiment
+        data, model, mix, seed; epoch, epochs: done and planned; generation, generations: of a search experiment,
+        of which the second may be without limit, null
         accuracy: percent, of the last test so far; started, last_event: ISO 8601; age_seconds: since the last event
     Raises UserError on an unknown state or sort.
     """
@@ -142,7 +144,7 @@ def _configured(config: dict[str, Any]) -> Row:
         "mix": str(config["mix"]["name"]),
         "seed": config["run"]["seed"],
         "epochs": int(config["train"]["epochs"]),
-        "generations": int(config["search"]["generations"]),
+        "generations": None if (planned := config["search"]["generations"]) is None else int(planned),
     }
 
 
@@ -298,7 +300,8 @@ def as_table(rows: list[Row], now: datetime | None = None) -> str:
 
 def _cells(row: Row) -> list[str]:
     if row["generation"] is not None:
-        progress = f"gen. {row['generation']}/{row['generations']}"
+        planned = "" if row["generations"] is None else f"/{row['generations']}"  # a search may have no such end
+        progress = f"gen. {row['generation']}{planned}"
     else:
         progress = f"{row['epoch']}/{row['epochs']}"
     accuracy = "-" if row["accuracy"] is None else f"{row['accuracy']:.2f} %"
@@ -351,8 +354,8 @@ def run_show(name: str, *, as_json: bool) -> None:
     """Print how one run stands, what came of it, what it took, where its files lie and what to type next.
 
     --json: one object, the keys of run_list and: left_seconds, steps, median10_accuracy, test_images, fitness
-    ([first, last] generation's best, nats), diverged (sentences: losses that blew up),
-    seconds, search_seconds, image_forwards, search_forwards, files
+    ([first, last] generation's best, nats), stopped (why searches ended -> how many), ended (the same in a sentence),
+    diverged (sentences: losses that blew up), seconds, search_seconds, image_forwards, search_forwards, files
     (name -> path), commands (repeat, resume, report -> what to type), damaged (lines on files that cannot be read);
     null where they do not apply.
     Raises RunFolderError where there is no such run, or its config cannot be read.
@@ -389,6 +392,8 @@ def _details(run: RunFolder, row: Row) -> Row:
         "median10_accuracy": result.get("median10_accuracy"),
         "test_images": next((event["test_images"] for event in reversed(events) if "test_images" in event), None),
         "fitness": _fitness(run),
+        "stopped": dict(reasons(run)) or None,
+        "ended": ending(run) or None,
         "diverged": [text for text in (divergence(run), search_divergence(run)) if text],
         **{key: spent.get(key) for key in numbers},
         "files": _files(run),
@@ -443,6 +448,8 @@ def as_card(details: Row) -> str:
     if details["fitness"]:
         first, last = (decimal_text(fitness, ".3f") for fitness in details["fitness"])
         lines.append(("fitness", f"best of the first generation {first}, of the last {last}; means over searches"))
+    if details["ended"]:
+        lines.append(("ended", details["ended"]))
     lines += [("warning", text) for text in details["diverged"]]
     if details["image_forwards"] is not None:
         lines.append(("cost", _cost_text(details)))
@@ -463,7 +470,8 @@ def _state_text(details: Row) -> str:
 
 def _progress_text(details: Row) -> str:
     if details["kind"] == "search":
-        text = f"generation {details['generation']:,} of {details['generations']:,}"
+        planned = details["generations"]
+        text = f"generation {details['generation']:,}" + ("" if planned is None else f" of {planned:,}")
     else:
         text = f"epoch {details['epoch']:,} of {details['epochs']:,}"
         text += f", {details['steps']:,} steps" if details["steps"] is not None else ""

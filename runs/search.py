@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from analysis.endings import ending
 from analysis.rounding import decimal_text
 from analysis.run_folder import RunFolder, find_run
 from evo.ends import ENDS
@@ -51,6 +52,8 @@ def run_search(name: str | None, overrides: list[str], evaluation: str | None, r
         f"fitness {decimal_text(result['first'], '.3f')} in the first generation, {decimal_text(result['last'], '.3f')} in the "
         f"last; {forwards_text(result)}"
     )
+    if why := ending(found):
+        print(why)
     print(f"run folder {shown(folder)}")
     for label, path in figures.items():
         print(f"{label} {shown(path)}")

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from analysis.endings import ending
 from analysis.rounding import decimal_text
 from analysis.run_folder import RunFolder, RunFolderError, find_run, first_to_last
 from evo.errors import UserError
@@ -130,6 +131,8 @@ def print_result(run: RunFolder, result: dict[str, Any]) -> None:
         print(
             f"fitness {first} in the first generation, {last} in the last (means over searches); {spent} for the search"
         )
+        if why := ending(run):
+            print(why)
     elif result["search_forwards"]:
         print(f"{spent} to select compositions")
     print(f"run folder {shown(run.path)}")

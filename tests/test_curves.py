@@ -245,6 +245,41 @@ def test_the_front_is_of_the_first_and_the_last_generation(made):
         )
 
 
+def test_the_hypervolume_is_drawn_with_what_it_is_and_written_into_the_table(made, tmp_path):
+    runs = [made("two-s0", objectives=("hard", "diversity")), made("two-s1", seed=1, objectives=("hard", "diversity"))]
+    figure = next(figure for title, figure, _ in figures_of(runs) if title == "Hypervolume")
+    by_hand = [
+        np.mean([[line["hypervolume"] for line in lines_of(run) if line["generation"] == n] for run in runs])
+        for n in (1, 2, 3)
+    ]
+    np.testing.assert_allclose(figure.axes[0].lines[0].get_ydata(), by_hand)
+    label = "hypervolume of the front of all\ncompositions evaluated, above the worst\nvalues of the first generation"
+    assert [axes.get_ylabel() for axes in figure.axes[:3]] == [label] * 3
+    assert [axes.get_xlabel() for axes in figure.axes[:3]] == [
+        "generation", "image forwards per image of the search batch", "epoch",
+    ]  # fmt: skip
+    last = [line["hypervolume"] for line in lines_of(runs[0]) if line["generation"] == 3]
+    alone = next(figure for title, figure, _ in figures_of(runs[:1]) if title == "Hypervolume")
+    assert alone.axes[2].lines[0].get_ydata()[0] == pytest.approx(np.mean(last[:2]))  # two searches an epoch
+    with open(write_curves(runs[:1], tmp_path)[2], newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["objective"] == "hard"]
+    assert [float(row["hypervolume"]) for row in rows] == pytest.approx(
+        [line["hypervolume"] for line in lines_of(runs[0])]
+    )
+
+
+def test_hypervolumes_of_other_objectives_do_not_share_an_axis_and_older_runs_have_none(made):
+    runs = [made("a-s0", objectives=("hard", "diversity")), made("b-s0", objectives=("hard", "contrast"))]
+    same = made("c-s0", objectives=("diversity", "hard"), seed=3)
+    found = [title for title in titles([*runs, same]) if title.startswith("Hypervolume:")]
+    assert found == ["Hypervolume: diversity, hard", "Hypervolume: contrast, hard"]
+    older = rewrite(runs[0], [{k: v for k, v in line.items() if k != "hypervolume"} for line in lines_of(runs[0])])
+    assert not [title for title in titles([older]) if "Hypervolume" in title] and "Pareto front" in titles([older])
+    assert not [title for title in titles([made("one")]) if "Hypervolume" in title]
+    with open(write_curves([older])[2], newline="") as file:
+        assert {row["hypervolume"] for row in csv.DictReader(file)} == {""}
+
+
 @pytest.mark.parametrize("front", [None, "no list", [[1.0], [2.0, 3.0]]])
 def test_a_front_that_is_none_is_left_out(made, front):
     run = made("two", objectives=("hard", "diversity"))
@@ -254,7 +289,7 @@ def test_a_front_that_is_none_is_left_out(made, front):
 def test_a_search_of_one_generation_that_still_runs_is_drawn(made):
     run = made("two", objectives=("hard", "diversity"))
     run = rewrite(run, lines_of(run)[:1])
-    assert len(figures_of([run])) == 4 and len(write_curves([run])) == 3
+    assert len(figures_of([run])) == 5 and len(write_curves([run])) == 3
     without = rewrite(run, [line | {"best": float("nan")} for line in lines_of(run)])
     assert "Fitness 'hard' within a search" not in [title for title, _, _ in figures_of([without])]
 

@@ -89,9 +89,10 @@ def search_batch(
 
     def on_generation(record: dict[str, Any]) -> None:
         experiment.after(record, log.generation(record))
+        volume = f"hypervolume {loss_text(record['hypervolume'])}  " if "hypervolume" in record else ""
         progress.update(
             f"generation {record['generation']}{planned}  best {loss_text(record['best'])}  "
-            f"mean {loss_text(record['mean'])}  {record['forwards']:,} image forwards",
+            f"mean {loss_text(record['mean'])}  {volume}{record['forwards']:,} image forwards",
             final="stopped" in record,
         )
 

@@ -5,6 +5,7 @@ What is in it, by tag, and what its steps count:
     accuracy, image_loss, ...   after every epoch, all numbers of the log's epoch event: optimiser steps
     step/...                    every step's losses (nats) and learning rate, and images/s since the last point
     search/best, search/mean, search/diversity   every generation: generations of all searches of the run, from 1
+    search/hypervolume          the same, of several objectives: of the front of all compositions evaluated
     search/final_best           the fittest genome at the end of every search: searches, from 1
     final/...                   the numbers of the log's end event: optimiser steps, of a search experiment generations
     the options, for the HParams page, with final/... as its metrics
@@ -23,7 +24,7 @@ from evo.errors import UserError
 from evo.storage import replacing
 
 FLUSH = 2.0  # seconds that points wait at most in this process, while there are others
-GENERATION = ("best", "mean", "diversity")
+GENERATION = ("best", "mean", "diversity", "hypervolume")
 
 
 def check_tensorboard() -> None:

@@ -158,7 +158,8 @@ def _left(runs: Sequence[RunFolder]) -> list[tuple[str, str]]:
 def _progress(run: RunFolder) -> list[tuple[str, str]]:
     if "model" in run.start:
         done = 0 if run.generations.empty else int(run.generations["generation"].max())
-        return [(f"{done:,} of {run.config['search']['generations']:,}", "generations")]
+        planned = run.config["search"]["generations"]  # None: it ends otherwise
+        return [(f"{done:,}" + ("" if planned is None else f" of {planned:,}"), "generations")]
     return [(f"{len(run.epochs):,} of {run.config['train']['epochs']:,}", "epochs")]
 
 

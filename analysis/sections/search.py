@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from analysis.curves import figures_of
+from analysis.endings import ending
 from analysis.lineage import MEANING, of_one_kind, operator_table
 from analysis.run_folder import RunFolder
 from analysis.sections.parts import by_run, count, figure, paragraph, percent, section, table
@@ -18,14 +19,15 @@ HEAD = ("slot", "operator", "children", "survived", "elites", "ancestors")
 
 
 def search(runs: Sequence[RunFolder]) -> str:
-    """Fitness curves of the runs that have generations; "" where none has."""
+    """Fitness curves of the runs that have generations, and why their searches ended; "" where none has."""
     searched = [run for run in runs if not run.generations.empty]
     if not searched:
         return ""
     with for_page():
         drawn = figures_of(searched)
         parts = [figure(made, title, caption, "Search") for title, made, caption in drawn]
-    return section("search", "Search", *parts)
+    ends = by_run(searched, [paragraph(ending(run)) for run in searched], named=len(searched) > 1)
+    return section("search", "Search", *parts, *ends)
 
 
 def operators(runs: Sequence[RunFolder]) -> str:

@@ -107,6 +107,7 @@ def _several(
     others = 0.3 + 0.2 * gain + 0.3 * along
     front = np.column_stack([best - 8 * spread * along.mean(axis=1) ** 2, others])
     record: dict[str, Any] = {"objectives": list(objectives), "front": front.round(6).tolist()}
+    record["hypervolume"] = float((best - 0.5) * others.max(axis=0).prod())
     for number, name in enumerate(objectives[1:]):
         values = others[:, number]
         record |= {f"{name} best": float(values.max()), f"{name} mean": float(values.mean())}
