@@ -185,8 +185,9 @@ class Breeder:
             return as_indices(tool(population, count))
 
     def _pick_best(self, pool: Population, among: Array, count: int) -> Array:
-        candidates = pool.take(among, fields=("scores",))
-        return np.asarray(among[self.select(self.toolbox.survive, candidates, count)])
+        tool = self.toolbox.survive
+        candidates = pool.take(among, fields=() if getattr(tool, "func", None) is best else ("scores",))
+        return np.asarray(among[self.select(tool, candidates, count)])
 
     def _sort_fittest(self, pool: Population, chosen: Array) -> Array:
         if self.objectives > 1:

@@ -54,17 +54,21 @@ def keep_best(best: Population | None, population: Population, count: int) -> Po
             return best
         chosen = np.flatnonzero(fit)
         chosen = chosen[np.argsort(-values[chosen, 0], kind="stable")]
+        if len(chosen) > 2 * count:  # copies may be among them
+            chosen = chosen[find_distinct(population.take(chosen, fields=()))][:count]
     else:
         others = [] if best is None else [best.values]
         chosen = np.flatnonzero(find_not_dominated(values, [values, *others]))
         if not len(chosen) and best is not None:
             return best
     joined = population.take(chosen) if best is None else population.take(chosen).join(best)
-    joined = joined.take(find_distinct(joined))
+    first = np.zeros(len(joined), bool)
+    first[find_distinct(joined)] = True
     if values.shape[1] > 1:
-        joined = joined.take(find_not_dominated(joined.values, [joined.values]))
-        return joined.take(np.lexsort(-joined.values.T[::-1]))
-    return joined.take(np.argsort(-joined.values[:, 0], kind="stable")[:count])
+        first &= find_not_dominated(joined.values, [joined.values])
+    order = np.lexsort(-joined.values.T[::-1])
+    order = order[first[order]]
+    return joined.take(order if values.shape[1] > 1 else order[:count])
 
 
 def find_not_dominated(values: Array, by: list[Array]) -> NDArray[np.bool_]:

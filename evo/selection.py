@@ -107,7 +107,7 @@ def choose_elites(population: Population, count: int, *, weights_version: int = 
     if not 1 <= count <= len(population):
         raise UserError(f"elites must be 1..{len(population)}, got {count}")
     order = best(population, len(population))
-    if not copies:
+    if not copies and count > 1:
         first_of_kind = np.zeros(len(order), bool)
         first_of_kind[find_distinct(population.take(order, fields=()))] = True
         order = np.concatenate([order[first_of_kind], order[~first_of_kind]])

@@ -3,17 +3,23 @@
 Milliseconds per generation on one thread: selection, crossover, mutation, a trivial fitness, statistics and the
 hall of fame. Contestants take turns, a few generations each, and go on where they stopped. Extra memory is what
 our loop allocates beyond the population it is given, at its peak.
+
+The last rows are whole searches by `Search`: ask, tell and elites of every generation, with losses that cost nothing.
 """
 
 from __future__ import annotations
 
 import gc
+import time
 import tracemalloc
 from collections.abc import Sequence
 from itertools import pairwise
 from statistics import median
 from typing import Any
 
+import numpy as np
+
+from evo.search import Search
 from runs.benchmarks import package_version, row
 from runs.benchmarks.peers import ARRAYS, LISTS, OURS, PEERS, PYMOO, SLICES, Contestant, Peer, Problem
 from training.progress import Progress
@@ -24,6 +30,7 @@ TARGETS = {
     SMALL: {LISTS.name: 80, SLICES.name: 25, ARRAYS.name: 3, PYMOO.name: 14},
     LARGE: {LISTS.name: 300, SLICES.name: 100, ARRAYS.name: 6, PYMOO.name: 50},
 }
+SEARCHES = ((4, 2), (8, 8), (16, 30))  # genomes and generations, over 64 images of a grid of 4
 EXTRA_MIB = 25  # at most, in the large case
 # (rounds, generations a round) for contestants of about this many seconds a generation.
 SCHEDULES = {
@@ -49,7 +56,37 @@ def measure(quick: bool) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
             extra = extra_memory(problem)
             rows.append(row(case, f"{OURS.name}, extra memory", [extra], "MiB"))
             ratios.append({"case": case, "over": f"{EXTRA_MIB} MiB of memory", "value": EXTRA_MIB / extra, "target": 1})
+    for population, generations in SEARCHES:
+        progress.update(f"a search of {population} genomes, {generations} generations")
+        times_of_search = time_searches(population, generations, count=5 if quick else 40)
+        rows.append(row(f"P{population} B64 G4", f"Search, {generations} generations", times_of_search, "ms"))
     return rows, ratios
+
+
+def time_searches(population: int, generations: int, count: int) -> list[float]:
+    """Milliseconds that each of `count` searches takes by itself, after one that warms up."""
+    times = []
+    for seed in range(count + 1):
+        rng = np.random.default_rng(seed)
+        labels = rng.integers(0, 10, 64)
+        # A cell's loss depends on whose it is: a free stand-in for a model, with better rows to be found.
+        own, other = rng.gamma(2.0, 1.0, (2, 64, 4, 4)).astype(np.float32)
+        search = Search(64, 4, labels, population=population, objective="hard", generations=generations, seed=seed)
+        seconds = 0.0
+        while True:
+            began = time.perf_counter()
+            proposal = search.ask()
+            if proposal is None:
+                break
+            rows = proposal.rows
+            asked = time.perf_counter()
+            losses = np.where(rows.masks, own[rows.image], other[rows.partner])
+            told = time.perf_counter()
+            search.tell(losses)
+            search.elites(1)
+            seconds += asked - began + time.perf_counter() - told
+        times.append(1000 * seconds)
+    return times[1:]
 
 
 def time_generations(

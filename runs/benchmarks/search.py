@@ -4,6 +4,10 @@ A small ResNet, trained once by `patchmix` and kept, scores compositions of a ba
 `hard`). Peers evaluate every row of every new genome; identical rows are computed once to save waiting, and counted
 as often as they are asked for. All contestants see the same batches, one for each seed, and the same precision.
 
+Of several objectives it compares the hypervolume of the front of all genomes evaluated, at equal forwards: ours, which
+puts the scores of all generations on one scale; the same with the scores that each row had in its own generation; and
+NSGA-II with textbook crossovers.
+
 The figure: runs/results/bench/search.png.
 """
 
@@ -12,6 +16,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -25,7 +30,9 @@ from torch import Tensor, nn
 from analysis.run_folder import RunFolder, out_root
 from analysis.style import GREY, colour, look, new_figure, save, tidy
 from evo.errors import UserError
+from evo.genome import Population
 from evo.packed import Masks
+from evo.scoring import on_one_scale, scale_of
 from evo.search import Rows, Search
 from runs.benchmarks import package_version, result_path, row
 from runs.benchmarks.peers import LISTS, PYMOO, Peer, Problem
@@ -46,6 +53,9 @@ OURS = "Evomix Search"
 PEERS = (LISTS, PYMOO)
 FEWER = 50  # times fewer image forwards than a peer, at least
 SEARCH_SHARE = 3.0  # percent of a generation's time that is not the model's, at most
+FRONT_OBJECTIVES = "hard,contrast"
+FRONT_POPULATION = 16
+FRONT_FORWARDS = 40  # an image
 IDLE = 100  # generations without a new row, after which nothing more is to be found
 MILESTONES = (4096, 8192, 24576)  # image forwards at which fitness is compared
 
@@ -99,6 +109,9 @@ def measure(quick: bool) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     curves = run_searches(scene, scale, progress)
     rows, ratios = compare(scene, scale, curves)
     draw(scene, scale, curves, result_path("search", quick, "png"))
+    of_fronts = compare_fronts(scene, scale, progress)
+    rows += of_fronts[0]
+    ratios += of_fronts[1]
     usual = replace(FULL, share_generations=scale.share_generations)  # a smaller search has less to forward
     shares = search_share(usual, progress)
     case = f"ResNet-18, 32 px, {_size(usual)}, float32"
@@ -285,6 +298,52 @@ def compare(
             label = name if last > 0.9 * forwards else f"{name}, which stopped at {last:,}"
             rows.append(row(f"fitness at {forwards:,} forwards", label, fitness, "nats", package))
     return rows, ratios
+
+
+class OwnScales(Search):
+    """A search by several objectives whose rows keep the scores that their own generation standardised."""
+
+    rated: Array | None = None
+
+    def _rate_archive(self, pool: Population) -> Array:
+        before = np.zeros(0, np.float32) if self.rated is None else self.rated
+        scale = scale_of(self.scoring.scores(self.scoring.rows_of(pool)))
+        new = on_one_scale(self.archive.objective_scores[len(before) :].T, scale)
+        self.rated = np.concatenate([before, new])
+        self.archive.rate(self.rated)
+        return scale
+
+
+def compare_fronts(scene: Scene, scale: Scale, progress: Progress) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Hypervolumes at equal image forwards."""
+    contestants: dict[str, Callable[..., Search]] = {
+        f"{OURS}, one scale": Search,
+        f"{OURS}, each generation's own scale": OwnScales,
+        "NSGA-II, uniform and PMX": partial(Search, crossover="uniform"),
+    }
+    limit = FRONT_FORWARDS * scale.batch
+    case = f"{scene.name}, {FRONT_OBJECTIVES}, B{scale.batch} P{FRONT_POPULATION}, {limit:,} forwards"
+    rows, volumes = [], {}
+    for name, make in contestants.items():
+        volumes[name] = [front_volume(scene, scale, make, seed, limit) for seed in range(scale.seeds)]
+        progress.update(f"{name}: hypervolume {median(volumes[name]):.3f}", final=True)
+        rows.append(row(case, name, volumes[name], "nats²"))
+    first, *others = volumes.values()
+    ratios = [
+        {"case": case, "over": name, "value": median(a / b for a, b in zip(first, other, strict=True)), "target": 1}
+        for name, other in zip(list(volumes)[1:], others, strict=True)
+    ]
+    return rows, ratios
+
+
+def front_volume(scene: Scene, scale: Scale, make: Callable[..., Search], seed: int, limit: int) -> float:
+    """The hypervolume that a search of one seed has reached within `limit` forwards."""
+    images, labels = scene.draw(scale.batch, seed)
+    evaluate = scene.evaluate(images, labels)
+    options = {"population": FRONT_POPULATION, "objective": FRONT_OBJECTIVES, "sampler": "bernoulli", "seed": seed}
+    search = make(scale.batch, scene.grid, labels.numpy(), budget=limit / scale.batch, **options)
+    search.run(lambda rows: (evaluate(rows),))
+    return float(search.records[-1]["hypervolume"])
 
 
 def draw(scene: Scene, scale: Scale, curves: dict[str, list[Curve]], path: Path) -> Path:
