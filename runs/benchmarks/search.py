@@ -32,7 +32,7 @@ from analysis.style import GREY, colour, look, new_figure, save, tidy
 from evo.errors import UserError
 from evo.genome import Population
 from evo.packed import Masks
-from evo.scoring import on_one_scale, scale_of
+from evo.scoring import combine_scores, measure_scale
 from evo.search import Rows, Search
 from runs.benchmarks import package_version, result_path, row
 from runs.benchmarks.peers import LISTS, PYMOO, Peer, Problem
@@ -307,8 +307,8 @@ class OwnScales(Search):
 
     def _rate_archive(self, pool: Population) -> Array:
         before = np.zeros(0, np.float32) if self.rated is None else self.rated
-        scale = scale_of(self.scoring.scores(self.scoring.rows_of(pool)))
-        new = on_one_scale(self.archive.objective_scores[len(before) :].T, scale)
+        scale = measure_scale(self.scoring.score(self.scoring.gather_rows(pool)))
+        new = combine_scores(self.archive.objective_scores[len(before) :].T, scale)
         self.rated = np.concatenate([before, new])
         self.archive.rate(self.rated)
         return scale
