@@ -42,7 +42,7 @@ from evo.variation import Variation
 __all__ = ["Elites", "Evaluate", "Proposal", "Rows", "Search", "SearchSettings"]
 
 Array = NDArray[Any]
-Rescore = Literal["survivors", "all", "none"]
+Rescore = Literal["all", "survivors", "none"]
 
 
 class _End:

@@ -225,7 +225,7 @@ def test_without_cifar_10_the_search_takes_digits(trained, out, monkeypatch, tmp
     scene = open_scene("cifar10-small", Progress())
     assert scene.name.startswith("digits") and "taking digits" in capsys.readouterr().err
     images, labels = scene.draw(5, 0)
-    search = Search(5, scene.grid, labels.numpy(), population=2, objective="hard")
+    search = Search(5, scene.grid, labels.numpy(), population=2, objective="hard", sampler="bernoulli")
     proposal = search.ask()
     losses = scene.evaluate(images, labels)(proposal.rows)
     assert losses.shape == (10, scene.grid, scene.grid) and (losses >= 0).all()

@@ -563,7 +563,7 @@ def test_assignments_differ_and_the_first_is_the_fittest():
     rng = np.random.default_rng(0)
     first, archive = drawn(8, 30, 2, rng), drawn_archive(30, 2, rng, known=0.8)
     pairings = assignment(first, first, rng, archive=archive, noise=1)[1]
-    assert len(np.unique(pairings, axis=0)) >= 6  # the least perturbed may agree
+    assert len(np.unique(pairings, axis=0)) >= 6  # a few may agree
     assert len(np.unique(assignment(first, first, rng, archive=archive, noise=0)[1], axis=0)) == 1
     scores = archive.scores[np.arange(30), pairings].sum(1)
     assert scores.argmax() == 0 and np.isfinite(scores[0])
@@ -573,14 +573,15 @@ def test_assignments_differ_and_the_first_is_the_fittest():
 
 
 @pytest.mark.parametrize(("rows", "known"), [(129, 0.02), (300, 0.01), (300, 0.9)])
-def test_large_batches_are_assigned_among_pairs_that_were_scored_and_the_parents(rows, known):
+def test_large_batches_are_assigned_among_pairs_that_were_scored_and_the_parent_s(rows, known):
     rng = np.random.default_rng(0)
     first, archive = drawn(4, rows, 2, rng), drawn_archive(rows, 2, rng, known)
     masks, pairings = assignment(first, first, rng, archive=archive, noise=0.5)
     assert is_permutation(pairings) and len(np.unique(pairings, axis=0)) == 4
     row = np.arange(rows)
     scored = np.isfinite(archive.scores[row, pairings])
-    assert (scored | (pairings == first.pairings)).all()
+    assert (scored[0] | (pairings[0] == first.pairings[0])).all()
+    assert scored.mean() > 0.98 * scored[0].mean()  # unknown pairs are dealt only where there is no other
     assert masks.same(archive.masks[row, pairings])[scored].all() and masks.same(first.packed)[~scored].all()
     found = archive.scores[np.isfinite(archive.scores)]
     counted = np.where(np.isfinite(archive.scores), archive.scores, found.min() - 1 - np.ptp(found))
@@ -605,17 +606,6 @@ def test_large_batches_of_which_all_pairs_are_known_get_the_best_there_is(seed, 
         assert is_permutation(pairings)
         totals += archive.scores[np.arange(rows), pairings].sum(axis=1, dtype=float).tolist()
     assert totals == pytest.approx([totals[0]] * 6, rel=1e-6)
-
-
-def test_potentials_leave_nothing_to_gain_beside_the_best_pairing():
-    rng = np.random.default_rng(0)
-    scores = rng.normal(size=(40, 40))
-    offered = np.nonzero((rng.random((40, 40)) < 0.3) | np.eye(40, dtype=bool))
-    pairing = row_operators._best_of_some(scores[offered], offered, 0, rng)
-    of_row, of_partner = row_operators._potentials(scores[offered], offered, pairing)
-    assert of_row.shape == (40, 1) and of_partner.shape == (40,)
-    reduced = scores + of_row + of_partner
-    assert np.abs(reduced[np.arange(40), pairing]).max() < 1e-9 and reduced[offered].max() < 1e-9
 
 
 def test_large_batches_of_which_nothing_is_known_keep_the_parents():

@@ -110,14 +110,17 @@ def assignment(
     Principles and Practice of Constraint Programming, 1998), which takes a fraction of the time of a problem of all rows
     for each child.
 
-    In batches of more than DENSE rows a row may get only a partner it was scored with or the first parent's, so that the
+    In batches of more than DENSE rows the first child may use only pairs that were scored, or its parent's, so that the
     cost grows with the pairs scored and not with the cube of B. Pairs never scored count less than any that was; a row
-    that gets one keeps the first parent's mask. The second parent is not used. Our own operator.
+    that gets one keeps the first parent's mask. Where nothing was scored children are their first parents. The second
+    parent is not used. Our own operator.
     """
     scores, best = archive.best_pairs()
     known = np.isfinite(scores)
+    if not known.any():
+        return first.packed.copy(), first.pairings.copy()
     scores = scores.astype(np.float64)  # a model that diverges has losses whose squares float32 cannot hold
-    found = scores[known] if known.any() else np.zeros(1)
+    found = scores[known]
     scores[~known] = found.min() - 1 - np.ptp(found)
     width = noise * UNIFORM * float(found.std())
 
@@ -172,7 +175,7 @@ def _deal_anew(pairing: Array, rows: Array, scores: Array, noise: float, rng: np
         block = rows[start : start + BLOCK]
         partners = pairing[block]
         gain = scores.take(block, 0).take(partners, 1)
-        gain += rng.random(gain.shape, dtype=np.float32) * noise
+        gain += noise * rng.random(gain.shape)
         pairing[block] = partners[linear_sum_assignment(gain, maximize=True)[1]]
 
 
