@@ -19,7 +19,7 @@ from training.data.augment import GREY, augment
 from training.data.decode import Decoder
 from training.data.image_set import CPU, FileSet, ImageSet, ShardSet, UnreadableImage, subset_indices
 from training.data.load import load_data, place, without_near_duplicates
-from training.data.prefetch import AHEAD, prefetched
+from training.data.prefetch import AHEAD, prefetch
 from training.registry import load_entry
 
 
@@ -393,14 +393,14 @@ def test_batches_are_made_ahead_in_order_and_end_with_their_consumer():
         return chosen, chosen
 
     before = threading.active_count()
-    batches = prefetched(make, indices())
+    batches = prefetch(make, indices())
     assert made == []
     assert [int(next(batches)[0]) for _ in range(4)] == [0, 1, 2, 3]
     batches.close()
     assert 4 <= len(made) <= 4 + AHEAD and made == sorted(made)
     assert threading.active_count() == before
     assert set(drawn) == {threading.current_thread()}
-    assert [int(batch[0]) for batch in prefetched(make, indices())] == list(range(20))
+    assert [int(batch[0]) for batch in prefetch(make, indices())] == list(range(20))
     assert threading.active_count() == before
 
 
@@ -418,7 +418,7 @@ def test_errors_reach_the_consumer_and_threads_end(where):
 
     before, seen = threading.active_count(), []
     with pytest.raises(UserError, match="here"):
-        for number, _ in prefetched(make, indices()):
+        for number, _ in prefetch(make, indices()):
             seen.append(int(number))
             if where == "consumer" and number == 2:
                 raise UserError("here")

@@ -179,7 +179,7 @@ def test_replacing_parts_changes_nothing_else(batch, data):
     found = dict(structure.parts(batch))
     chosen = data.draw(st.sets(st.sampled_from(sorted(found, key=repr)))) if found else set()
     before = repr(batch)
-    now = structure.replaced(batch, dict.fromkeys(chosen, "new"))
+    now = structure.replace(batch, dict.fromkeys(chosen, "new"))
     assert repr(batch) == before and type(now) is type(batch if () not in chosen else "new")
     assert dict(structure.parts(now)) == {path: "new" if path in chosen else part for path, part in found.items()}
     assert all(structure.at(batch, path) is part for path, part in found.items())

@@ -13,7 +13,7 @@ from training.checkpoint import load_checkpoint
 from training.config import RunOptions, TrainOptions, load_config
 from training.cores import emulates_bfloat16
 from training.devices import autocast_type, compile_explained, compiles, dtype_of, memory_explained, pick_device
-from training.mixes.batch import unmixed
+from training.mixes.batch import leave_unmixed
 from training.models.trained import load_trained
 from training.progress import Progress
 from training.run import set_up
@@ -34,7 +34,7 @@ def one_step(tmp_path, *options):
     run = set_up(tiny("mix.name=patchmix", "train.warmup=0", *options), tmp_path / "run")
     run.model.train()
     batch = next(epoch_batches(run))
-    return run, training_step(run, unmixed(batch, 10, run.model.grid))
+    return run, training_step(run, leave_unmixed(batch, 10, run.model.grid))
 
 
 def test_a_step_returns_losses_hits_and_its_share(tmp_path):
@@ -49,7 +49,7 @@ def test_parts_of_a_batch_add_up_to_the_whole(tmp_path):
     def gradients(parts):
         run = set_up(tiny("mix.name=patchmix", f"train.accumulate={parts}", "train.lr=1e-9"), tmp_path / "run")
         run.model.eval()
-        measured = training_step(run, unmixed(next(epoch_batches(run)), 10, run.model.grid))
+        measured = training_step(run, leave_unmixed(next(epoch_batches(run)), 10, run.model.grid))
         return measured, [parameter.grad.clone() for parameter in run.model.parameters()]
 
     whole, parts = gradients(1), gradients(5)

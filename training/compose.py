@@ -96,13 +96,6 @@ def is_integer(tensor: Tensor) -> bool:
     return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
 
 
-def unwrapped(tensor: Tensor) -> Tensor:
-    """The tensor that torch.func's transforms have wrapped, whose memory numpy can read."""
-    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
-        tensor = torch._C._functorch.get_unwrapped(tensor)
-    return tensor
-
-
 def is_mapped(tensor: Tensor) -> bool:
     """Whether a torch.vmap runs over a dimension of it."""
     while torch._C._functorch.is_functorch_wrapped_tensor(tensor):

@@ -142,7 +142,7 @@ def clock(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def sent(tensor: Tensor, device: torch.device) -> Tensor:
+def send(tensor: Tensor, device: torch.device) -> Tensor:
     """A CPU tensor on `device`; the copy to a GPU is queued there, so that nobody waits for it."""
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from evo.search import Rows
 from training.compose import cell_targets, compose, image_targets
-from training.devices import sent
+from training.devices import send
 from training.losses import cell_losses, image_losses
 
 Array = NDArray[Any]
@@ -137,7 +137,7 @@ def _sent(array: Array, filled: int, device: torch.device) -> Tensor:
     """An array on the device, with `filled` copies of its first entry at its end."""
     if filled and len(array):
         array = np.concatenate([array, np.broadcast_to(array[:1], (filled, *array.shape[1:]))])
-    return sent(torch.from_numpy(np.require(array, requirements=["C", "W"])), device)
+    return send(torch.from_numpy(np.require(array, requirements=["C", "W"])), device)
 
 
 def _same_random_states(device: torch.device) -> AbstractContextManager[None]:

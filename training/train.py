@@ -24,7 +24,7 @@ from training.data.image_set import ImageSet
 from training.devices import compile_explained, memory_explained
 from training.distributed import lost_processes_explained, stop
 from training.losses import cell_losses, image_losses
-from training.mixes.batch import Batch, Mixed, unmixed
+from training.mixes.batch import Batch, Mixed, leave_unmixed
 from training.mixes.scoring import probe_chunk
 from training.progress import Progress, duration, loss_text
 from training.run import Run, set_up
@@ -107,7 +107,7 @@ def group_items(run: Run, group: Group, epoch: int) -> Iterator[Mixed]:
     composed = run.mix([batch for batch, mixes in group if mixes], epoch)
     for batch, mixes in group:
         grid = run.model.grid if run.mix.cells else None
-        yield next(composed) if mixes else unmixed(batch, len(run.class_names), grid)
+        yield next(composed) if mixes else leave_unmixed(batch, len(run.class_names), grid)
     next(composed, None)  # what the mix does after its last step
 
 

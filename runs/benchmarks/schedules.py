@@ -24,7 +24,7 @@ import torch
 from training.checkpoint import write_atomically
 from training.config import PROJECT, load_config
 from training.losses import cell_losses
-from training.mixes.batch import Batch, Mixed, composed
+from training.mixes.batch import Batch, Mixed, compose_batch
 from training.mixes.evolved import Evolved
 from training.mixes.patchmix import PatchMix
 from training.models.trained import evaluate
@@ -119,7 +119,7 @@ def searches(run: Run) -> int:
 @torch.no_grad()
 def gain(run: Run, item: Mixed, batch: Batch, control: PatchMix) -> float:
     """Nats by which a mixed batch's mean cell loss is above that of a random composition."""
-    drawn = composed(batch, *control.draw(batch[1]), len(run.class_names))
+    drawn = compose_batch(batch, *control.draw(batch[1]), len(run.class_names))
     run.model.eval()
     both = [
         float(cell_losses(run.forward(mixed.images)[1], mixed.cell_targets).mean())

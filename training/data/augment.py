@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from training.devices import sent
+from training.devices import send
 
 GREY = 128  # near the mean of photographs, which is what cutout's authors fill with
 
@@ -36,7 +36,7 @@ def _moved(images: Tensor, crop: int, flip: bool, generator: torch.Generator) ->
         lines = images.reshape(-1, width).index_select(0, (first + rows[:, None]).flatten())
         shifted = lines.view(images.shape)
     else:
-        rows, columns = sent(torch.cat([rows, columns], 1), images.device).split([height, width], 1)
+        rows, columns = send(torch.cat([rows, columns], 1), images.device).split([height, width], 1)
         shifted = images.gather(2, rows[:, None, :, None].expand_as(images))
     return shifted.gather(3, columns[:, None, None, :].expand_as(images))
 
@@ -53,7 +53,7 @@ def _erased(images: Tensor, side: int, generator: torch.Generator, fill: Tensor 
     first_column = torch.randint(width, (count, 1), generator=generator) - side // 2
     rows, columns = torch.arange(height) - first_row, torch.arange(width) - first_column
     inside = torch.cat([(rows >= 0) & (rows < side), (columns >= 0) & (columns < side)], 1)
-    rows, columns = sent(inside, images.device).split([height, width], 1)
+    rows, columns = send(inside, images.device).split([height, width], 1)
     square = (rows[:, :, None] & columns[:, None, :])[:, None]  # (B,1,H,W)
     if fill is None:
         return images.masked_fill(square, GREY)

@@ -24,8 +24,8 @@ from evo.errors import UserError
 from training.config import DataOptions
 from training.data.identity import digest_of_files, digest_of_pixels, digests_of
 from training.data.names import printable
-from training.data.prefetch import decoding_threads, prefetched, prefetched_with_threads
-from training.devices import sent
+from training.data.prefetch import decoding_threads, prefetch, prefetch_with_threads
+from training.devices import send
 
 # Per channel, fractions; those of ImageNet, as in torchvision's references.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -64,16 +64,16 @@ class ImageSet:
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Images (B,C,H,W) uint8 and labels (B,) at `indices` (B,), on the set's device."""
-        indices = sent(indices, self.images.device)
+        indices = send(indices, self.images.device)
         if self.device is None:
             return self.images.index_select(0, indices), self.labels.index_select(0, indices)
         images = host_buffer((len(indices), *self.shape), self.device)
         torch.index_select(self.images, 0, indices, out=images)
-        return sent(images, self.device), sent(self.labels.index_select(0, indices), self.device)
+        return send(images, self.device), send(self.labels.index_select(0, indices), self.device)
 
     def batches(self, indices: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """`batch` of each of several indices (B,), in order."""
-        return map(self.batch, indices) if self.device is None else prefetched(self.batch, indices)
+        return map(self.batch, indices) if self.device is None else prefetch(self.batch, indices)
 
     def select(self, indices: Tensor) -> ImageSet:
         """The set of the images at `indices`."""
@@ -110,7 +110,7 @@ class _InFiles(ABC):
 
     def batches(self, indices: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """`batch` of each of several indices (B,), in order, made ahead."""
-        return prefetched_with_threads(self._batch, indices)
+        return prefetch_with_threads(self._batch, indices)
 
     @abstractmethod
     def _batch(self, indices: Tensor, pool: Executor) -> tuple[Tensor, Tensor]: ...
@@ -167,7 +167,7 @@ class FileSet(_InFiles):
         images = host_buffer((len(indices), *self.shape), self.device)
         for place, image in enumerate(pool.map(self._decoded, indices.tolist())):
             images[place] = image
-        return sent(images, self.device), sent(self.labels[indices], self.device)
+        return send(images, self.device), send(self.labels[indices], self.device)
 
     def _decoded(self, index: int) -> Tensor:
         """The image at `index`, or the next readable one of its class."""
@@ -248,7 +248,7 @@ class ShardSet(_InFiles):
                 out[place] = self.shards[number[place]][rows[place] - starts[number[place]]]
 
         list(pool.map(read, np.array_split(np.arange(len(rows)), READERS)))
-        return sent(images, self.device), sent(self.labels[indices], self.device)
+        return send(images, self.device), send(self.labels[indices], self.device)
 
 
 AnyImageSet = ImageSet | FileSet | ShardSet

@@ -17,7 +17,7 @@ Batch = tuple[Tensor, Tensor]
 AHEAD = 3  # batches held besides the consumer's: decoding is uneven, more would cost memory
 
 
-def prefetched(make: Callable[[Tensor], Batch], indices: Iterable[Tensor]) -> Generator[Batch, None, None]:
+def prefetch(make: Callable[[Tensor], Batch], indices: Iterable[Tensor]) -> Generator[Batch, None, None]:
     """make(each of `indices`) in order, made a few batches ahead of the consumer.
 
     What `make` raises is raised where its batch was due. `indices` is read in the consumer's thread, so that
@@ -36,13 +36,13 @@ def prefetched(make: Callable[[Tensor], Batch], indices: Iterable[Tensor]) -> Ge
         pool.shutdown(cancel_futures=True)
 
 
-def prefetched_with_threads(
+def prefetch_with_threads(
     make: Callable[[Tensor, ThreadPoolExecutor], Batch], indices: Iterable[Tensor]
 ) -> Generator[Batch, None, None]:
-    """`prefetched` for a `make` that wants threads to decode in: the same ones for all batches."""
+    """`prefetch` for a `make` that wants threads to decode in: the same ones for all batches."""
     with (
         ThreadPoolExecutor(decoding_threads(), "decode") as pool,
-        closing(prefetched(lambda chosen: make(chosen, pool), indices)) as batches,
+        closing(prefetch(lambda chosen: make(chosen, pool), indices)) as batches,
     ):
         yield from batches
 

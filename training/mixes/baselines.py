@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from training.mixes.batch import Array, Batch, Mix, MixContext, Mixed, unmixed
+from training.mixes.batch import Array, Batch, Mix, MixContext, Mixed, leave_unmixed
 
 
 class Plain:
@@ -22,7 +22,7 @@ class Plain:
         self.num_classes = num_classes
 
     def __call__(self, batches: list[Batch], epoch: int) -> Iterator[Mixed]:
-        return (unmixed(batch, self.num_classes, None) for batch in batches)
+        return (leave_unmixed(batch, self.num_classes, None) for batch in batches)
 
     def state(self) -> dict[str, Array]:
         return {}

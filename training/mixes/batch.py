@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from training.compose import cell_targets, compose, image_targets
 from training.config import Config
-from training.devices import sent
+from training.devices import send
 from training.distributed import World
 from training.models.patch_model import PatchModel
 from training.randomness import Streams
@@ -88,17 +88,17 @@ class MixContext:
         return len(self.class_names)
 
 
-def unmixed(batch: Batch, num_classes: int, grid: int | None) -> Mixed:
+def leave_unmixed(batch: Batch, num_classes: int, grid: int | None) -> Mixed:
     """The batch as it is. With a grid every cell carries the image's own label."""
     images, labels = batch
     cells = None if grid is None else labels.view(-1, 1, 1).expand(-1, grid, grid)
     return Mixed(images, F.one_hot(labels, num_classes).float(), cells)
 
 
-def composed(batch: Batch, masks: Tensor, pairing: Tensor, num_classes: int, rows: Tensor | None = None) -> Mixed:
+def compose_batch(batch: Batch, masks: Tensor, pairing: Tensor, num_classes: int, rows: Tensor | None = None) -> Mixed:
     """The batch under a composition: masks (R,G,G), pairing (R,) and, for a part of it, own images `rows`."""
     images, labels = batch
-    masks, pairing = sent(masks, images.device), sent(pairing, images.device)
+    masks, pairing = send(masks, images.device), send(pairing, images.device)
     return Mixed(
         compose(images, masks, pairing, rows=rows),
         image_targets(labels, masks, pairing, num_classes, rows=rows),

@@ -58,7 +58,7 @@ class BestOfK(ScoringMix):
             if self.keep == "shuffled":
                 kept, _ = self._draw(labels, classes)
                 partners = self.rng.permutation(partners)
-        return self._composed(batch, kept, partners)
+        return self._compose(batch, kept, partners)
 
     def _score(self, images: Tensor, labels: Tensor, masks: Array, pairings: Array, classes: Array) -> Array:
         """Row scores (k,B) of compositions (k,B,G,G), (k,B). Raises UserError where too many are not finite."""

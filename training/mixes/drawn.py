@@ -11,8 +11,8 @@ import torch
 
 from evo.bank_files import load_bank
 from evo.errors import UserError
-from training.devices import sent
-from training.mixes.batch import Array, Batch, Mix, MixContext, Mixed, composed
+from training.devices import send
+from training.mixes.batch import Array, Batch, Mix, MixContext, Mixed, compose_batch
 from training.mixes.patchmix import PatchMix
 
 
@@ -43,8 +43,8 @@ class DrawnCompositions:
         return (self._mix(batch) for batch in batches)
 
     def _mix(self, batch: Batch) -> Mixed:
-        masks, pairing = (sent(drawn, batch[0].device) for drawn in self.patchmix.draw(batch[1]))
-        return composed(batch, masks, pairing, self.num_classes)
+        masks, pairing = (send(drawn, batch[0].device) for drawn in self.patchmix.draw(batch[1]))
+        return compose_batch(batch, masks, pairing, self.num_classes)
 
     def state(self) -> dict[str, Array]:
         patterns = {} if self.file is None else {"pattern_file": self.file.digest}

@@ -103,7 +103,7 @@ class Evolved(ScoringMix):
         masks, pairing = elites.masks[rank][rows], elites.pairings[rank][rows]
         self.bank.collect(masks, classes[rows], classes[pairing])
         own = torch.arange(first, first + size, device=whole[0].device)
-        return self._composed(whole, masks, pairing, own)
+        return self._compose(whole, masks, pairing, own)
 
     def _remember(self, elites: Elites, classes: Array) -> None:
         """Take a search's last elites into the live bank, if anything is drawn from it."""
@@ -130,7 +130,7 @@ class Evolved(ScoringMix):
                 own = np.full(count, -1) if classes is None else classes[start : start + count]
                 masks, pairing = self._obey_rules(*self.live.draw(own, self.rng), own)
                 start += count
-            yield self._composed(batch, masks, pairing)
+            yield self._compose(batch, masks, pairing)
 
     def evolve(self, images: Tensor, labels: Tensor) -> list[Elites]:
         """Run one search over a batch; return each generation's elites."""

@@ -48,7 +48,7 @@ def _range(labels: Tensor) -> tuple[int, int]:
     return int(low), int(high)
 
 
-def smoothed(targets: Tensor, smoothing: float) -> Tensor:
+def smooth(targets: Tensor, smoothing: float) -> Tensor:
     """(1 - smoothing) x targets + smoothing / K, of targets (B,K).
 
     Szegedy et al., Rethinking the Inception Architecture, CVPR 2016; what timm's Mixup and torch's cross_entropy do.

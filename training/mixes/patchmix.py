@@ -15,10 +15,10 @@ from evo.bank_files import load_bank
 from evo.errors import UserError, did_you_mean
 from evo.operators import MASK_SAMPLERS
 from training.compose import compose, image_targets, is_mapped, is_traced
-from training.devices import sent
+from training.devices import send
 from training.mixes import structure
 from training.mixes.draws import MAPPED, Draws
-from training.mixes.labels import check_share, checked_labels, smoothed
+from training.mixes.labels import check_share, checked_labels, smooth
 from training.mixes.structure import LabelsGetter
 
 Composition = tuple[Tensor, Tensor]  # masks (B,G,G) bool, pairing (B,) int64
@@ -111,9 +111,9 @@ class PatchMix(nn.Module):
             raise ValueError("PatchMix draws anew at each call, which a traced or exported model cannot; leave it out")
         batch = _one_batch(inputs, named)
         if torch.compiler.is_compiling():  # numpy draws: whoever compiles goes on behind it
-            eager = torch.compiler.disable(self._mixed, reason="PatchMix draws with numpy's generator")
+            eager = torch.compiler.disable(self._mix, reason="PatchMix draws with numpy's generator")
             return eager(batch, return_composition)
-        return self._mixed(batch, return_composition)
+        return self._mix(batch, return_composition)
 
     def collate(self, samples: list[Any], *, return_composition: bool = False) -> Any:
         """A DataLoader's collate_fn, whose workers then mix: torch's default_collate of the samples, mixed.
@@ -139,7 +139,7 @@ class PatchMix(nn.Module):
             f"label_smoothing={self.label_smoothing:g}"
         )
 
-    def _mixed(self, batch: Any, return_composition: bool) -> Any:
+    def _mix(self, batch: Any, return_composition: bool) -> Any:
         getter = None if self.labels_getter == "default" else self.labels_getter
         paths, labels_path = structure.find(batch, getter)
         images = [structure.at(batch, path) for path in paths]
@@ -148,23 +148,21 @@ class PatchMix(nn.Module):
             self._check(part, given)
         labels, num_classes = checked_labels(given, self.num_classes)
         mixes = self.training and self.mixup_enabled and len(labels) and self._draws.happens(self.probability)
-        on_cpu = self.draw(labels) if mixes else self._unmixed(len(labels))
+        on_cpu = self.draw(labels) if mixes else self._draw_unmixed(len(labels))
         device = images[0].device
-        masks, pairing = (sent(part, device) for part in on_cpu)
+        masks, pairing = (send(part, device) for part in on_cpu)
         same = labels.device == device
-        kept, partner = (masks, pairing) if same else (sent(part, labels.device) for part in on_cpu)
+        kept, partner = (masks, pairing) if same else (send(part, labels.device) for part in on_cpu)
         targets = image_targets(labels, kept, partner, num_classes)
-        values: dict[structure.Path, Any] = {
-            labels_path: smoothed(targets, self.label_smoothing if self.training else 0)
-        }
+        values: dict[structure.Path, Any] = {labels_path: smooth(targets, self.label_smoothing if self.training else 0)}
         if mixes:
-            values |= {path: _composed(part, masks, pairing) for path, part in zip(paths, images, strict=True)}
-        mixed = structure.replaced(batch, values)
+            values |= {path: _compose(part, masks, pairing) for path, part in zip(paths, images, strict=True)}
+        mixed = structure.replace(batch, values)
         if not return_composition:
             return mixed
         return (*mixed, masks, pairing) if isinstance(mixed, tuple | list) else (mixed, masks, pairing)
 
-    def _unmixed(self, count: int) -> Composition:
+    def _draw_unmixed(self, count: int) -> Composition:
         masks = torch.ones(count, self.grid, self.grid, dtype=torch.bool, device="cpu")
         return masks, torch.arange(count, device="cpu")
 
@@ -209,7 +207,7 @@ def _is_video(images: Tensor) -> bool:
     return any(kind.__name__ == "Video" and kind.__module__.startswith("torchvision.") for kind in type(images).__mro__)
 
 
-def _composed(images: Tensor, masks: Tensor, pairing: Tensor) -> Tensor:
+def _compose(images: Tensor, masks: Tensor, pairing: Tensor) -> Tensor:
     """`compose`, of torchvision's tensors too: an Image stays one, a Video (B,T,C,H,W) is mixed alike in all frames."""
     if not type(images).__module__.startswith("torchvision."):
         return compose(images, masks, pairing)

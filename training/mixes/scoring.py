@@ -18,8 +18,8 @@ from evo.packed import Masks
 from evo.rules import Rules
 from evo.search import Rows
 from training.config import Config
-from training.devices import dtype_of, sent
-from training.mixes.batch import Array, Batch, MixContext, Mixed, composed, generator_state, set_generator_state
+from training.devices import dtype_of, send
+from training.mixes.batch import Array, Batch, MixContext, Mixed, compose_batch, generator_state, set_generator_state
 from training.mixes.patchmix import PatchMix
 from training.probe import CPU_CHUNK, Losses, check_independence, probe
 
@@ -61,7 +61,7 @@ class ScoringMix:
 
     def _mix_at_random(self, batch: Batch) -> Mixed:
         """What random PatchMix would draw, made to obey the search's rules."""
-        return self._composed(batch, *self._draw(batch[1], self._classes(batch[1])))
+        return self._compose(batch, *self._draw(batch[1], self._classes(batch[1])))
 
     def _draw(self, labels: Tensor, classes: Array) -> tuple[Array, Array]:
         """A random composition (B,G,G), (B,) under the search's rules; classes: as `_classes` gives them."""
@@ -153,12 +153,12 @@ class ScoringMix:
         columns = np.split(whole, np.cumsum(widths)[:-1], axis=1)
         return Losses(*(column.reshape(-1, *part.shape[1:]) for column, part in zip(columns, parts, strict=True)))
 
-    def _composed(self, batch: Batch, masks: Array, pairing: Array, rows: Tensor | None = None) -> Mixed:
+    def _compose(self, batch: Batch, masks: Array, pairing: Array, rows: Tensor | None = None) -> Mixed:
         device = batch[0].device
-        return composed(
+        return compose_batch(
             batch,
-            sent(torch.from_numpy(np.require(masks, requirements=["C", "W"])), device),
-            sent(torch.from_numpy(pairing.astype(np.int64)), device),
+            send(torch.from_numpy(np.require(masks, requirements=["C", "W"])), device),
+            send(torch.from_numpy(pairing.astype(np.int64)), device),
             self.context.num_classes,
             rows=rows,
         )

@@ -41,7 +41,7 @@ def at(batch: Any, path: Path) -> Any:
     return batch
 
 
-def replaced(batch: Any, values: Mapping[Path, Any]) -> Any:
+def replace(batch: Any, values: Mapping[Path, Any]) -> Any:
     """The batch with `values` in the places their paths lead to: new containers of the same types around them.
 
     Nothing given is changed; what is not replaced is the very object.
@@ -53,7 +53,7 @@ def replaced(batch: Any, values: Mapping[Path, Any]) -> Any:
     below: dict[Any, dict[Path, Any]] = {}
     for path, value in values.items():
         below.setdefault(path[0], {})[path[1:]] = value
-    changed = {step: replaced(batch[step], inner) for step, inner in below.items()}
+    changed = {step: replace(batch[step], inner) for step, inner in below.items()}
     if isinstance(batch, MutableMapping):
         entries = copy.copy(batch)
         entries.update(changed)
