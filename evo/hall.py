@@ -53,22 +53,26 @@ def keep_best(best: Population | None, population: Population, count: int) -> Po
         if not fit.any() and best is not None:
             return best
         chosen = np.flatnonzero(fit)
-        chosen = chosen[np.argsort(-values[chosen, 0], kind="stable")]
-        if len(chosen) > 2 * count:  # copies may be among them
-            chosen = chosen[find_distinct(population.take(chosen, fields=()))][:count]
     else:
         others = [] if best is None else [best.values]
         chosen = np.flatnonzero(find_not_dominated(values, [values, *others]))
         if not len(chosen) and best is not None:
             return best
-    joined = population.take(chosen) if best is None else population.take(chosen).join(best)
-    first = np.zeros(len(joined), bool)
-    first[find_distinct(joined)] = True
+    candidates = population.take(chosen, fields=())
+    if best is not None:
+        candidates = candidates.join(best.take(np.arange(len(best)), fields=()))
+    first = np.zeros(len(candidates), bool)
+    first[find_distinct(candidates)] = True
     if values.shape[1] > 1:
-        first &= find_not_dominated(joined.values, [joined.values])
-    order = np.lexsort(-joined.values.T[::-1])
-    order = order[first[order]]
-    return joined.take(order if values.shape[1] > 1 else order[:count])
+        first &= find_not_dominated(candidates.values, [candidates.values])
+        count = len(candidates)
+    order = np.lexsort(-candidates.values.T[::-1])
+    order = order[first[order]][:count]
+    new = order < len(chosen)  # what is known of rows is copied for those alone that stay
+    if best is None or new.all():
+        return population.take(chosen[order])
+    joined = population.take(chosen[order[new]]).join(best.take(order[~new] - len(chosen)))
+    return joined.take(np.argsort(np.argsort(~new, kind="stable"), kind="stable"))
 
 
 def find_not_dominated(values: Array, by: list[Array]) -> NDArray[np.bool_]:

@@ -159,7 +159,11 @@ class Record:
     def _compile(self, population: Population) -> dict[str, Any]:
         if getattr(self.statistics, "key", None) is first_value:  # one array instead of many individuals
             first = population.values[:, 0]
-            return {name: function(first) for name, function in self.statistics.functions.items()}
+            finite = first[np.isfinite(first)]
+            return {
+                name: float(function.args[0](finite)) if function.func is _apply_to_finite else function(first)
+                for name, function in self.statistics.functions.items()
+            }
         compiled: dict[str, Any] = self.statistics.compile(population)
         return compiled
 

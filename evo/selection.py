@@ -85,8 +85,11 @@ def find_distinct(population: Population) -> Array:
     words = np.ascontiguousarray(population.packed.words).view(np.uint8).reshape(len(population), -1)
     partners = np.ascontiguousarray(population.pairings).view(np.uint8).reshape(len(population), -1)
     genes = np.concatenate([words, partners], axis=1)
-    whole = genes.view(np.dtype((np.void, genes.shape[1]))).ravel()
-    return np.sort(np.unique(whole, return_index=True)[1])
+    whole, size = genes.tobytes(), genes.shape[1]
+    first: dict[bytes, int] = {}  # several times faster than np.unique, which sorts
+    for index in range(len(population)):
+        first.setdefault(whole[index * size : (index + 1) * size], index)
+    return np.fromiter(first.values(), np.int64, len(first))
 
 
 def choose_elites(population: Population, count: int, *, weights_version: int = 0, copies: bool = False) -> Elites:

@@ -116,7 +116,7 @@ def test_without_rescoring_old_losses_stand_with_their_age():
         search.tell(other(search.ask().rows))
     population = search.population
     age = search.weights_version - population.measured
-    assert set(np.unique(age)) <= {0, 1, 2, 3} and age.max() == 3 > age.min() == 0
+    assert set(np.unique(age)) <= {0, 1, 2, 3} and age.max() == 3 > age.min()
     np.testing.assert_array_equal(
         population.cell_losses, np.where((age == 3)[:, :, None, None], table.full(population), other.full(population))
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -141,14 +142,25 @@ def _best_of_all(scores: Array, held: Array, rng: np.random.Generator) -> Array:
     """The permutation (B,) of largest sum of scores (B,B) (scipy's solver: Crouse, IEEE Transactions on Aerospace and
     Electronic Systems 52, 2016). `held` (B,) is another; solutions as good are equally likely.
     """
-    from scipy.optimize import linear_sum_assignment  # half a second
-
     rows = rng.permutation(len(held))
     partners = held[rows]
     gain = scores.take(rows, 0).take(partners, 1)  # three times faster than one index of both
     pairing = np.empty_like(held)
-    pairing[rows] = partners[linear_sum_assignment(gain, maximize=True)[1]]
+    pairing[rows] = partners[_assign(gain)]
     return pairing
+
+
+def _assign(gain: Array) -> Array:
+    """(N,) the column of each row that together have the largest sum of gain (N,N)."""
+    columns: Array = _solver()(gain, maximize=True)[1]
+    return columns
+
+
+@cache
+def _solver() -> Callable[..., Any]:
+    from scipy.optimize import linear_sum_assignment  # half a second
+
+    return linear_sum_assignment
 
 
 def _best_of_scored(scores: Array, known: Array, held: Array, rng: np.random.Generator) -> Array:
@@ -169,14 +181,12 @@ def _best_of_scored(scores: Array, known: Array, held: Array, rng: np.random.Gen
 
 def _deal_anew(pairing: Array, rows: Array, scores: Array, noise: float, rng: np.random.Generator) -> None:
     """Let `rows` (N,) of a pairing (B,) deal their partners anew, block by block, in place; see `assignment`."""
-    from scipy.optimize import linear_sum_assignment
-
     for start in range(0, len(rows), BLOCK):
         block = rows[start : start + BLOCK]
         partners = pairing[block]
         gain = scores.take(block, 0).take(partners, 1)
         gain += noise * rng.random(gain.shape)
-        pairing[block] = partners[linear_sum_assignment(gain, maximize=True)[1]]
+        pairing[block] = partners[_assign(gain)]
 
 
 def repair(wanted: Array, priority: Array, rng: np.random.Generator) -> Array:
