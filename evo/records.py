@@ -39,7 +39,6 @@ class Record:
         records: The logbook's lines as dicts, with what a table has no place for.
         best: The best of all genomes evaluated, each kind once.
         progress: What the ends of a search look at.
-        reference: (M,) float64, the worst values of the first generation.
     """
 
     def __init__(self, scoring: Scoring) -> None:
@@ -55,7 +54,7 @@ class Record:
         for name, function in FIGURES.items():
             self.statistics.register(name, partial(_apply_to_finite, function))
         self.progress = Progress()
-        self.reference: Array | None = None  # (M,) the worst values of the first generation
+        self.worst: Population | None = None  # genomes of the first generation that have its worst values
 
     @property
     def hall_of_fame(self) -> tools.HallOfFame:
@@ -72,6 +71,11 @@ class Record:
         """Another one is fed with everybody that is evaluated from now on."""
         self._hall = hall
         self._users_hall = True
+
+    @property
+    def reference(self) -> Array | None:
+        """(M,) float64, the worst values of the first generation, above which a hypervolume is measured."""
+        return None if self.worst is None else np.asarray(self.worst.values.min(axis=0))
 
     @property
     def front(self) -> Array:
@@ -109,7 +113,7 @@ class Record:
         """No fitness is valid any more."""
         self.best = None
         self._hall.clear()
-        self.reference = None
+        self.worst = None
         self.progress.merit = -np.inf
         self.progress.improved_at = self.progress.generation
 
@@ -171,19 +175,26 @@ class Record:
         """The merit so far, on the scale of the generation that `pool` (its genomes) sets."""
         if not self.scoring.relative or self.best is None:
             return self.progress.merit
-        scores = self.scoring.score(self.scoring.gather_rows(self.best), self.scoring.gather_rows(pool))
-        members = self.best.copy()
-        members.values = compute_fitness(scores)
-        self.best = keep_best(None, members, FAME)
+        self.best = keep_best(None, self._rescore(self.best, pool), FAME)
         if not self.several:
-            return float(members.values[:, 0].max())
+            return float(self.best.values[0, 0])
+        if self.worst is not None:
+            self.worst = self._rescore(self.worst, pool)
         return hypervolume(self.front, self._find_reference(pool))
 
+    def _rescore(self, genomes: Population, pool: Population) -> Population:
+        """A copy of genomes with the fitness that they have beside those of `pool`."""
+        scores = self.scoring.score(self.scoring.gather_rows(genomes), self.scoring.gather_rows(pool))
+        rescored = genomes.copy()
+        rescored.values = compute_fitness(scores)
+        return rescored
+
     def _find_reference(self, pool: Population) -> Array:
-        if self.reference is None:
-            sound = ~np.isinf(pool.scores).any(axis=1)
-            self.reference = pool.values[sound if sound.any() else ...].min(axis=0)
-        return self.reference
+        if self.worst is None:
+            sound = np.flatnonzero(~np.isinf(pool.scores).any(axis=1))
+            among = sound if len(sound) else np.arange(len(pool))
+            self.worst = pool.take(among[pool.values[among].argmin(axis=0)])
+        return np.asarray(self.worst.values.min(axis=0))
 
 
 def first_value(individual: Any) -> float:

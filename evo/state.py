@@ -57,8 +57,8 @@ def collect_state(search: Search) -> dict[str, Array]:
         "variation": search.variation.arrays(),
         "lineage": search.lineage.arrays(),
     }
-    if search.record.reference is not None:
-        groups["record"] = {"reference": search.record.reference}
+    if search.record.worst is not None:
+        groups["worst"] = search.record.worst.arrays()
     if search.population is not None:
         groups["population"] = search.population.arrays()
     if search.record.best is not None:
@@ -125,9 +125,7 @@ class FoundState:
         self.lineage = Lineage.from_arrays(groups["lineage"])
         self.population = _read_genomes(search, groups.get("population"))
         self.best = _read_genomes(search, groups.get("best"))
-        self.reference: Array | None = None
-        if "record" in groups:
-            self.reference = take_array(groups["record"], "reference", np.float64, (objectives,))
+        self.worst = _read_genomes(search, groups.get("worst"))
         self.unmet = int(meta["unmet"])
         self.held: tuple[Array, Array] | None = None
         if meta["held"]:
@@ -159,7 +157,7 @@ class FoundState:
         search.withdraw()
         record = search.record
         record.progress = self.progress
-        record.reference = self.reference
+        record.worst = self.worst
         record.best = self.best
         record.records = []
         record.logbook = make_logbook()

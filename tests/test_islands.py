@@ -117,7 +117,7 @@ def test_the_logged_best_does_not_fall_when_the_best_island_ends():
 
 def test_an_island_with_one_genome_left_sends_none():
     islands = Islands(
-        [hard_search(B, G, population=8, seed=0, budget=1), hard_search(B, G, population=8, seed=1, generations=4)],
+        [hard_search(B, G, population=8, seed=2, budget=1), hard_search(B, G, population=8, seed=1, generations=4)],
         every=1,
         migrants=2,
     )

@@ -205,6 +205,15 @@ def test_hypervolume_is_recorded_and_shown_and_never_falls_for_absolute_objectiv
     assert volumes[-1] == pytest.approx(float((steps * (order[:, 1] - reference[1])).sum()))
 
 
+@pytest.mark.parametrize("objective", ["hard,diversity", "learnable,hard"])
+def test_the_hypervolume_of_relative_objectives_has_its_reference_on_the_same_scale(objective):
+    search = hard_search(population=10, objective=objective, seed=0, generations=20).run(evaluate)
+    volumes = [record["hypervolume"] for record in search.records]
+    assert min(volumes) > 0
+    front = np.array([genome.fitness.values for genome in search.hall_of_fame])
+    assert (front.max(axis=0) > search.record.reference).all()
+
+
 def rows_of(population, labels):
     return Scoring(resolve_objectives("hard"), labels).gather_rows(population)
 
