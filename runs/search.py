@@ -85,7 +85,7 @@ def resume_search(
     found = find_run(name)
     if evaluation:
         raise UserError("--resume goes on with the search's own config and takes no --evaluation")
-    ends = {option for override in overrides if (option := override.partition("=")[0].strip()) in END_OPTIONS}
+    ends = [override for override in overrides if override.partition("=")[0].strip() in END_OPTIONS]
     start = found.start
     ended = f"{found.name} has ended; there is nothing to resume{_how_to_extend(found)}"
     if found.result is not None and ("model" not in start or not overrides):
@@ -107,8 +107,7 @@ def resume_search(
         raise UserError(
             f"run {run.name} at {run.path} has another checkpoint than when {found.name} began; give the run as it was"
         )
-    again = {"resume": True, "other_ends": bool(ends)}
-    work = lambda: search_in(found.path, config, run, known_config(run), **again)  # noqa: E731
+    work = lambda: search_in(found.path, config, run, known_config(run), resume=True, other_ends=ends)  # noqa: E731
     return found.path, train_in(found.path, work, "search")
 
 
@@ -127,7 +126,13 @@ def _how_to_extend(search: RunFolder) -> str:
 
 
 def search_in(
-    folder: Path, config: Config, run: RunFolder, trained: Config, *, resume: bool = False, other_ends: bool = False
+    folder: Path,
+    config: Config,
+    run: RunFolder,
+    trained: Config,
+    *,
+    resume: bool = False,
+    other_ends: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Search one batch with `config` against the model of `run`; write the run folder; return its end event."""
     from training.experiment import search_batch  # torch: 5 s

@@ -21,7 +21,7 @@ def search(folder, trained, *options, resume=False, progress=None):
     """Search, or go on with other ends, in this process."""
     config = load_config("digits", [*TINY, *MANY, *options])
     progress = progress or Progress(visible=False)
-    again = {"resume": resume, "other_ends": resume}
+    again = {"resume": resume, "other_ends": options if resume else ()}
     return search_batch(config, folder, trained, load_config("digits", TINY), progress, **again)
 
 
@@ -58,6 +58,8 @@ def test_raised_twice_it_equals_one_that_had_the_last_number_of_generations_from
         assert result["generations"] == generations and result["stopped"] == "generations"
         assert json.loads((ours / "config.json").read_text())["search"]["generations"] == generations
     same(ours, tmp_path / "whole")
+    command = json.loads((ours / "environment.json").read_text())["command"]  # which makes it once more
+    assert command.endswith("-s search.generations=7")
     assert sum(b"stopped" in line for line in log(ours)) == 1
 
 
@@ -90,7 +92,7 @@ def test_cut_off_while_it_is_extended_it_is_gone_on_with(trained, tmp_path, monk
     ours = tmp_path / "ours"
     search(ours, trained, "search.generations=3")
     with pytest.raises(KeyboardInterrupt):
-        search(ours, trained, resume=True, progress=Stopped(2))
+        search(ours, trained, "search.generations=7", resume=True, progress=Stopped(2))
     assert RunFolder(ours).result is None and RunFolder(ours).config["search"]["generations"] == 7
     config, trained_config = load_config("digits", [*TINY, *MANY]), load_config("digits", TINY)
     search_batch(config, ours, trained, trained_config, Progress(visible=False), resume=True)

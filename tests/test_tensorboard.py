@@ -184,7 +184,14 @@ def test_a_search_that_is_extended_has_every_point_once(trained, tmp_path):
     search_batch(tiny(*MANY, "run.tensorboard=true"), tmp_path / "whole", trained, tiny())
     for number in (4, 7):
         config = tiny(*MANY, "run.tensorboard=true", f"search.generations={number}")
-        search_batch(config, tmp_path / "ours", trained, tiny(), resume=number == 7, other_ends=number == 7)
+        search_batch(
+            config,
+            tmp_path / "ours",
+            trained,
+            tiny(),
+            resume=number == 7,
+            other_ends=["search.generations=7"] * (number == 7),
+        )
     assert points(tmp_path / "ours") == points(tmp_path / "whole")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +47,15 @@ def search_batch(
     progress: Progress | None = None,
     *,
     resume: bool = False,
-    other_ends: bool = False,
+    other_ends: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Evolve the compositions of search.batch training images against the model of the run folder `trained`.
 
     Writes a run folder without training; returns its end event. The images are drawn with run.seed and not
     augmented. With resume, goes on from what the folder holds: the result is that of a search that was not
-    interrupted. other_ends: the config has other ends than the folder's, which then count as if they had been there
-    from the start. Raises UserError for what the user can mend, also where the search would end where it already is.
+    interrupted. other_ends: overrides by which the config has other ends than the folder's, which then count as if
+    they had been there from the start. Raises UserError for what the user can mend, also where the search
+    would end where it already is.
     """
     progress = progress or Progress()
     device = pick_device(config.run)
@@ -124,11 +126,13 @@ def search_batch(
     try:
         if resume:  # what is refused leaves the folder as it was, with the end that it may have come to
             log.claim()
-            experiment.take_up(other_ends)
+            experiment.take_up(bool(other_ends))
         with log.telling_failure():
             if resume:
                 log.watch(config, RESULTS, experiment.cut_logs())
                 log.record(config)
+                if other_ends:
+                    log.repeat_with(other_ends)
             else:
                 log.begin(config, device, command_line())
                 log.event(

@@ -120,6 +120,18 @@ class RunLog:
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             write_atomically(path, text)
 
+    def repeat_with(self, overrides: Sequence[str]) -> None:
+        """Add overrides to the command in environment.json, for a run that goes on as if it had had them from the start."""
+        path = self.folder / "environment.json"
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            words = shlex.split(found["command"])
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            return  # nothing else depends on it
+        place = words.index("--") if "--" in words else len(words)
+        words[place:place] = [word for override in overrides for word in ("-s", override)]
+        write_atomically(path, json.dumps({**found, "command": shlex.join(words)}, indent=1) + "\n")
+
     def claim(self) -> None:
         """Make this process the folder's one writer, until it ends. Raises UserError where there is another."""
         if not self.writes:
