@@ -134,6 +134,23 @@ class RowArchive:
         equal &= (self.words[found] == words).all(axis=1)
         return np.where(equal, found, -1)
 
+    def find_unseen(self, population: Population, rows: Array) -> tuple[Array, Array]:
+        """Find rows of a population that are not here yet.
+
+        Args:
+            population: P genomes.
+            rows: (P,B) bool, which rows to look at.
+
+        Returns:
+            (U,) genome and (U,) row of each kind once.
+        """
+        genome, row = np.nonzero(rows)
+        partner = population.pairings[genome, row]
+        words = population.packed.words[genome, row]
+        unseen = np.flatnonzero(self.find(row, partner, words) < 0)
+        unseen = unseen[group_equal_rows(row[unseen], partner[unseen], words[unseen])[0]]
+        return genome[unseen], row[unseen]
+
     def best_pairs(self) -> tuple[Array, Masks]:
         """Find the best that is known of each pair.
 

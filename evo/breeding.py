@@ -16,10 +16,12 @@ from evo.archive import RowArchive
 from evo.bank import PatternBank
 from evo.errors import UserError
 from evo.genome import Population
+from evo.lineage import Lineage
 from evo.operators import ALL_CROSSOVERS, ARCHIVE_CROSSOVERS, MASK_MUTATIONS, MASK_SAMPLERS, PAIRING_MUTATIONS
 from evo.packed import Masks
-from evo.proposal import Elites
+from evo.proposal import Elites, Question
 from evo.rules import Rules
+from evo.scoring import Scoring
 from evo.selection import SELECTIONS, as_indices, best, find_distinct, tournament
 from evo.settings import SearchSettings
 from evo.variation import Slot, Variation, as_masks, parse_shares
@@ -58,45 +60,81 @@ class Bred:
         children = count - self.kept
         return Bred(self.pool.take(np.arange(count)), self.kept, self.made_by[:children], self.parents[:children])
 
+    def enter(self, lineage: Lineage, generation: int) -> None:
+        """Give the genomes that are new their numbers.
+
+        Args:
+            lineage: What records who came from whom.
+            generation: Theirs.
+        """
+        if not self.kept:
+            self.pool.ids[:] = lineage.draw(len(self.pool), generation)
+            return
+        parents = np.where(self.parents >= 0, self.pool.ids[self.parents], -1)
+        self.pool.ids[self.kept :] = lineage.breed(parents, self.made_by, generation)
+
+
+def fit_budget(bred: Bred, left: int | None, row_cost: int, *, full: bool) -> tuple[Bred, Question] | None:
+    """Find the genomes that the rest of a budget pays for, and the rows to ask for.
+
+    Args:
+        bred: Genomes to choose from.
+        left: Image forwards that are left; None: no limit.
+        row_cost: Image forwards that a row takes.
+        full: Whether every row of new genomes is asked for.
+
+    Returns:
+        Genomes from the front of the pool, and their question; None where no child is among them.
+    """
+    question = Question.about(bred.pool, full=full)
+    if left is None:
+        return bred, question
+    cost = row_cost * np.cumsum(question.new.sum(axis=1))
+    count = int(np.searchsorted(cost, left, side="right"))
+    if count == len(cost):
+        return bred, question
+    if count <= bred.kept:
+        return None
+    part = bred.take_first(count)
+    return part, Question.about(part.pool, full=full)
+
 
 class Breeder:
     """Draws first generations and breeds later ones, with DEAP's toolbox.
 
     Args:
         settings: The search's.
-        labels: (B,) int labels of the batch, -1 where not given.
+        scoring: Its M objectives, and the labels (B,) of its batch.
         grid: G.
         archive: What archive crossovers read.
-        objectives: How many, M.
         rng: Every draw comes from it, or from a state of Python's `random` that it seeds.
-        start: What part of the first generation comes from; see Search.
+        start: What part of the first generation comes from; see `prepare_start`.
     """
 
     def __init__(
         self,
         settings: SearchSettings,
-        labels: Array,
+        scoring: Scoring,
         grid: int,
         archive: RowArchive,
-        objectives: int,
         rng: np.random.Generator,
-        start: Start | None,
+        start: PatternBank | Population | None,
     ) -> None:
         self.settings = settings
-        self.labels = labels
+        self.labels = scoring.labels
         self.grid = grid
         self.archive = archive
-        self.objectives = objectives
+        self.objectives = len(scoring.objectives)
         self.rng = rng
+        self.start = start
         self.rules = Rules(
-            labels,
+            self.labels,
             grid,
             min_cells=settings.min_cells,
             self_pairing=settings.self_pairing,
             same_class=settings.same_class,
             hold=settings.hold,
         )
-        self.start = _check_start(start, len(labels), grid, objectives)
         # DEAP's selections draw from Python's `random`; this state is swapped in only while they do.
         self.random_state = random.Random(int(rng.integers(2**63))).getstate()
         self.toolbox = base.Toolbox()
@@ -167,6 +205,26 @@ class Breeder:
             copies = np.setdiff1d(np.arange(len(pool)), chosen)
             chosen = np.concatenate([chosen, self._pick_best(pool, copies, size - len(chosen))])
         return self._sort_fittest(pool, chosen)
+
+    def reward(self, bred: Bred, survivors: Array, cost: Array) -> None:
+        """Credit operators with what their children gained over the better parent, where their shares follow it.
+
+        Args:
+            bred: A generation, scored.
+            survivors: Indices of those that live on.
+            cost: (P,) new rows of each genome, over which its gain is shared out.
+        """
+        if not self.variation.adaptive or not len(bred.made_by):
+            return
+        children = np.arange(bred.kept, len(bred.pool))
+        with_parents = bred.parents[:, 0] >= 0
+        if self.objectives > 1:
+            gain = np.isin(children, survivors).astype(float)
+        else:
+            values = bred.pool.values[:, 0]
+            gain = values[children] - values[np.maximum(bred.parents, 0)].max(axis=1)
+            gain = np.where(np.isfinite(gain), np.maximum(gain, 0.0), 0.0) / (1 + cost[children])
+        self.variation.reward(bred.made_by[with_parents], gain[with_parents])
 
     def select(self, tool: Callable[..., Any], population: Population, count: int) -> Array:
         """Ask a selection of the toolbox. Python's `random` outside is left alone.
@@ -263,8 +321,28 @@ class Breeder:
             random.setstate(outside)
 
 
-def _check_start(start: Start | None, batch_size: int, grid: int, objectives: int) -> PatternBank | Population | None:
-    """What a search may start from, as a bank of its grid or as genomes of its batch: a copy of its own."""
+def prepare_start(
+    start: Start | None, carry_losses: bool, batch_size: int, grid: int
+) -> PatternBank | Population | None:
+    """Check what a search is to start from.
+
+    Args:
+        start: A bank, genomes with or without losses, or None; it is copied.
+        carry_losses: Whether the losses that a Population brings are those of the present weights.
+        batch_size: B.
+        grid: G.
+
+    Returns:
+        A bank of that grid, or genomes of that batch, whose losses are known only where they are to be carried.
+
+    Raises:
+        UserError: It does not fit.
+    """
+    if carry_losses and not isinstance(start, Population):
+        raise UserError(
+            "carry_losses needs a start that is a Population with its losses, such as another search's population, got "
+            f"{type(start).__name__}"
+        )
     if start is None:
         return None
     if isinstance(start, PatternBank):
@@ -273,9 +351,11 @@ def _check_start(start: Start | None, batch_size: int, grid: int, objectives: in
                 f"a search of grid {grid} starts from a bank of patterns of that grid, got {len(start)} patterns of "
                 f"{start.grid}x{start.grid}"
             )
-        return start
+        return start.top(len(start))
     genomes = start.copy() if isinstance(start, Population) else Population(np.asarray(start[0]), np.asarray(start[1]))
     shape = (*genomes.pairings.shape, genomes.packed.grid, genomes.packed.grid)
     if not len(genomes) or shape[1:] != (batch_size, grid, grid):
         raise UserError(f"this search starts from masks (N,{batch_size},{grid},{grid}) with pairings, got {shape}")
+    genomes.known &= carry_losses
+    genomes.measured[:] = 0
     return genomes

@@ -57,3 +57,21 @@ def check_range(name: str, array: Array, low: int, high: int) -> None:
     """
     if array.size and (array.min() < low or array.max() > high):
         raise UserError(f"{name} must be {low}..{high}, got {array.min()}..{array.max()}")
+
+
+def check_count(name: str, number: object) -> int:
+    """Refuse what is no whole number from 1.
+
+    Args:
+        name: What it counts, for the error.
+        number: The number.
+
+    Returns:
+        It, as Python's.
+
+    Raises:
+        UserError: It is something else.
+    """
+    if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 1:
+        raise UserError(f"{name} must be a whole number from 1, got {number!r:.60}")
+    return int(number)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from evo.errors import UserError
 from evo.settings import SearchSettings
 
 IDLE = 100  # generations without a new row, after which a search has seen what there is for it
@@ -28,6 +29,23 @@ def has_end(settings: SearchSettings) -> bool:
         (False, True)
     """
     return any(getattr(settings, end) is not None for end in ENDS)
+
+
+def check_budget(budget: float | None, row_cost: int) -> None:
+    """Refuse a budget that does not pay for one genome.
+
+    Args:
+        budget: Image forwards per image; None: no limit.
+        row_cost: Image forwards that a row takes.
+
+    Raises:
+        UserError: It does not.
+    """
+    if budget is not None and budget < row_cost:
+        raise UserError(
+            f"a budget of {budget:g} image forwards per image does not cover one genome, which takes {row_cost}; give at "
+            "least that, or None for no limit"
+        )
 
 
 def reaches(merit: float, target: float) -> bool:

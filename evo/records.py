@@ -73,6 +73,11 @@ class Record:
         self._users_hall = True
 
     @property
+    def generation(self) -> int:
+        """How many generations there were."""
+        return self.progress.generation
+
+    @property
     def reference(self) -> Array | None:
         """(M,) float64, the worst values of the first generation, above which a hypervolume is measured."""
         return None if self.worst is None else np.asarray(self.worst.values.min(axis=0))
@@ -82,12 +87,15 @@ class Record:
         """(N,M) the values of all genomes evaluated that no other dominates, each once."""
         return np.zeros((0, len(self.scoring.objectives))) if self.best is None else find_front(self.best.values)
 
-    def take(self, pool: Population) -> None:
+    def take(self, pool: Population, fresh: int) -> None:
         """Look at all genomes that a generation has evaluated: the hall of fame, the front, and progress.
 
         Args:
             pool: These genomes.
+            fresh: How many of their rows nobody had seen before.
         """
+        self.progress.generation += 1
+        self.progress.idle = 0 if fresh else self.progress.idle + 1
         before = self._score_anew(pool)
         self.admit(pool)
         assert self.best is not None

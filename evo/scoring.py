@@ -65,6 +65,11 @@ class Scoring:
         return any(getattr(objective, "relative", False) for objective in self.objectives.values())
 
     @property
+    def row_cost(self) -> int:
+        """Image forwards that a row takes: one, or two where an objective compares with the reference."""
+        return 2 if self.needs_reference else 1
+
+    @property
     def needs_reference(self) -> bool:
         """Whether an objective compares with the reference's losses."""
         return any(getattr(objective, "needs_reference", False) for objective in self.objectives.values())
@@ -141,6 +146,25 @@ class Scoring:
             sound &= measured
         return np.where(sound, stacked, np.float32(-np.inf))
 
+    def rate(self, archive: RowArchive, pool: Population) -> Array:
+        """Put the scores of all rows in an archive on one scale.
+
+        Args:
+            archive: Rows of all generations.
+            pool: The genomes of the last one, which relative objectives score against.
+
+        Returns:
+            (M,2) float64, the scale; see `measure_scale`.
+        """
+        several = len(self.objectives) > 1
+        scores = archive.objective_scores.T
+        if self.relative:
+            scores = self.score(self.gather_archive_rows(archive), self.gather_rows(pool))[:, 0]
+        scale = measure_scale(scores) if several else np.zeros((1, 2))
+        if several or self.relative:
+            archive.rate(combine_scores(scores, scale))
+        return scale
+
 
 def compute_fitness(scores: Array) -> Array:
     """Genomes' mean row scores.
@@ -208,3 +232,49 @@ def _average(scores: Array) -> Array:
         low, high = float(scores[~bad].min()), float(scores[~bad].max())
         scores = np.where(bad, low - scores.shape[1] * max(high - low, 1.0), scores.astype(np.float64))
     return np.asarray(scores.mean(axis=1, dtype=np.float64))
+
+
+def check_labels(labels: Array | None, batch_size: int) -> Array:
+    """Refuse labels that are not of a batch.
+
+    Args:
+        labels: (B,) int, or None where they are not given.
+        batch_size: B.
+
+    Returns:
+        (B,) int, a copy; -1 where not given.
+
+    Raises:
+        UserError: They have another shape or type.
+    """
+    if labels is None:
+        return np.full(batch_size, -1)
+    found = np.array(labels)
+    if found.shape != (batch_size,) or not np.issubdtype(found.dtype, np.integer):
+        raise UserError(
+            f"labels must be ({batch_size},) integers to go with the batch, got {found.dtype} {found.shape}"
+        )
+    return found
+
+
+def check_finite(bad: Array, max_nonfinite: float, generation: int) -> None:
+    """Refuse a generation of which too many rows have no finite score.
+
+    Args:
+        bad: (P,B) bool, those that have none.
+        max_nonfinite: The share that may be so.
+        generation: Its number, for the error.
+
+    Raises:
+        FloatingPointError: There are more, or all are so.
+    """
+    share = float(bad.mean())
+    if share <= max_nonfinite and share < 1:
+        return
+    images = np.flatnonzero(bad.any(axis=0))
+    listed = ", ".join(map(str, images[:8])) + (", ..." if len(images) > 8 else "")
+    raise FloatingPointError(
+        f"generation {generation}: {100 * share:.0f} % of the rows have losses that are NaN or infinite, in "
+        f"{int(bad.any(axis=1).sum())} of {len(bad)} genomes (rows of images {listed}), beyond "
+        f"max_nonfinite={max_nonfinite:g}; lower the learning rate, or use float32"
+    )

@@ -20,24 +20,30 @@ from __future__ import annotations
 from typing import Any, Literal, get_args
 
 import numpy as np
-from deap import base, tools
 from numpy.typing import NDArray
 
-from evo.archive import RowArchive, group_equal_rows
+from evo.archive import RowArchive
 from evo.ask_tell import AskTell, Evaluate, check_losses
-from evo.breeding import Bred, Breeder, Start
-from evo.ends import Stopwatch, has_end
+from evo.breeding import Bred, Breeder, Start, fit_budget, prepare_start
+from evo.checks import check_count
+from evo.ends import Stopwatch, check_budget, has_end
 from evo.errors import UserError, did_you_mean
 from evo.genome import Population
 from evo.lineage import Lineage
 from evo.proposal import Elites, Proposal, Question, Rows
 from evo.records import Record
-from evo.rules import Rules
-from evo.scoring import Scoring, Wanted, combine_scores, compute_fitness, measure_scale, resolve_objectives
+from evo.scoring import (
+    Scoring,
+    Wanted,
+    check_finite,
+    check_labels,
+    combine_scores,
+    compute_fitness,
+    resolve_objectives,
+)
 from evo.selection import best, choose_elites
 from evo.settings import SearchSettings, make_settings
 from evo.state import collect_state, read_state
-from evo.variation import Variation
 
 __all__ = ["Elites", "Evaluate", "Proposal", "Rows", "Search", "SearchSettings"]
 
@@ -56,6 +62,22 @@ class _End:
 
     def __set__(self, search: Search, value: Any) -> None:
         search.settings = make_settings(search.settings, {self.name: value})
+
+
+class _Of:
+    """What a part of a search has under the same name."""
+
+    def __init__(self, part: str) -> None:
+        self.part = part
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, search: Search, owner: type) -> Any:
+        return getattr(getattr(search, self.part), self.name)
+
+    def __set__(self, search: Search, value: Any) -> None:
+        setattr(getattr(search, self.part), self.name, value)
 
 
 class Search(AskTell):
@@ -81,7 +103,10 @@ class Search(AskTell):
         toolbox: DEAP's: sample, select, mate, mutate_masks, mutate_pairings and survive; register another function
             under a name to replace it.
         population, generation, lineage, archive, variation, rules: The present state.
-        logbook, hall_of_fame, statistics, records: The record. The hall of fame has seen every genome evaluated.
+        objectives: The M objectives by name. needs_reference: Whether one compares with the reference's losses.
+        row_cost: Image forwards that a row takes: one, or two where an objective compares with the reference.
+        logbook, hall_of_fame, statistics: DEAP's record; the hall of fame has seen every genome evaluated.
+        records: The logbook's lines as dicts, with what a table has no place for.
         forwards: Image forwards asked for so far, the reference's included.
         stopped: Why the last `ask` answered None, or `callback`; None while it goes on.
         generations, budget, patience, target, minutes: The ends, which may be moved at any time.
@@ -100,6 +125,17 @@ class Search(AskTell):
     patience = _End()
     target = _End()
     minutes = _End()
+    toolbox = _Of("breeder")
+    variation = _Of("breeder")
+    rules = _Of("breeder")
+    objectives = _Of("scoring")
+    needs_reference = _Of("scoring")
+    row_cost = _Of("scoring")
+    generation = _Of("record")
+    records = _Of("record")
+    logbook = _Of("record")
+    hall_of_fame = _Of("record")
+    statistics = _Of("record")
 
     def __init__(
         self,
@@ -116,26 +152,21 @@ class Search(AskTell):
         seconds: float | None = None,
         **changes: Any,
     ) -> None:
-        for name, number in (("batch_size", batch_size), ("grid", grid)):
-            if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 1:
-                raise UserError(f"{name} must be a whole number from 1, got {number!r:.60}")
         if isinstance(objective, str):
             changes["objective"] = objective
         if seconds is not None:
             changes["minutes"] = seconds / 60
         self.settings = make_settings(settings, changes)
-        self.batch_size = int(batch_size)
-        self.grid = int(grid)
-        self.labels = _check_labels(labels, self.batch_size)
+        self.batch_size = check_count("batch_size", batch_size)
+        self.grid = check_count("grid", grid)
+        self.labels = check_labels(labels, self.batch_size)
         named = self.settings.objective if objective is None else objective
         self.scoring = Scoring(resolve_objectives(named), self.labels)
-        self._check_budget()
+        check_budget(self.settings.budget, self.row_cost)
         self.rng = np.random.default_rng(seed) if rng is None else rng
         self.archive = RowArchive(self.batch_size, self.grid, objectives=len(self.scoring.objectives))
-        self.breeder = Breeder(
-            self.settings, self.labels, self.grid, self.archive, len(self.scoring.objectives), self.rng,
-            _prepare_start(start, carry_losses),
-        )  # fmt: skip
+        origin = prepare_start(start, carry_losses, self.batch_size, self.grid)
+        self.breeder = Breeder(self.settings, self.scoring, self.grid, self.archive, self.rng, origin)
         self.record = Record(self.scoring)
         self.lineage = Lineage(self.variation.names)
         self.stopwatch = Stopwatch()
@@ -149,69 +180,6 @@ class Search(AskTell):
         self._told: tuple[str, ...] = ()
         self.bred: Bred | None = None  # what the next tell, or a budget that is raised, goes on with
         self._open: tuple[Bred, Question] | None = None
-
-    @property
-    def toolbox(self) -> base.Toolbox:
-        """DEAP's, with the operators."""
-        return self.breeder.toolbox
-
-    @property
-    def variation(self) -> Variation:
-        """Which operators make the children, and their shares."""
-        return self.breeder.variation
-
-    @property
-    def rules(self) -> Rules:
-        """What a genome may be."""
-        return self.breeder.rules
-
-    @property
-    def objectives(self) -> dict[str, Any]:
-        """The M objectives by name."""
-        return self.scoring.objectives
-
-    @property
-    def generation(self) -> int:
-        """How many generations there were."""
-        return self.record.progress.generation
-
-    @property
-    def records(self) -> list[dict[str, Any]]:
-        """A dict for each generation."""
-        return self.record.records
-
-    @property
-    def logbook(self) -> tools.Logbook:
-        """DEAP's, with a line for each generation."""
-        return self.record.logbook
-
-    @property
-    def hall_of_fame(self) -> tools.HallOfFame:
-        """DEAP's, of all genomes evaluated."""
-        return self.record.hall_of_fame
-
-    @hall_of_fame.setter
-    def hall_of_fame(self, hall: tools.HallOfFame) -> None:
-        self.record.hall_of_fame = hall
-
-    @property
-    def statistics(self) -> tools.Statistics | tools.MultiStatistics:
-        """DEAP's, compiled for every generation."""
-        return self.record.statistics
-
-    @statistics.setter
-    def statistics(self, statistics: tools.Statistics | tools.MultiStatistics) -> None:
-        self.record.statistics = statistics
-
-    @property
-    def row_cost(self) -> int:
-        """Image forwards that a row takes: one, or two where an objective compares with the reference."""
-        return 2 if self.needs_reference else 1
-
-    @property
-    def needs_reference(self) -> bool:
-        """Whether an objective compares with the reference's losses."""
-        return self.scoring.needs_reference
 
     @property
     def has_end(self) -> bool:
@@ -356,7 +324,7 @@ class Search(AskTell):
         scores = self.scoring.score(self.scoring.gather_rows(population))
         if self.scoring.relative:  # those of elsewhere are on another scale
             population.values = compute_fitness(scores)
-        genome, row = self._find_unseen(population, newcomers[:, None] & population.known)
+        genome, row = self.archive.find_unseen(population, newcomers[:, None] & population.known)
         self.archive.add(population, genome, row, scores)
         self.population = population.take(best(population, len(population)))
         self.lineage.survivors[-1] = self.population.ids.copy()
@@ -392,7 +360,7 @@ class Search(AskTell):
                 getattr(bred.pool, name)[genome, row] = np.nan
         self._told = tuple(given)
         scores = self.scoring.score(self.scoring.gather_rows(bred.pool))
-        self._check_finite(np.isinf(scores[0]))
+        check_finite(np.isinf(scores[0]), self.settings.max_nonfinite, self.generation + 1)
         return scores
 
     def accept(self, scores: Array) -> dict[str, Any]:
@@ -410,29 +378,28 @@ class Search(AskTell):
         asked = int(question.new.sum())
         self.kinds = self._told if asked else self.kinds
         whole = question.new.any(axis=1) | (np.arange(len(pool)) >= bred.kept)
-        brought = self._find_unseen(pool, pool.known) if self.population is None else None
+        if self.population is None:  # a start may have brought losses
+            genome, row = self.archive.find_unseen(pool, pool.known)
+            self.archive.add(pool, genome, row, scores)
         genome, row = question.unknown
         pool.measured[genome, row] = self.weights_version
         pool.known[:] = True
         pool.values = compute_fitness(scores)
         pool.valid[:] = True
-        self._number(bred)
-        if brought is not None:
-            self.archive.add(pool, brought[0], brought[1], scores)
-        self.archive.add(pool, question.fresh[0], question.fresh[1], scores)
-        scale = self._rate_archive(pool)
-        pool.scores = combine_scores(scores, scale)
+        bred.enter(self.lineage, self.generation + 1)
+        genome, row = question.fresh
+        self.archive.add(pool, genome, row, scores)
+        pool.scores = combine_scores(scores, self.scoring.rate(self.archive, pool))
         self.forwards += asked * self.row_cost
         self.nonfinite += int((np.isinf(scores[0]) & question.new).sum())
-        self.record.progress.generation += 1
-        self.record.progress.idle = 0 if len(question.fresh[0]) else self.record.progress.idle + 1
         chosen = self.breeder.select_survivors(pool)
-        self._reward_operators(bred, chosen, np.bincount(question.fresh[0], minlength=len(pool)))
+        self.breeder.reward(bred, chosen, np.bincount(genome, minlength=len(pool)))
         self.population = pool.take(chosen)
         self.lineage.survivors.append(self.population.ids.copy())
         self.stale = None
-        self.bred = self._open = None
-        self.record.take(pool)
+        self.bred = None
+        self._open = None
+        self.record.take(pool, fresh=len(genome))
         return self.record.add(self._make_line(asked, int(whole.sum()) * self.batch_size))
 
     def _breed(self) -> Bred:
@@ -445,85 +412,12 @@ class Search(AskTell):
 
     def _fit_budget(self, bred: Bred) -> tuple[Bred, Question] | None:
         """The genomes, from the front of the pool, that the rest of the budget pays for; None: no child is among them."""
-        full = self.settings.evaluation == "full"
-        question = Question.about(bred.pool, full=full)
-        if self.settings.budget is None:
-            return bred, question
-        left = int(self.settings.budget * self.batch_size + 1e-9) - self.forwards
-        cost = self.row_cost * np.cumsum(question.new.sum(axis=1))
-        count = int(np.searchsorted(cost, left, side="right"))
-        if count == len(cost):
-            return bred, question
-        if count <= bred.kept:
+        budget = self.settings.budget
+        left = None if budget is None else int(budget * self.batch_size + 1e-9) - self.forwards
+        found = fit_budget(bred, left, self.row_cost, full=self.settings.evaluation == "full")
+        if found is None:
             self.stopped = "budget"
-            return None
-        part = bred.take_first(count)
-        return part, Question.about(part.pool, full=full)
-
-    def _number(self, bred: Bred) -> None:
-        """Enter the pool's new genomes into the lineage."""
-        pool = bred.pool
-        generation = self.generation + 1
-        if self.population is None:
-            pool.ids[:] = self.lineage.draw(len(pool), generation)
-            return
-        parents = np.where(bred.parents >= 0, pool.ids[bred.parents], -1)
-        pool.ids[bred.kept :] = self.lineage.breed(parents, bred.made_by, generation)
-
-    def _rate_archive(self, pool: Population) -> Array:
-        """Put the scores of all rows in the archive on one scale, and return it: (M,2)."""
-        several = len(self.scoring.objectives) > 1
-        scores = self.archive.objective_scores.T
-        if self.scoring.relative:
-            rows = self.scoring.gather_archive_rows(self.archive)
-            scores = self.scoring.score(rows, self.scoring.gather_rows(pool))[:, 0]
-        scale = measure_scale(scores) if several else np.zeros((1, 2))
-        if several or self.scoring.relative:
-            self.archive.rate(combine_scores(scores, scale))
-        return scale
-
-    def _check_budget(self) -> None:
-        cost = self.row_cost
-        if self.settings.budget is not None and self.settings.budget < cost:
-            raise UserError(
-                f"a budget of {self.settings.budget:g} image forwards per image does not cover one genome, which takes "
-                f"{cost}; give at least that, or None for no limit"
-            )
-
-    def _check_finite(self, bad: Array) -> None:
-        """Raises FloatingPointError where too many rows, bad (P,B), have no finite score."""
-        share = float(bad.mean())
-        if share > self.settings.max_nonfinite or share == 1:
-            images = np.flatnonzero(bad.any(axis=0))
-            listed = ", ".join(map(str, images[:8])) + (", ..." if len(images) > 8 else "")
-            raise FloatingPointError(
-                f"generation {self.generation + 1}: {100 * share:.0f} % of the rows have losses that are NaN or infinite, "
-                f"in {int(bad.any(axis=1).sum())} of {len(bad)} genomes (rows of images {listed}), beyond "
-                f"max_nonfinite={self.settings.max_nonfinite:g}; lower the learning rate, or use float32"
-            )
-
-    def _find_unseen(self, population: Population, rows: Array) -> tuple[Array, Array]:
-        """Genome and row of those of `rows` (P,B) bool that are not in the archive yet, each kind once."""
-        genome, row = np.nonzero(rows)
-        partner = population.pairings[genome, row]
-        words = population.packed.words[genome, row]
-        unseen = np.flatnonzero(self.archive.find(row, partner, words) < 0)
-        unseen = unseen[group_equal_rows(row[unseen], partner[unseen], words[unseen])[0]]
-        return genome[unseen], row[unseen]
-
-    def _reward_operators(self, bred: Bred, survivors: Array, cost: Array) -> None:
-        """Credit operators with what their children gained over the better parent, per image of cost (P,)."""
-        if not self.variation.adaptive or not len(bred.made_by):
-            return
-        children = np.arange(bred.kept, len(bred.pool))
-        with_parents = bred.parents[:, 0] >= 0
-        if len(self.scoring.objectives) > 1:
-            gain = np.isin(children, survivors).astype(float)
-        else:
-            values = bred.pool.values[:, 0]
-            gain = values[children] - values[np.maximum(bred.parents, 0)].max(axis=1)
-            gain = np.where(np.isfinite(gain), np.maximum(gain, 0.0), 0.0) / (1 + cost[children])
-        self.variation.reward(bred.made_by[with_parents], gain[with_parents])
+        return found
 
     def _make_line(self, asked: int, full_rows: int) -> dict[str, Any]:
         """The log's line. full_rows: those of whole genomes that new_rows are of."""
@@ -543,32 +437,3 @@ class Search(AskTell):
         if self.rules.unmet:
             line["unmet"] = self.rules.unmet
         return line
-
-
-def _check_labels(labels: Array | None, batch_size: int) -> Array:
-    """A copy of the labels (B,), or -1 for each."""
-    if labels is None:
-        return np.full(batch_size, -1)
-    found = np.array(labels)
-    if found.shape != (batch_size,) or not np.issubdtype(found.dtype, np.integer):
-        raise UserError(
-            f"labels must be ({batch_size},) integers to go with the batch, got {found.dtype} {found.shape}"
-        )
-    return found
-
-
-def _prepare_start(start: Start | None, carry_losses: bool) -> Start | None:
-    """A start that brings losses only where they are to be carried."""
-    if not carry_losses:
-        if isinstance(start, Population):
-            start = start.copy()
-            start.known[:] = False
-        return start
-    if not isinstance(start, Population):
-        raise UserError(
-            f"carry_losses needs a start that is a Population with its losses, such as another search's population, got "
-            f"{type(start).__name__}"
-        )
-    start = start.copy()
-    start.measured[:] = 0
-    return start

@@ -38,7 +38,7 @@ def test_rows_of_all_generations_are_scored_against_the_last_one():
     search = hard_search(population=10, objective="learnable", seed=0, generations=8)
     pools = []
     take = search.record.take
-    search.record.take = lambda pool: (pools.append(pool.copy()), take(pool))[1]
+    search.record.take = lambda pool, fresh: (pools.append(pool.copy()), take(pool, fresh))[1]
     search.run(evaluate)
     low, high = np.quantile(pools[-1].cell_losses, (0.5, 0.9))
     cells = search.archive.facts["cell_losses"]
@@ -101,7 +101,7 @@ def test_the_hall_of_fame_of_several_objectives_is_the_front_of_all_evaluated(ob
     search = hard_search(labels=np.arange(B) % 3, population=10, objective=objective, seed=1, generations=10)
     seen = []
     tell = search.record.take
-    search.record.take = lambda pool: (seen.append(pool.copy()), tell(pool))[1]
+    search.record.take = lambda pool, fresh: (seen.append(pool.copy()), tell(pool, fresh))[1]
     search.run(evaluate)
     hall = search.hall_of_fame
     values = np.array([genome.fitness.values for genome in hall])
@@ -137,10 +137,10 @@ def test_the_hall_of_fame_holds_the_ten_best_of_all_evaluated(population):
     seen = {}
     take = search.record.take
 
-    def recorded(pool):
+    def recorded(pool, fresh):
         for genome in pool:
             seen[genome.masks.tobytes() + genome.pairing.tobytes()] = genome.fitness.values[0]
-        take(pool)
+        take(pool, fresh)
 
     search.record.take = recorded
     search.run(evaluate)
@@ -152,7 +152,7 @@ def test_values_in_the_hall_of_fame_hold_for_the_present_population():
     search = hard_search(population=10, objective="learnable", seed=0, generations=9)
     pools = []
     take = search.record.take
-    search.record.take = lambda pool: (pools.append(pool.copy()), take(pool))[1]
+    search.record.take = lambda pool, fresh: (pools.append(pool.copy()), take(pool, fresh))[1]
     search.run(evaluate)
     context = search.scoring.gather_rows(pools[-1])
     for genome in search.hall_of_fame:

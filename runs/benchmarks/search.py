@@ -29,10 +29,11 @@ from torch import Tensor, nn
 
 from analysis.run_folder import RunFolder, out_root
 from analysis.style import GREY, colour, look, new_figure, save, tidy
+from evo.archive import RowArchive
 from evo.errors import UserError
 from evo.genome import Population
 from evo.packed import Masks
-from evo.scoring import combine_scores, measure_scale
+from evo.scoring import Scoring, combine_scores, measure_scale
 from evo.search import Rows, Search
 from runs.benchmarks import package_version, result_path, row
 from runs.benchmarks.peers import LISTS, PYMOO, Peer, Problem
@@ -300,25 +301,32 @@ def compare(
     return rows, ratios
 
 
-class OwnScales(Search):
-    """A search by several objectives whose rows keep the scores that their own generation standardised."""
+class OwnScales(Scoring):
+    """Objectives under which rows keep the scores that their own generation standardised."""
 
     rated: Array | None = None
 
-    def _rate_archive(self, pool: Population) -> Array:
+    def rate(self, archive: RowArchive, pool: Population) -> Array:
         before = np.zeros(0, np.float32) if self.rated is None else self.rated
-        scale = measure_scale(self.scoring.score(self.scoring.gather_rows(pool)))
-        new = combine_scores(self.archive.objective_scores[len(before) :].T, scale)
+        scale = measure_scale(self.score(self.gather_rows(pool)))
+        new = combine_scores(archive.objective_scores[len(before) :].T, scale)
         self.rated = np.concatenate([before, new])
-        self.archive.rate(self.rated)
+        archive.rate(self.rated)
         return scale
+
+
+def search_by_own_scales(*arguments: Any, **options: Any) -> Search:
+    """A search whose rows keep the scores of their own generation."""
+    search = Search(*arguments, **options)
+    search.scoring = OwnScales(search.scoring.objectives, search.labels)
+    return search
 
 
 def compare_fronts(scene: Scene, scale: Scale, progress: Progress) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Hypervolumes at equal image forwards."""
     contestants: dict[str, Callable[..., Search]] = {
         f"{OURS}, one scale": Search,
-        f"{OURS}, each generation's own scale": OwnScales,
+        f"{OURS}, each generation's own scale": search_by_own_scales,
         "NSGA-II, uniform and PMX": partial(Search, crossover="uniform"),
     }
     limit = FRONT_FORWARDS * scale.batch
