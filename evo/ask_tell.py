@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from evo import storage
 from evo.errors import UserError
-from evo.proposal import Rows
+from evo.genome import Population
+from evo.proposal import Elites, Question, Rows
 
 Array = NDArray[Any]
 Evaluate = Callable[[Rows], Sequence[Any]]
@@ -48,10 +49,33 @@ class AskTell(ABC):
     def set_state(self, state: dict[str, Array]) -> None:
         """Undo `state`, whose arrays are copied."""
 
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def _choose_elites(self, count: int) -> Elites: ...
+
     @property
     @abstractmethod
     def has_end(self) -> bool:
         """Whether it ends by itself."""
+
+    def elites(self, count: int) -> Elites:
+        """Choose the best of all genomes alive.
+
+        Args:
+            count: E, 1 to the number of genomes alive.
+
+        Returns:
+            The fittest first; copies only where kinds are too few.
+
+        Raises:
+            RuntimeError: There was no generation yet.
+            UserError: There are not so many genomes.
+        """
+        if not len(self):
+            raise RuntimeError("there are no elites before the first generation; ask() and tell() first")
+        return self._choose_elites(count)
 
     def run(self, evaluate: Evaluate, callbacks: Sequence[Callable[[Self, dict[str, Any]], Any]] = ()) -> Self:
         """Ask, evaluate and tell until the search ends.
@@ -163,6 +187,36 @@ def check_losses(given: dict[str, Array], asked: int, grid: int, kinds: tuple[st
             f"losses must be of the same kinds in every generation: {', '.join(map(_words, kinds))} were given before, "
             f"{', '.join(map(_words, given))} now"
         )
+
+
+def store_losses(
+    pool: Population, question: Question, losses: Sequence[Any], kinds: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Write an evaluator's answer into the rows that wait for it.
+
+    Args:
+        pool: P genomes, which are changed.
+        question: What was asked about them.
+        losses: Up to four arrays or None, in the order of Population.LOSSES.
+        kinds: The names that were given before; empty: nothing was.
+
+    Returns:
+        The names that are given.
+
+    Raises:
+        UserError: The answer does not fit; see `check_losses`. Nothing is changed.
+    """
+    given = {
+        name: np.asarray(array) for name, array in zip(Population.LOSSES, losses, strict=False) if array is not None
+    }
+    check_losses(given, int(question.new.sum()), pool.packed.grid, kinds)
+    genome, row = question.unknown
+    for name in Population.LOSSES:
+        if name in given:
+            getattr(pool, name)[genome, row] = given[name][question.source]
+        elif name in pool._rows:  # of an answer that was refused
+            getattr(pool, name)[genome, row] = np.nan
+    return tuple(given)
 
 
 def _words(name: str) -> str:

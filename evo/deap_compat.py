@@ -18,13 +18,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evo.archive import group_equal_rows
-from evo.ask_tell import Evaluate, as_losses, check_losses
+from evo.ask_tell import Evaluate, as_losses, store_losses
 from evo.errors import UserError
 from evo.genome import Individual, Population
 from evo.objectives import RELATIVE
 from evo.operators import CROSSOVERS, MASK_MUTATIONS, PAIRING_MUTATIONS
-from evo.proposal import Rows
+from evo.proposal import Question
 from evo.scoring import Scoring, combine_scores, measure_scale, resolve_objectives
 from evo.variation import as_masks
 
@@ -79,21 +78,14 @@ class Evaluator:
         return [tuple(values) for values in scores.mean(axis=2, dtype=float).T]
 
     def _measure(self, pool: Population) -> None:
-        genome, row = np.nonzero(~pool.known)
-        first, source = group_equal_rows(row, pool.pairings[genome, row], pool.packed.words[genome, row])
-        if not len(first):
+        question = Question.about(pool, full=False)
+        asked = int(question.new.sum())
+        if not asked:
             return
-        g, r = genome[first], row[first]
-        losses = as_losses(self.evaluate(Rows(r.astype(np.int32), pool.packed[g, r].cells, pool.pairings[g, r])))
-        given = {
-            name: np.asarray(array) for name, array in zip(Population.LOSSES, losses, strict=False) if array is not None
-        }
-        check_losses(given, len(first), pool.packed.grid, self._kinds)
-        self._kinds = tuple(given)
-        for name, array in given.items():
-            getattr(pool, name)[genome, row] = array[source]
+        losses = as_losses(self.evaluate(question.proposal(pool).rows))
+        self._kinds = store_losses(pool, question, losses, self._kinds)
         pool.known[:] = True
-        self.forwards += len(first)
+        self.forwards += asked
 
 
 def batched_map(function: Callable[..., Any], individuals: Iterable[Individual]) -> Any:

@@ -79,7 +79,7 @@ class Progress:
     generation: int = 0
     merit: float = -np.inf
     improved_at: int = 0
-    idle: int = 0  # generations in a row without a new row
+    idle: int = 0
 
     def reason(self, settings: SearchSettings, seconds: float) -> str | None:
         """Tell why a search ends here. The budget is the proposal's matter.

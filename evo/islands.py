@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from itertools import combinations
 from typing import Any
 
@@ -34,12 +35,10 @@ class IslandRows:
         parts: The rows of each island.
 
     Attributes:
-        sizes: How many rows each has.
         rows: All of them, island by island.
     """
 
     def __init__(self, parts: list[Rows]) -> None:
-        self.sizes = [len(part.image) for part in parts]
         self.rows = Rows(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
@@ -91,9 +90,9 @@ class Islands(AskTell):
     def hall_of_fame(self) -> tools.HallOfFame:
         """The best of all genomes that any island evaluated, made anew each time."""
         hall = tools.ParetoFront() if self._several else tools.HallOfFame(FAME)
-        members = [genome for search in self.searches for genome in search.record.best or ()]
+        members = [search.record.best for search in self.searches if search.record.best is not None]
         if members:
-            enter(hall, self._scored_together(Population.gather(members)))
+            enter(hall, self._join_scored(members))
         return hall
 
     @property
@@ -179,31 +178,6 @@ class Islands(AskTell):
             before = (island - 1) % len(self.searches)
             self.migrations += [(island, int(n), before, int(o)) for n, o in zip(numbers, origins, strict=True)]
 
-    def elites(self, count: int) -> Elites:
-        """Choose the best genomes of all islands.
-
-        Args:
-            count: E, 1 to the number of genomes alive.
-
-        Returns:
-            The fittest first; copies only where kinds are too few.
-
-        Raises:
-            RuntimeError: There was no generation yet.
-            UserError: There are not so many genomes.
-        """
-        if not len(self):
-            raise RuntimeError("there are no elites before the first generation; ask() and tell() first")
-        alive = []
-        for island, search in enumerate(self.searches):
-            if search.population is not None:
-                own = search.population.copy()
-                own.ids = own.ids * len(self.searches) + island
-                alive.append(own)
-        everybody = Population.gather([genome for population in alive for genome in population])
-        version = self.searches[0].weights_version
-        return choose_elites(self._scored_together(everybody), count, weights_version=version)
-
     def forget(self, rescore: Rescore = "survivors") -> None:
         """Say that the model's weights have changed.
 
@@ -262,12 +236,23 @@ class Islands(AskTell):
         for line in records:
             self._add(line)
 
+    def _choose_elites(self, count: int) -> Elites:
+        alive = []
+        for island, search in enumerate(self.searches):
+            if search.population is not None:
+                own = search.population.copy()
+                own.ids = own.ids * len(self.searches) + island
+                alive.append(own)
+        everybody = self._join_scored(alive)
+        return choose_elites(everybody, count, weights_version=self.searches[0].weights_version)
+
     @property
     def _several(self) -> bool:
         return len(self.searches[0].objectives) > 1
 
-    def _scored_together(self, genomes: Population) -> Population:
-        """Genomes of several islands with fitness on one scale."""
+    def _join_scored(self, parts: Sequence[Population]) -> Population:
+        """Genomes of several islands as one population, with fitness on one scale."""
+        genomes = reduce(Population.join, parts[1:], parts[0].copy())
         scoring = self.searches[0].scoring
         if scoring.relative:
             genomes.values = compute_fitness(scoring.score(scoring.gather_rows(genomes)))

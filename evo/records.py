@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from evo.ends import Progress
 from evo.genome import Population
 from evo.hall import enter, find_front, hypervolume, keep_best
+from evo.objectives import RowLosses
 from evo.scoring import Scoring, compute_fitness
 
 Array = NDArray[Any]
@@ -183,16 +184,17 @@ class Record:
         """The merit so far, on the scale of the generation that `pool` (its genomes) sets."""
         if not self.scoring.relative or self.best is None:
             return self.progress.merit
-        self.best = keep_best(None, self._rescore(self.best, pool), FAME)
+        context = self.scoring.gather_rows(pool)
+        self.best = keep_best(None, self._rescore(self.best, context), FAME)
         if not self.several:
             return float(self.best.values[0, 0])
         if self.worst is not None:
-            self.worst = self._rescore(self.worst, pool)
+            self.worst = self._rescore(self.worst, context)
         return hypervolume(self.front, self._find_reference(pool))
 
-    def _rescore(self, genomes: Population, pool: Population) -> Population:
-        """A copy of genomes with the fitness that they have beside those of `pool`."""
-        scores = self.scoring.score(self.scoring.gather_rows(genomes), self.scoring.gather_rows(pool))
+    def _rescore(self, genomes: Population, context: RowLosses) -> Population:
+        """A copy of genomes with the fitness that they have beside those of the context."""
+        scores = self.scoring.score(self.scoring.gather_rows(genomes), context)
         rescored = genomes.copy()
         rescored.values = compute_fitness(scores)
         return rescored
@@ -202,7 +204,8 @@ class Record:
             sound = np.flatnonzero(~np.isinf(pool.scores).any(axis=1))
             among = sound if len(sound) else np.arange(len(pool))
             self.worst = pool.take(among[pool.values[among].argmin(axis=0)])
-        return np.asarray(self.worst.values.min(axis=0))
+        assert self.reference is not None
+        return self.reference
 
 
 def first_value(individual: Any) -> float:

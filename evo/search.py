@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evo.archive import RowArchive
-from evo.ask_tell import AskTell, Evaluate, check_losses
+from evo.ask_tell import AskTell, Evaluate, store_losses
 from evo.breeding import Bred, Breeder, Start, fit_budget, prepare_start
 from evo.checks import check_count
 from evo.ends import Stopwatch, check_budget, has_end
@@ -241,24 +241,6 @@ class Search(AskTell):
         answer = (cell_losses, image_losses, reference_cell_losses, reference_image_losses)
         return self.accept(self.score(answer))
 
-    def elites(self, count: int) -> Elites:
-        """Choose the best genomes of the present generation.
-
-        Args:
-            count: E, 1 to the number of genomes alive.
-
-        Returns:
-            The fittest first; copies only where kinds are too few.
-
-        Raises:
-            RuntimeError: There was no generation yet.
-            UserError: There are not so many genomes.
-        """
-        if self.population is None:
-            raise RuntimeError("there are no elites before the first generation; ask() and tell() first")
-        copies = self.settings.duplicates == "keep"
-        return choose_elites(self.population, count, weights_version=self.weights_version, copies=copies)
-
     def forget(self, rescore: Rescore = "survivors") -> None:
         """The model's weights have changed. A proposal that is open is withdrawn.
 
@@ -348,17 +330,7 @@ class Search(AskTell):
         if self._open is None:
             raise RuntimeError("tell() answers an ask(), and none is open; call ask() first")
         bred, question = self._open
-        given = {
-            name: np.asarray(array) for name, array in zip(Population.LOSSES, losses, strict=False) if array is not None
-        }
-        check_losses(given, int(question.new.sum()), self.grid, self.kinds)
-        genome, row = question.unknown
-        for name in Population.LOSSES:
-            if name in given:
-                getattr(bred.pool, name)[genome, row] = given[name][question.source]
-            elif name in bred.pool._rows:  # of an answer that was refused
-                getattr(bred.pool, name)[genome, row] = np.nan
-        self._told = tuple(given)
+        self._told = store_losses(bred.pool, question, losses, self.kinds)
         scores = self.scoring.score(self.scoring.gather_rows(bred.pool))
         check_finite(np.isinf(scores[0]), self.settings.max_nonfinite, self.generation + 1)
         return scores
@@ -401,6 +373,11 @@ class Search(AskTell):
         self._open = None
         self.record.take(pool, fresh=len(genome))
         return self.record.add(self._make_line(asked, int(whole.sum()) * self.batch_size))
+
+    def _choose_elites(self, count: int) -> Elites:
+        assert self.population is not None
+        copies = self.settings.duplicates == "keep"
+        return choose_elites(self.population, count, weights_version=self.weights_version, copies=copies)
 
     def _breed(self) -> Bred:
         if self.bred is None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from evo import storage
 from evo.archive import RowArchive
 from evo.breeding import Bred
-from evo.checks import take_array
+from evo.checks import check_range, take_array
 from evo.ends import ENDS, Progress, Stopwatch
 from evo.errors import UserError
 from evo.genome import Population
@@ -211,6 +211,5 @@ def _read_bred(search: Search, kept: int, groups: dict[str, dict[str, Array]]) -
     children = len(pool) - kept if kept else 0
     made_by = take_array(groups["bred"], "made_by", np.int32, (children, 3))
     parents = take_array(groups["bred"], "parents", np.int64, (children, 2))
-    if parents.size and (parents.min() < -1 or parents.max() >= kept):
-        raise UserError(f"parents must be -1..{kept - 1}, got {parents.min()}..{parents.max()}")
+    check_range("parents", parents, -1, kept - 1)
     return Bred(pool, kept, made_by, parents)

@@ -16,6 +16,7 @@ from evo import bank_files as module
 from evo.bank import PatternBank
 from evo.bank_files import as_json, load_bank, save_bank
 from evo.errors import BankError
+from tests.flips import flip_bits
 from tests.test_bank import filled
 
 
@@ -244,9 +245,7 @@ def test_a_bit_that_flipped_anywhere_leaves_a_sound_bank_or_one_line(tmp_path, e
     save_bank(filled(2, 2, 6), path)
     content, loaded = path.read_bytes(), 0
     places = range(0, len(content), 1 + len(content) // 500)
-    for turn, place in enumerate(places):
-        flipped = bytearray(content)
-        flipped[place] ^= 1 << turn * 5 % 8
+    for flipped in flip_bits(content, places, stride=5):
         path.write_bytes(flipped)
         loaded += soundness(path) is not None
     assert loaded < len(places) / 2

@@ -12,6 +12,7 @@ import pytest
 from analysis.report import write_report
 from analysis.run_folder import RunFolder, RunFolderError, find_run, read_snapshot
 from analysis.watch import LivePage
+from tests.flips import flip_bits
 
 OLD_RUN = Path(__file__).parent / "data" / "runs-v1" / "evolved"
 EMPTY_SVG = '<svg xmlns="x" width="1pt" height="1pt" viewBox="0 0 1 1"></svg>'
@@ -194,9 +195,7 @@ def test_a_bit_that_flipped_anywhere_in_kept_elites_leaves_them_sound_or_one_lin
     end = content.rindex(b"PK\x05\x06")  # the zip's directory before it is where zipfile raises most kinds of errors
     places = [*range(0, end, 1 + end // 150), *range(content.index(b"PK\x01\x02"), len(content), 5)]
     refused = 0
-    for turn, place in enumerate(places):
-        flipped = bytearray(content)
-        flipped[place] ^= 1 << turn * 3 % 8
+    for flipped in flip_bits(content, places):
         path.write_bytes(flipped)
         try:
             read_snapshot(path)

@@ -18,6 +18,7 @@ from evo.errors import UserError
 from evo.genome import Population
 from evo.islands import Islands
 from evo.search import Search
+from tests.flips import flip_bits
 from tests.searches import B, G, Table, evaluate, hard_search, run
 
 
@@ -164,9 +165,8 @@ def test_flipped_bits_of_a_file_are_one_error(tmp_path):
     run(2, population=2).save(path)
     sound = path.read_bytes()
     rng = np.random.default_rng(0)
-    for place in [*range(0, 120), *rng.integers(0, len(sound), 250).tolist(), *range(len(sound) - 120, len(sound))]:
-        damaged = bytearray(sound)
-        damaged[place] ^= 1 << int(rng.integers(8))
+    places = [*range(0, 120), *rng.integers(0, len(sound), 250).tolist(), *range(len(sound) - 120, len(sound))]
+    for damaged in flip_bits(sound, places):
         path.write_bytes(damaged)
         search = hard_search(labels=np.arange(B) % 3, population=2, seed=1)
         try:

@@ -14,6 +14,7 @@ from evo import storage
 from evo.errors import UserError
 from evo.genome import Population
 from evo.packed import Masks
+from tests.flips import flip_bits
 
 KINDS = st.sampled_from(["bool", "int32", "uint64", "float32", "float64", "U3", ">i2", "complex64"])
 ARRAYS = st.dictionaries(
@@ -105,9 +106,7 @@ def test_a_bit_that_flipped_anywhere_leaves_a_sound_file_or_one_line(tmp_path, k
     write_members(path, members_of(path), method)
     content, refused = path.read_bytes(), 0
     places = range(0, len(content), 1 + len(content) // 500)
-    for turn, place in enumerate(places):
-        flipped = bytearray(content)
-        flipped[place] ^= 1 << turn * 3 % 8
+    for flipped in flip_bits(content, places):
         path.write_bytes(flipped)
         try:
             load(path)
@@ -124,10 +123,8 @@ def test_an_array_that_flipped_a_bit_before_it_was_summed_is_sound_or_one_line(t
     save(path)
     members = members_of(path)
     for name, content in members.items():
-        for turn, place in enumerate(range(0, len(content), 1 + len(content) // 40)):
-            flipped = bytearray(content)
-            flipped[place] ^= 1 << turn * 3 % 8
-            write_members(path, {**members, name: bytes(flipped)})
+        for flipped in flip_bits(content, range(0, len(content), 1 + len(content) // 40)):
+            write_members(path, {**members, name: flipped})
             try:
                 load(path)
             except ValueError as error:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hi
 
 from pydantic import AfterValidator, Field, create_model
 
-from evo.ends import ENDS
+from evo.ends import has_end
 from evo.settings import SearchSettings, make_settings
 from training.options import Place, Section, one_of
 
@@ -110,4 +110,4 @@ class SearchOptions(_EngineOptions):
     @property
     def has_end(self) -> bool:
         """Whether a search with these options ends by itself."""
-        return any(getattr(self, end) is not None for end in ENDS)
+        return has_end(self)

@@ -10,18 +10,16 @@ The last rows are whole searches by `Search`: ask, tell and elites of every gene
 from __future__ import annotations
 
 import gc
-import time
 import tracemalloc
 from collections.abc import Sequence
 from itertools import pairwise
 from statistics import median
 from typing import Any
 
-import numpy as np
-
 from evo.search import Search
 from runs.benchmarks import package_version, row
 from runs.benchmarks.peers import ARRAYS, LISTS, OURS, PEERS, PYMOO, SLICES, Contestant, Peer, Problem
+from runs.benchmarks.timed_searches import draw_losses, time_generation
 from training.progress import Progress
 
 SMALL, LARGE = Problem(64, 128, 4), Problem(512, 256, 8)
@@ -67,24 +65,11 @@ def time_searches(population: int, generations: int, count: int) -> list[float]:
     """Milliseconds that each of `count` searches takes by itself, after one that warms up."""
     times = []
     for seed in range(count + 1):
-        rng = np.random.default_rng(seed)
-        labels = rng.integers(0, 10, 64)
-        # A cell's loss depends on whose it is: a free stand-in for a model, with better rows to be found.
-        own, other = rng.gamma(2.0, 1.0, (2, 64, 4, 4)).astype(np.float32)
+        labels, losses = draw_losses(seed, 64, 4)
         search = Search(64, 4, labels, population=population, objective="hard", generations=generations, seed=seed)
         seconds = 0.0
-        while True:
-            began = time.perf_counter()
-            proposal = search.ask()
-            if proposal is None:
-                break
-            rows = proposal.rows
-            asked = time.perf_counter()
-            losses = np.where(rows.masks, own[rows.image], other[rows.partner])
-            told = time.perf_counter()
-            search.tell(losses)
-            search.elites(1)
-            seconds += asked - began + time.perf_counter() - told
+        while (taken := time_generation(search, losses, elites=1)) is not None:
+            seconds += taken
         times.append(1000 * seconds)
     return times[1:]
 

@@ -8,7 +8,6 @@ table, outside the clock. The slope is that of a line through the larger half of
 from __future__ import annotations
 
 import gc
-import time
 import tracemalloc
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +19,12 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from analysis.style import GREY, look, new_figure, save, tidy
-from evo.search import Rows, Search
+from evo.search import Search
 from runs.benchmarks import result_path, row
+from runs.benchmarks.timed_searches import draw_losses, time_generation
 from training.progress import Progress
 
 Array = NDArray[Any]
-CLASSES = 10
 
 
 @dataclass(frozen=True, order=True)
@@ -91,14 +90,7 @@ def measure_sizes(series: dict[str, list[Size]], rounds: int, generations: int, 
 
 def run(size: Size, generations: int, seed: int, memory: bool = False) -> list[float]:
     """Milliseconds of each generation after the first, or with memory the search's MiB at each one's peak."""
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(0, CLASSES, size.batch)
-    # A cell's loss depends on whose it is: a free stand-in for a model, with better rows to be found.
-    own, other = rng.gamma(2.0, 1.0, (2, size.batch, size.grid, size.grid)).astype(np.float32)
-
-    def losses(rows: Rows) -> Array:
-        return np.where(rows.masks, own[rows.image], other[rows.partner])
-
+    labels, losses = draw_losses(seed, size.batch, size.grid)
     figures: list[float] = []
     if memory:
         tracemalloc.start()
@@ -114,16 +106,9 @@ def run(size: Size, generations: int, seed: int, memory: bool = False) -> list[f
         )
         for _ in range(generations + 1):
             tracemalloc.reset_peak()
-            began = time.perf_counter()
-            proposal = search.ask()
-            if proposal is None:
+            seconds = time_generation(search, losses)
+            if seconds is None:
                 break
-            rows = proposal.rows
-            asked = time.perf_counter()
-            found = losses(rows)
-            told = time.perf_counter()
-            search.tell(found)
-            seconds = asked - began + time.perf_counter() - told
             figures.append(tracemalloc.get_traced_memory()[1] / 2**20 if memory else 1000 * seconds)
     finally:
         tracemalloc.stop()
