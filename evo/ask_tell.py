@@ -60,6 +60,11 @@ class AskTell(ABC):
     def has_end(self) -> bool:
         """Whether it ends by itself."""
 
+    @property
+    def curtailed(self) -> bool:
+        """Whether a budget has left genomes out of the open proposal; islands do not tell."""
+        return False
+
     def elites(self, count: int) -> Elites:
         """Choose the best of all genomes alive.
 

@@ -200,7 +200,7 @@ class Experiment:
 
     def _look_at_budget(self) -> bool:
         """Save, for the last time, where the next generation will be cut short; whether that is so."""
-        self.curtailed = isinstance(self.search, Search) and self.search.curtailed
+        self.curtailed = self.search.curtailed
         if self.curtailed:
             self.save()
         return self.curtailed
@@ -262,7 +262,7 @@ class Experiment:
         for search in self.search.searches if isinstance(self.search, Islands) else [self.search]:
             search.stopwatch = Stopwatch(self.seconds)  # a time limit counts from the start, also one that is given now
         self.search.ask()
-        self.curtailed = isinstance(self.search, Search) and self.search.curtailed
+        self.curtailed = self.search.curtailed
         if other_ends and self.search.stopped is not None:
             raise UserError(self._ends_here(self.search.stopped))
 
