@@ -19,6 +19,7 @@ from evo.genome import Population
 from evo.lineage import Lineage
 from evo.operators import ALL_CROSSOVERS, ARCHIVE_CROSSOVERS, MASK_MUTATIONS, MASK_SAMPLERS, PAIRING_MUTATIONS
 from evo.packed import Masks
+from evo.pair_table import PairTable
 from evo.proposal import Elites, Question
 from evo.rules import Rules
 from evo.scoring import Scoring
@@ -109,6 +110,7 @@ class Breeder:
         archive: What archive crossovers read.
         rng: Every draw comes from it, or from a state of Python's `random` that it seeds.
         start: What part of the first generation comes from; see `prepare_start`.
+        table: What the rest of it is dealt from; else it is drawn at random.
     """
 
     def __init__(
@@ -119,6 +121,7 @@ class Breeder:
         archive: RowArchive,
         rng: np.random.Generator,
         start: PatternBank | Population | None,
+        table: PairTable | None = None,
     ) -> None:
         self.settings = settings
         self.labels = scoring.labels
@@ -127,6 +130,7 @@ class Breeder:
         self.objectives = len(scoring.objectives)
         self.rng = rng
         self.start = start
+        self.table = table
         self.rules = Rules(
             self.labels,
             grid,
@@ -149,7 +153,10 @@ class Breeder:
         Returns:
             P genomes, of which none was alive.
         """
-        masks, pairings = self._draw(self.settings.population)
+        if self.table is None:
+            masks, pairings = self._draw(self.settings.population)
+        else:
+            masks, pairings = self.table.deal(self.settings.population, self.settings.temperature, self.rng)
         source = self._put_start(masks, pairings)
         pool = Population(*self.rules.repair_first(masks, pairings, self.rng), objectives=self.objectives)
         if source is not None:

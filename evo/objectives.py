@@ -236,6 +236,11 @@ class Objective:
         return any(name in NEEDS_IMAGES for _, name in self.terms)
 
     @property
+    def needs_cells(self) -> bool:
+        """Whether it reads cell losses."""
+        return any(name not in NEEDS_IMAGES for _, name in self.terms)
+
+    @property
     def relative(self) -> bool:
         """Whether it scores rows against a population."""
         return any(name in RELATIVE for _, name in self.terms)

@@ -30,6 +30,7 @@ from evo.ends import Stopwatch, check_budget, has_end
 from evo.errors import UserError, did_you_mean
 from evo.genome import Population
 from evo.lineage import Lineage
+from evo.pair_table import PairTable
 from evo.proposal import Elites, Proposal, Question, Rows
 from evo.records import Record
 from evo.scoring import (
@@ -95,6 +96,7 @@ class Search(AskTell):
             search's elites, or masks (N,B,G,G) with pairings (N,B).
         carry_losses: The losses that `start`, a Population, brings are valid for the present weights: rows that are known
             are not asked for again.
+        table: Scores of all pairs of the batch, which the first generation is dealt from, at settings.temperature.
         seed: See rng.
         seconds: Shortcut for settings.minutes.
         **changes: Settings by name, in place of those of `settings`.
@@ -148,6 +150,7 @@ class Search(AskTell):
         objective: Wanted | None = None,
         start: Start | None = None,
         carry_losses: bool = False,
+        table: PairTable | None = None,
         seed: int = 0,
         seconds: float | None = None,
         **changes: Any,
@@ -166,7 +169,7 @@ class Search(AskTell):
         self.rng = np.random.default_rng(seed) if rng is None else rng
         self.archive = RowArchive(self.batch_size, self.grid, objectives=len(self.scoring.objectives))
         origin = prepare_start(start, carry_losses, self.batch_size, self.grid)
-        self.breeder = Breeder(self.settings, self.scoring, self.grid, self.archive, self.rng, origin)
+        self.breeder = Breeder(self.settings, self.scoring, self.grid, self.archive, self.rng, origin, table)
         self.record = Record(self.scoring)
         self.lineage = Lineage(self.variation.names)
         self.stopwatch = Stopwatch()

@@ -114,6 +114,12 @@ class SearchSettings:
     start_share: float = option(
         0.5, "share of the first generation that comes from a start, if one is given", gt=0, le=1
     )
+    temperature: float = option(
+        0.3,
+        "how much is left to chance where compositions are dealt from scores of all pairs, in standard deviations of these; "
+        "0: the best of all",
+        ge=0,
+    )
     budget: float | None = option(
         None, "image forwards per image of the search batch, at most; the reference's count too", ge=1
     )

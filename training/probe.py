@@ -73,7 +73,7 @@ def probe(
     losses = torch.empty(
         len(forwards), count, grid * grid + 1, dtype=torch.float32, device=device
     )  # cells, then the image
-    with _evaluation(model), _evaluation(reference), torch.no_grad(), _same_random_states(device):
+    with evaluating(model), evaluating(reference), torch.no_grad(), no_random_trace(device):
         for start in range(0, count, chunk):
             part = slice(start, start + chunk)
             mixed = compose(images, masks[part], partner[part], rows=own[part])
@@ -122,7 +122,7 @@ def check_independence(
             logits = model(batch if prepare is None else prepare(batch))
         return torch.cat([part.float().flatten(1) for part in logits], dim=1)
 
-    with _evaluation(model), torch.no_grad(), _same_random_states(images.device):
+    with evaluating(model), torch.no_grad(), no_random_trace(images.device):
         first, second = outputs(together)[:half], outputs(together)[:half]
         elsewhere = outputs(parted)[half:].flip(0)
     allowed = TOLERANCES[autocast] * first.abs().amax()
@@ -140,13 +140,14 @@ def _sent(array: Array, filled: int, device: torch.device) -> Tensor:
     return send(torch.from_numpy(np.require(array, requirements=["C", "W"])), device)
 
 
-def _same_random_states(device: torch.device) -> AbstractContextManager[None]:
-    """Whatever a model draws inside, nobody outside notices."""
+def no_random_trace(device: torch.device) -> AbstractContextManager[None]:
+    """Whatever a model on `device` draws inside, nobody outside notices."""
     return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
 @contextmanager
-def _evaluation(model: nn.Module | None) -> Iterator[None]:
+def evaluating(model: nn.Module | None) -> Iterator[None]:
+    """Inside, a model is in evaluation mode; behind, each of its modules in its own again."""
     modes = [] if model is None else [(module, module.training) for module in model.modules()]
     if model is not None:
         model.eval()

@@ -85,6 +85,18 @@ class SearchOptions(_EngineOptions):
         description="what reducible and image_reducible compare with: average (of the live model's weights), or a run",
     )
     reference_decay: float = Field(0.99, ge=0, lt=1, description="share of the weight average kept at each step")
+    compose_at: Literal["pixels", "features"] = Field(
+        "features",
+        description="where the compositions that a search scores are made: features: of the images' own feature maps, which "
+        "are forwarded once for a search; scores are estimates. pixels: each composed image is forwarded; scores are exact",
+    )
+    pair_masks: int = Field(
+        0,
+        ge=0,
+        le=4096,
+        description="masks, drawn by the sampler, under which all pairs of a search batch are scored before its first "
+        "generation, which is then dealt from these scores; 0: it is drawn at random. Needs search.compose_at=features",
+    )
     forward_batch: Annotated[int, Field(ge=1, le=10**6)] | None = Field(
         None,
         description="images per forward of the search's probe, but for full evaluation; else 128 on a CPU, train.eval_batch "

@@ -146,12 +146,19 @@ def _best_of_all(scores: Array, held: Array, rng: np.random.Generator) -> Array:
     partners = held[rows]
     gain = scores.take(rows, 0).take(partners, 1)  # three times faster than one index of both
     pairing = np.empty_like(held)
-    pairing[rows] = partners[_assign(gain)]
+    pairing[rows] = partners[assign(gain)]
     return pairing
 
 
-def _assign(gain: Array) -> Array:
-    """(N,) the column of each row that together have the largest sum of gain (N,N)."""
+def assign(gain: Array) -> Array:
+    """Solve a linear assignment problem.
+
+    Args:
+        gain: (N,N) float, finite.
+
+    Returns:
+        (N,) the column of each row, each once, that together have the largest sum of gain.
+    """
     columns: Array = _solver()(gain, maximize=True)[1]
     return columns
 
@@ -186,7 +193,7 @@ def _deal_anew(pairing: Array, rows: Array, scores: Array, noise: float, rng: np
         partners = pairing[block]
         gain = scores.take(block, 0).take(partners, 1)
         gain += noise * rng.random(gain.shape)
-        pairing[block] = partners[_assign(gain)]
+        pairing[block] = partners[assign(gain)]
 
 
 def repair(wanted: Array, priority: Array, rng: np.random.Generator) -> Array:

@@ -69,8 +69,9 @@ class BestOfK(ScoringMix):
             masks.reshape(-1, *masks.shape[2:]),
             pairings.reshape(-1).astype(np.int32),
         )
-        losses = self._losses(images, labels, rows)
-        self.forwards += count * size * (1 if self.reference is None else 2)
+        answer = self.open_scores(images, labels)
+        losses = answer(rows)
+        self.forwards += answer.forwards
         cells, whole = losses.reference_cells, losses.reference_images
         scores = self.objective(
             RowLosses(

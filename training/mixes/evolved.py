@@ -23,7 +23,12 @@ from torch import Tensor
 from evo.bank import PatternBank
 from evo.errors import UserError
 from evo.islands import Islands
-from evo.search import Elites, Search
+from evo.objectives import parse_objectives
+from evo.operators import MASK_SAMPLERS
+from evo.pair_table import PairTable
+from evo.rules import Rules
+from evo.search import Elites, Search, SearchSettings
+from training.feature_probe import FeatureProbe
 from training.mixes.batch import Array, Batch, Mix, MixContext, Mixed
 from training.mixes.drawn import PatternFile
 from training.mixes.scoring import ScoringMix
@@ -149,6 +154,7 @@ class Evolved(ScoringMix):
         if classes is None:
             classes = labels.cpu().numpy()
         evaluation = self.decide_evaluation(images)
+        self.scores = self.open_scores(images, labels)
         generators = [self.rng]
         if options.islands > 1:  # streams of their own, so that what one draws leaves the others alone
             generators = [np.random.default_rng(self.rng.integers(2**63)) for _ in range(options.islands)]
@@ -166,12 +172,26 @@ class Evolved(ScoringMix):
             )
             start = None if self.start is None else self.start.bank
             grid = self.context.model.grid
-            searches = [Search(count, grid, classes, settings, rng, start=start) for rng in generators]
+            table = self._score_pairs(settings, classes)
+            searches = [Search(count, grid, classes, settings, rng, start=start, table=table) for rng in generators]
             if options.islands == 1:
                 return searches[0]
             return Islands(searches, every=options.migrate_every, migrants=options.migrants)
         except ValueError as error:
             raise UserError(f"search: {error}") from None
+
+    def _score_pairs(self, settings: SearchSettings, classes: Array) -> PairTable | None:
+        """Scores of all pairs of a batch, where search.pair_masks asks for them."""
+        if not self.options.pair_masks or not isinstance(self.scores, FeatureProbe):
+            return None
+        grid = self.context.model.grid
+        objectives = parse_objectives(settings.objective)
+        masks = MASK_SAMPLERS[settings.sampler](self.options.pair_masks, grid, self.rng)
+        rules = Rules(classes, grid, self_pairing=settings.self_pairing, same_class=settings.same_class)
+        probe = self.scores
+        return PairTable(
+            lambda images, masks: probe.score_pairs(objectives[0], images, masks), len(classes), masks, rules.permitted, self.rng
+        )
 
     def go_on(self, search: Search | Islands, elites: list[Elites], images: Tensor, labels: Tensor) -> None:
         """Run a search to its end; add every generation's elites to `elites` and report it.
@@ -185,14 +205,14 @@ class Evolved(ScoringMix):
             proposal = search.ask()
             while proposal is not None:
                 try:
-                    record = search.tell(*self._losses(images, labels, proposal.rows))
+                    record = search.tell(*self.scores(proposal.rows))
                 except FloatingPointError as error:
                     raise UserError(f"search {self.searches}, {error}") from None
                 elites.append(search.elites(min(self.options.elites, len(search))))
                 proposal = search.ask()
                 ended = {} if search.stopped is None else {"stopped": search.stopped}
                 self.context.on_generation({**told, **record, **ended})
-            self.forwards += search.forwards
+            self.forwards += self.scores.forwards
             self.context.on_search(SearchRecord(self.searches, images, labels, elites, search.lineage.arrays()))
 
     def state(self) -> dict[str, Array]:

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal, cast
+from typing import Literal, Protocol, cast
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from evo.rules import Rules
 from evo.search import Rows
 from training.config import Config
 from training.devices import dtype_of, send
+from training.feature_probe import FeatureProbe, Places
 from training.mixes.batch import Array, Batch, MixContext, Mixed, compose_batch, generator_state, set_generator_state
 from training.mixes.patchmix import PatchMix
 from training.probe import CPU_CHUNK, Losses, check_independence, probe
@@ -48,8 +49,12 @@ class ScoringMix:
         self.evaluation: Literal["incremental", "full"] | None = "full" if options.evaluation == "full" else None
         self.forward = torch.compile(context.model, dynamic=False) if options.compile else None
         self.reference = context.reference
-        if options.compile and self.reference is not None:
-            self.reference = cast(nn.Module, torch.compile(self.reference, dynamic=False))
+        models = [context.model] if self.reference is None else [context.model, self.reference]
+        self.places: list[Places] | None = None
+        if options.compile:
+            self.places = [torch.compile(model.place_logits, dynamic=False) for model in models]  # type: ignore[call-overload]
+            if self.reference is not None:
+                self.reference = cast(nn.Module, torch.compile(self.reference, dynamic=False))
         self.autocast = context.autocast
         if options.precision != "auto":
             device = next(context.model.parameters()).device
@@ -120,7 +125,30 @@ class ScoringMix:
             print(f"search: {seen}; every genome is forwarded whole (search.evaluation=full)", file=sys.stderr)
         return self.evaluation
 
-    def _losses(self, images: Tensor, labels: Tensor, rows: Rows) -> Losses:
+    def open_scores(self, images: Tensor, labels: Tensor) -> Scores:
+        """What answers rows of a batch with their losses, as search.compose_at says; `decide_evaluation` comes first."""
+        if not self.estimates:
+            return ForwardedScores(self, images, labels)
+        context = self.context
+        return FeatureProbe(
+            context.model,
+            images,
+            labels,
+            reference=context.reference,
+            prepare=context.prepare,
+            chunk=probe_chunk(context.config, images.device),
+            autocast=self.autocast,
+            channels_last=self.options.channels_last,
+            places=self.places,
+            world=context.world,
+        )
+
+    @property
+    def estimates(self) -> bool:
+        """Whether scores are estimated from the images' feature maps."""
+        return self.options.compose_at == "features" and self.evaluation != "full"
+
+    def forward_rows(self, images: Tensor, labels: Tensor, rows: Rows) -> Losses:
         """Losses of rows, which each process has forwarded its share of: rows, or whole genomes of B rows."""
         context, options = self.context, self.options
         unit = len(labels) if self.evaluation == "full" else 1  # rows that share a forward
@@ -177,6 +205,26 @@ class ScoringMix:
         self.seconds = float(state["seconds"])
         if len(state["full"]):
             self.evaluation = "full" if state["full"][0] else "incremental"
+
+
+class Scores(Protocol):
+    """Answers rows of one batch with their losses. forwards: image forwards so far, the reference's included."""
+
+    forwards: int
+
+    def __call__(self, rows: Rows) -> Losses: ...
+
+
+class ForwardedScores:
+    """Scores by a forward of each composed row."""
+
+    def __init__(self, mix: ScoringMix, images: Tensor, labels: Tensor) -> None:
+        self.mix, self.images, self.labels = mix, images, labels
+        self.forwards = 0
+
+    def __call__(self, rows: Rows) -> Losses:
+        self.forwards += len(rows.image) * (1 if self.mix.reference is None else 2)
+        return self.mix.forward_rows(self.images, self.labels, rows)
 
 
 def probe_chunk(config: Config, device: torch.device) -> int:

@@ -71,6 +71,20 @@ class PatchModel(nn.Module):
         cell_head = self.image_head if self.cell_head is None else self.cell_head
         return self.image_head(features.mean((2, 3))), cell_head(cells.permute(0, 2, 3, 1))
 
+    def place_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Image logits (B,h,w,K) and cell logits (B,h,w,K) of each place of the last feature map by itself.
+
+        The image logits of `forward` are the mean of the first over places; its cell logits are the second, pooled to
+        G x G: both heads are linear. Where G divides h and w, places are pooled to the grid's cells first.
+        """
+        features = self.backbone(images)
+        rows, columns = features.shape[2:]
+        if (rows, columns) != (self.grid, self.grid) and not (rows % self.grid or columns % self.grid):
+            features = F.adaptive_avg_pool2d(features, self.grid)
+        places = features.permute(0, 2, 3, 1)
+        image_logits = self.image_head(places)
+        return image_logits, image_logits if self.cell_head is None else self.cell_head(places)
+
     def features(self, images: Tensor) -> Tensor:
         """The mean of the last feature map, (B,D): what a transfer to other data starts from."""
         return self.backbone(images).mean((2, 3))

@@ -68,6 +68,10 @@ class Rescaled(nn.Module):
     def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         return self.model(inputs * self.scale + self.shift)
 
+    def place_logits(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """As the model's own, of input that was scaled as `given`."""
+        return self.model.place_logits(inputs * self.scale + self.shift)
+
 
 def load_trained(config: Config, folder: Path, device: torch.device, weights: str | None = None) -> TrainedModel:
     """The model of a run folder's latest checkpoint, in evaluation mode; config is the run's.

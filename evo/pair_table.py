@@ -1,0 +1,98 @@
+"""Scores of every pair of a batch's images under a few dozen masks, and compositions dealt from them.
+
+Where a row's losses are known without a forward, so is the score of every pair (i, j) under every mask, and a linear
+assignment gives the best composition there is with these masks. A temperature leaves it to chance how near to the best a
+composition comes: pairs are perturbed before they are assigned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evo.operators.rows import assign
+from evo.packed import Masks
+
+Array = NDArray[Any]
+ScorePairs = Callable[[Array, Array], Array]  # images (N,), masks (M,G,G) -> scores (M,N,N) of their pairs
+
+TOGETHER = 256  # images that are paired among themselves: the time of an assignment grows with their cube
+
+
+class PairTable:
+    """What a search knows of pairs before it has asked for any row.
+
+    In batches of more than TOGETHER images the pairs are those within random blocks of as many, so that time and memory
+    grow with B and not with its square or cube.
+
+    Args:
+        score_pairs: Gives the scores (M,N,N), larger is fitter, of N images (their indices) under masks (M,G,G): image i
+            keeps the mask's cells, the others are image j's.
+        batch_size: B.
+        masks: (M,G,G) bool.
+        permitted: (B,B) bool, which partners an image may have.
+        rng: Chooses the blocks.
+
+    Attributes:
+        blocks: Images (N,) and scores (M,N,N) of each block; -inf where a pair has none.
+        deviation: The standard deviation of all scores.
+    """
+
+    def __init__(
+        self, score_pairs: ScorePairs, batch_size: int, masks: Array, permitted: Array, rng: np.random.Generator
+    ) -> None:
+        self.masks = Masks.pack(masks)
+        self.batch_size = batch_size
+        count = -(-batch_size // TOGETHER)
+        parts = np.array_split(rng.permutation(batch_size), count) if count > 1 else [np.arange(batch_size)]
+        self.blocks: list[tuple[Array, Array]] = []
+        for images in parts:
+            scores = np.asarray(score_pairs(images, masks), np.float32)
+            sound = np.isfinite(scores) & permitted[np.ix_(images, images)]
+            self.blocks.append((images, np.where(sound, scores, np.float32(-np.inf))))
+        finite = [scores[np.isfinite(scores)] for _, scores in self.blocks]
+        self.deviation = float(np.concatenate(finite).std()) if any(map(len, finite)) else 0.0
+
+    def deal(self, count: int, temperature: float, rng: np.random.Generator) -> tuple[Masks, Array]:
+        """Draw compositions.
+
+        A pair's mask is drawn in proportion to exp(score / T), and pairings are best for the pairs' scores, T log sum exp
+        (score / T), perturbed by Gumbel noise of scale T (perturb and MAP: Papandreou and Yuille, ICCV 2011). The
+        larger T, the more alike to masks and partners drawn at random.
+
+        Args:
+            count: How many, N.
+            temperature: T in standard deviations of the scores; 0: the best composition of all, N times.
+            rng: The generator.
+
+        Returns:
+            Masks (N,B) and pairings (N,B) int32.
+        """
+        pairings = np.empty((count, self.batch_size), np.int32)
+        chosen = np.empty((count, self.batch_size), np.int64)
+        scale = temperature * self.deviation
+        for images, scores in self.blocks:
+            best = soft_maximum(scores, scale)
+            worst = best[np.isfinite(best)]
+            best[~np.isfinite(best)] = (worst.min() - 1e3 * (np.ptp(worst) + scale + 1)) if worst.size else 0
+            own = np.arange(len(images))
+            for number in range(count):
+                partner = assign(best + scale * rng.gumbel(size=best.shape) if scale else best)
+                pairings[number, images] = images[partner]
+                of_pair = scores[:, own, partner]  # (M,N)
+                of_pair = of_pair + scale * rng.gumbel(size=of_pair.shape) if scale else of_pair
+                chosen[number, images] = of_pair.argmax(axis=0)
+        return self.masks[chosen], pairings
+
+
+def soft_maximum(scores: Array, scale: float) -> Array:
+    """Scale x log of the mean over the first axis of exp(scores / scale), float64; the maximum where scale is 0."""
+    top = scores.max(axis=0)
+    if not scale:
+        return np.asarray(top, np.float64)
+    safe = np.where(np.isfinite(top), top, np.float32(0))
+    spread = np.exp((scores - safe) * np.float32(1 / scale)).mean(axis=0, dtype=np.float64)
+    return np.asarray(safe + scale * np.log(spread, where=spread > 0, out=np.full(spread.shape, -np.inf)))

@@ -1,0 +1,333 @@
+"""The query of the live model without a forward for each row: losses of compositions from the images' own feature maps.
+
+A composed image's last feature map is nearly the composition of its two images' own maps. So the B images of a search
+batch are forwarded once, unmixed, and what the heads say of every place of their maps is kept. A row's image logits are
+then the mean over places of its own image's logits where the mask keeps the cell, and of its partner's elsewhere; its
+cell losses are those of the image that each cell comes from.
+
+What is exact: the labels, shares and targets, the heads (they are linear, so that they may be applied before the mean),
+and everything for a network whose places each see one cell alone. What is estimated: a convolution near a border between
+two cells sees both images, and attention sees the whole; the maps kept are of images without borders.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from evo.errors import UserError
+from evo.objectives import RowLosses
+from evo.packed import Masks
+from evo.proposal import Rows
+from evo.scoring import Function
+from training.compose import cell_targets, image_targets
+from training.devices import send
+from training.distributed import World
+from training.losses import cell_losses, image_losses
+from training.probe import CPU_CHUNK, Losses, evaluating, no_random_trace
+
+Array = NDArray[Any]
+Places = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+NUMBERS_AT_ONCE = 2**22  # of logits that rows gather at a time: 16 MiB, in float32, for each of an image and its partner
+
+
+class FeatureProbe:
+    """Estimated losses of rows over one batch of images: `search.tell(*probe(proposal.rows))`.
+
+    The maps are forwarded when the first rows are asked for, in evaluation mode, and anew once the weights have
+    changed. Parameters, buffers, gradients, modes and random states of the models stay as they are.
+
+    Args:
+        model: A PatchModel, or a module with its `place_logits` and `grid`, on the images' device.
+        images: (B,C,H,W), what the model takes, or what `prepare` makes it of.
+        labels: (B,) int64.
+        reference: Another such model, for the objectives that compare with one.
+        prepare: Images -> model input.
+        chunk: Images per forward; None: 128 on a CPU, 512 elsewhere.
+        autocast: Dtype to forward in.
+        channels_last: Memory format of the input; None leaves it as it comes.
+        places: Called in the place of the models' `place_logits`, the model's first, e.g. compiled ones.
+        world: Processes that each forward their share of the images.
+
+    Attributes:
+        forwards: Image forwards so far, the reference's included.
+
+    Raises:
+        UserError: A model has no feature map with linear heads.
+
+    Example:
+        >>> model = PatchModel(nn.Conv2d(3, 8, 4, stride=4), num_features=8, num_classes=5, grid=2)
+        >>> probe = FeatureProbe(model, torch.rand(6, 3, 8, 8), torch.arange(6) % 5)
+        >>> search = Search(6, 2, objective="image_hard", generations=3, seed=0)
+        >>> search.run(lambda rows: probe(rows)).stopped, probe.forwards
+        ('generations', 6)
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        reference: nn.Module | None = None,
+        prepare: Callable[[Tensor], Tensor] | None = None,
+        chunk: int | None = None,
+        autocast: torch.dtype | None = None,
+        channels_last: bool | None = None,
+        places: Sequence[Places] | None = None,
+        world: World | None = None,
+    ) -> None:
+        self.models = [model] if reference is None else [model, reference]
+        for one in self.models:
+            check_heads(one)
+        if chunk is not None and chunk < 1:
+            raise ValueError(f"chunk must be at least 1, got {chunk}")
+        self.calls: list[Places] = list(places or (one.place_logits for one in self.models))  # type: ignore[misc]
+        self.images, self.labels = images, labels
+        self.prepare = prepare
+        self.chunk = chunk or (CPU_CHUNK if images.device.type == "cpu" else 512)
+        self.autocast, self.channels_last = autocast, channels_last
+        self.world = world or World()
+        self.forwards = 0
+        self._maps: list[_Maps] = []
+        self._of: list[list[tuple[int, int]]] = []  # the weights that the maps are of
+
+    @property
+    def maps(self) -> list[_Maps]:
+        """Of each model, of its present weights."""
+        of = [_weights(model) for model in self.models]
+        if self._of != of:
+            self.forget()
+            self._maps = [
+                self._forward(model, call) for model, call in zip(self.models, self.calls, strict=True)
+            ]
+            self._of = of
+        return self._maps
+
+    def forget(self) -> None:
+        """Drop the maps, and forward the images again when rows are next asked for."""
+        self._maps, self._of = [], []
+
+    @torch.no_grad()
+    def __call__(self, rows: Rows) -> Losses:
+        """Estimate the losses of R rows.
+
+        Args:
+            rows: Of this batch, of the models' grid.
+
+        Returns:
+            Float32, nats: cells (R,G,G), images (R,), and the reference's where there is one.
+        """
+        device = self.images.device
+        own, partner = (send(torch.from_numpy(array.astype(np.int64)), device) for array in (rows.image, rows.partner))
+        masks = send(torch.from_numpy(np.require(rows.masks, requirements=["C", "W"])), device)
+        found = [part for maps in self.maps for part in maps.losses(self.labels, own, masks, partner)]
+        return Losses(*(part.cpu().numpy() for part in found))
+
+    @torch.no_grad()
+    def score_pairs(self, objective: Function, images: Array, masks: Array) -> Array:
+        """Score every pair of some images under some masks.
+
+        Args:
+            objective: With the contract of evo/objectives.py, not relative to a population.
+            images: (N,) int, which images of the batch.
+            masks: (M,G,G) bool.
+
+        Returns:
+            (M,N,N) float32: of image i, which keeps the cells of mask m, the others being image j's.
+        """
+        chosen = send(torch.from_numpy(images.astype(np.int64)), self.images.device)
+        labels = self.labels.index_select(0, chosen)
+        known = labels.cpu().numpy()
+        own, partner = (index.ravel().astype(np.int32) for index in np.indices((len(images),) * 2))
+        reads_cells = getattr(objective, "needs_cells", True)
+        rows = len(own) * (masks[0].size if reads_cells else 2)
+        size = max(1, NUMBERS_AT_ONCE // rows)
+        scores = np.empty((len(masks), len(own)), np.float32)
+        for start in range(0, len(masks), size):
+            part = masks[start : start + size]
+            found: list[Array | None] = [None] * 4
+            for number, maps in enumerate(self.maps):
+                sent = send(torch.from_numpy(part), self.images.device)
+                found[2 * number + 1] = maps.pair_losses(chosen, labels, sent).flatten(1).cpu().numpy()
+                if reads_cells:
+                    found[2 * number] = maps.pair_cells(chosen, sent).flatten(1, 2).cpu().numpy()
+                else:  # nobody looks
+                    found[2 * number] = np.broadcast_to(np.float32(0), (len(part), len(own), *part.shape[1:]))
+            words = Masks.pack(part).words
+            scores[start : start + size] = objective(
+                RowLosses(
+                    found[0],
+                    found[1],
+                    Masks(np.broadcast_to(words[:, None], (len(part), len(own), words.shape[1])), part.shape[1]),
+                    known[own],
+                    np.broadcast_to(known[partner], (len(part), len(own))),
+                    np.broadcast_to(partner, (len(part), len(own))),
+                    found[2],
+                    found[3],
+                    images=own,
+                )
+            )
+        return scores.reshape(len(masks), len(images), len(images))
+
+    @torch.no_grad()
+    def _forward(self, model: nn.Module, call: Places) -> _Maps:
+        """What a model says of the images' places; each process forwards its share of them."""
+        count = len(self.labels)
+        mine = self.images[self.world.share(count)]
+        parts = []
+        with evaluating(model), no_random_trace(self.images.device):
+            for part in mine.split(min(self.chunk, max(1, len(mine)))):
+                inputs = part if self.prepare is None else self.prepare(part)
+                if self.channels_last is not None:
+                    layout = torch.channels_last if self.channels_last else torch.contiguous_format
+                    inputs = inputs.contiguous(memory_format=layout)
+                with torch.autocast(inputs.device.type, self.autocast, enabled=self.autocast is not None):
+                    logits = call(inputs)
+                parts.append([logits[0].float(), logits[0].float() if logits[1] is logits[0] else logits[1].float()])
+        image_logits, cell_logits = (
+            self.world.gather(torch.cat(one), count).contiguous() for one in zip(*parts, strict=True)
+        )
+        self.forwards += count
+        return _Maps(image_logits, cell_logits, self.labels, int(model.grid))  # type: ignore[arg-type]
+
+
+class _Maps:
+    """What one model's heads say of every place of B images.
+
+    Args:
+        image_logits: (B,h,w,K) float32, whose mean over places are the image logits.
+        cell_logits: (B,h,w,K) float32.
+        labels: (B,) int64.
+        grid: G.
+    """
+
+    def __init__(self, image_logits: Tensor, cell_logits: Tensor, labels: Tensor, grid: int) -> None:
+        rows, columns, classes = image_logits.shape[1:]
+        self.logits = image_logits.flatten(1, 2)  # (B,h*w,K)
+        self.grid, self.classes = grid, classes
+        self.weights: Tensor | None = None  # (h*w,G*G): the share of each place that lies in a cell
+        if (rows, columns) == (grid, grid):
+            self.cells = cell_losses(cell_logits, labels.view(-1, 1, 1).expand(-1, grid, grid))  # (B,G,G)
+        else:
+            self.cell_logits = cell_logits.flatten(1, 2)
+            self.weights = place_weights(grid, rows, columns).to(image_logits.device)
+            self.pooling = pool_weights(grid, rows, columns).to(image_logits.device)
+
+    def losses(self, labels: Tensor, own: Tensor, masks: Tensor, partner: Tensor) -> tuple[Tensor, Tensor]:
+        """Losses (R,G,G), (R,) of R rows, a part of them at a time."""
+        cells = torch.empty(len(own), self.grid, self.grid, device=labels.device)
+        images = torch.empty(len(own), device=labels.device)
+        size = max(1, NUMBERS_AT_ONCE // self.logits[0].numel())
+        for start in range(0, len(own), size):
+            part = slice(start, start + size)
+            of_part = labels, own[part], masks[part], partner[part]
+            kept = self.kept_places(masks[part])
+            images[part] = self._image_losses(kept, *of_part)
+            cells[part] = self._cell_losses(kept, *of_part)
+        return cells, images
+
+    def pair_losses(self, chosen: Tensor, labels: Tensor, masks: Tensor) -> Tensor:
+        """Image losses (M,N,N) of all pairs of N images `chosen` (N,), of labels (N,), under masks (M,G,G).
+
+        The logits of a pair are a sum of one image's part and the other's. The exponential of a sum is a product, so that
+        what the cross-entropy sums over classes is a matrix product for all pairs at once; so is what it subtracts.
+        """
+        kept = self.kept_places(masks)[:, 0] / self.logits.shape[1]  # (M,h*w)
+        logits = self.logits.index_select(0, chosen)
+        own = torch.einsum("mp,npk->mnk", kept, logits)
+        other = logits.mean(1) - own
+        top_own, top_other = own.amax(2, keepdim=True), other.amax(2, keepdim=True)
+        sums = torch.bmm((own - top_own).exp(), (other - top_other).exp().transpose(1, 2))
+
+        share = masks.flatten(1).float().mean(1).view(-1, 1, 1)
+        classes = F.one_hot(labels, self.classes).float().expand(len(masks), -1, -1)  # (M,N,K)
+        alone = top_own - share * (own * classes).sum(2, keepdim=True)  # of an image, whatever its partner
+        alone_other = top_other - (1 - share) * (other * classes).sum(2, keepdim=True)
+        one = torch.ones_like(alone)
+        left = torch.cat([(share - 1) * own, classes, alone, one], dim=2)
+        right = torch.cat([classes, -share * other, one, alone_other], dim=2)
+        # Of sums this small little is left to the last bit, and 0 has no logarithm: 80 nats between two classes.
+        return torch.baddbmm(sums.clamp_(min=torch.finfo(sums.dtype).tiny).log_(), left, right.transpose(1, 2))
+
+    def pair_cells(self, chosen: Tensor, masks: Tensor) -> Tensor:
+        """Cell losses (M,N,N,G,G) of all pairs of N images `chosen` (N,) under masks (M,G,G)."""
+        cells = self.cells.index_select(0, chosen)
+        return torch.where(masks[:, None, None], cells[:, None], cells)
+
+    def kept_places(self, masks: Tensor) -> Tensor:
+        """(R,1,h*w) float32: the share of each place that rows keep of their own image."""
+        kept = masks.flatten(1).float()
+        return (kept if self.weights is None else kept @ self.weights.T).unsqueeze(1)
+
+    def _image_losses(self, kept: Tensor, labels: Tensor, own: Tensor, masks: Tensor, partner: Tensor) -> Tensor:
+        sums = torch.bmm(kept, self.logits.index_select(0, own))
+        sums = torch.baddbmm(sums, 1 - kept, self.logits.index_select(0, partner))
+        logits = sums.squeeze(1) / kept.shape[2]
+        return image_losses(logits, image_targets(labels, masks, partner, self.classes, rows=own))
+
+    def _cell_losses(self, kept: Tensor, labels: Tensor, own: Tensor, masks: Tensor, partner: Tensor) -> Tensor:
+        if self.weights is None:
+            return torch.where(masks, self.cells.index_select(0, own), self.cells.index_select(0, partner))
+        share = kept.transpose(1, 2)  # (R,h*w,1)
+        places = torch.lerp(self.cell_logits.index_select(0, partner), self.cell_logits.index_select(0, own), share)
+        pooled = (self.pooling @ places).unflatten(1, (self.grid, self.grid))
+        return cell_losses(pooled, cell_targets(labels, masks, partner, rows=own))
+
+
+def check_heads(model: nn.Module) -> None:
+    """Refuse a model whose losses cannot be had from its map.
+
+    Raises:
+        UserError: It has no feature map, or heads that are not linear on it.
+    """
+    instead = "score by forwarding the composed images: search.compose_at=pixels, or training.probe.probe"
+    if not hasattr(model, "place_logits"):
+        raise UserError(
+            f"{type(model).__name__} has no feature map with a linear head for the image and one for its cells, from which "
+            f"scores are estimated; wrap the network in PatchModel.wrap(network, num_classes), or {instead}"
+        )
+    heads = getattr(model, "model", model)
+    for name in ("image_head", "cell_head"):
+        head = getattr(heads, name, None)
+        if head is not None and not isinstance(head, nn.Linear):
+            raise UserError(
+                f"the {name} of {type(heads).__name__} is a {type(head).__name__}, and scores are estimated from a feature map "
+                f"through linear heads alone (nn.Linear); {instead}"
+            )
+
+
+def place_weights(grid: int, rows: int, columns: int) -> Tensor:
+    """(h*w,G*G) float32: the share of each place of an h x w map, of the part of the image that it covers, in each cell.
+
+    Example:
+        >>> place_weights(2, 2, 3)[1]  # the middle of the upper three
+        tensor([0.5000, 0.5000, 0.0000, 0.0000])
+    """
+    return torch.kron(_overlap(grid, rows), _overlap(grid, columns))
+
+
+def pool_weights(grid: int, rows: int, columns: int) -> Tensor:
+    """(G*G,h*w) float32: adaptive average pooling of an h x w map to G x G, as a matrix."""
+    places = torch.eye(rows * columns).view(-1, 1, rows, columns)
+    return F.adaptive_avg_pool2d(places, grid).flatten(1).T.contiguous()
+
+
+def _overlap(grid: int, places: int) -> Tensor:
+    """(places,G): the share of each of so many equal parts of a line that lies in each of G others."""
+    ends = torch.arange(1, places + 1).view(-1, 1) * grid, torch.arange(1, grid + 1) * places
+    starts = ends[0] - grid, ends[1] - places
+    shared = torch.minimum(*ends) - torch.maximum(*starts)  # whole numbers: both lines are places * G long
+    return shared.clamp(min=0).float() / grid
+
+
+def _weights(model: nn.Module) -> list[tuple[int, int]]:
+    """What tells whether a model's parameters or buffers have changed: where they lie, and torch's count of changes."""
+    return [(tensor.data_ptr(), tensor._version) for tensor in (*model.parameters(), *model.buffers())]
