@@ -26,7 +26,7 @@ SCORES = st.floats(-5, 5, width=32) | st.sampled_from([np.nan, np.inf, -np.inf])
 
 
 def best_of(*overrides, **events):
-    return build("mix.draws=3", *overrides, name="best-of-k", **events)
+    return build("mix.draws=3", "search.compose_at=pixels", *overrides, name="best-of-k", **events)
 
 
 def drawn(count):

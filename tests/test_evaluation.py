@@ -37,7 +37,15 @@ def patch_model(*, batch_statistics=False):
 
 def mix(*overrides, model=None, **context):
     config = make_config(
-        {}, [f"train.batch={B}", "search.population=4", "search.generations=3", "search.objective=hard", *overrides]
+        {},
+        [
+            f"train.batch={B}",
+            "search.population=4",
+            "search.generations=3",
+            "search.objective=hard",
+            "search.compose_at=pixels",
+            *overrides,
+        ],
     )
     prepare = Prepare(torch.tensor([0.5]), torch.tensor([0.25]), torch.device("cpu"))
     return Evolved(MixContext(config, model or patch_model(), ["a", "b", "c"], prepare, None, Streams(0), **context))
@@ -180,7 +188,7 @@ def test_processes_share_rows_or_whole_genomes(size, evaluation, reference, monk
 
     def losses(world):
         given = mix(f"search.evaluation={evaluation}", world=world, **options)
-        return given._losses(images, labels, rows)
+        return given.forward_rows(images, labels, rows)
 
     whole, parts = losses(World()), [losses(Lone(rank, size)) for rank in range(size)]
     assert len(whole.cells) == 4 * B and (whole.reference_cells is not None) == reference
@@ -197,7 +205,7 @@ OTHER = {  # than the default, of every setting of the engine
     "population": 7, "generations": 5, "objective": "easy,contrast", "sampler": "connected", "evaluation": "full",
     "selection": "lexicase", "crossover": "rows+block/ox", "mask_mutation": "trade", "pairing_mutation": "scramble",
     "adaptive": True, "duplicates": "redraw", "min_cells": 2, "self_pairing": False, "same_class": False, "hold": True,
-    "start_share": 0.75, "budget": 3.0, "patience": 3, "target": 1.5, "minutes": 2.0, "max_nonfinite": 0.25,
+    "start_share": 0.75, "temperature": 0.5, "budget": 3.0, "patience": 3, "target": 1.5, "minutes": 2.0, "max_nonfinite": 0.25,
 }  # fmt: skip
 
 

@@ -69,7 +69,7 @@ def forwards_of(mix):
 
 
 def test_every_third_group_is_searched_and_the_others_cost_no_forward():
-    mix = build("search.every=3")
+    mix = build("search.every=3", "search.compose_at=pixels")
     counts, searched = forwards_of(mix), []
     for _ in range(7):
         before = len(counts)
@@ -212,7 +212,13 @@ def test_every_generations_elites_are_trained_on_in_turn_once_the_search_has_end
 
 def test_a_search_that_ends_early_has_its_generations_share_the_steps():
     searches, records = [], []
-    mix = build("search.budget=2", "search.generations=4", on_generation=records.append, on_search=searches.append)
+    mix = build(
+        "search.budget=2",
+        "search.generations=4",
+        "search.compose_at=pixels",
+        on_generation=records.append,
+        on_search=searches.append,
+    )
     given = batches(mix.span)
     items = list(mix(given, 1))
     assert len(items) == mix.span == 4 and 0 < len(records) < 4

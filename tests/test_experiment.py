@@ -95,7 +95,7 @@ def test_the_command_goes_on_and_refuses_what_it_cannot(trained, out, cli, monke
 
 def test_full_evaluation_finds_the_same_elites(trained, tmp_path):
     trained_config = load_config("digits", TINY)
-    config = load_config("digits", [*TINY, *MANY])
+    config = load_config("digits", [*TINY, *MANY, "search.compose_at=pixels"])
     search_batch(config, tmp_path / "quick", trained, trained_config)
     full = load_config("digits", [*TINY, *MANY, "search.evaluation=full"])
     result = search_batch(full, tmp_path / "full", trained, trained_config)

@@ -1,19 +1,13 @@
 """Scores without a forward for each row: exact where the map is local, and a model left as it was."""
 
-import copy
-
 import numpy as np
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from evo.errors import UserError
-from evo.objectives import OBJECTIVES, RowLosses
-from evo.packed import Masks
-from evo.search import Rows, Search
-from training.feature_probe import FeatureProbe, place_weights, pool_weights
+from evo.search import Rows
+from training.feature_probe import FeatureProbe
 from training.models.patch_model import PatchModel
 from training.probe import probe
 

@@ -35,7 +35,9 @@ from training.probe import CPU_CHUNK, Losses, evaluating, no_random_trace
 Array = NDArray[Any]
 Places = Callable[[Tensor], tuple[Tensor, Tensor]]
 
-NUMBERS_AT_ONCE = 2**22  # of logits that rows gather at a time: 16 MiB, in float32, for each of an image and its partner
+NUMBERS_AT_ONCE = (
+    2**22
+)  # of logits that rows gather at a time: 16 MiB, in float32, for each of an image and its partner
 
 
 class FeatureProbe:
@@ -105,9 +107,7 @@ class FeatureProbe:
         of = [_weights(model) for model in self.models]
         if self._of != of:
             self.forget()
-            self._maps = [
-                self._forward(model, call) for model, call in zip(self.models, self.calls, strict=True)
-            ]
+            self._maps = [self._forward(model, call) for model, call in zip(self.models, self.calls, strict=True)]
             self._of = of
         return self._maps
 
@@ -153,29 +153,35 @@ class FeatureProbe:
         scores = np.empty((len(masks), len(own)), np.float32)
         for start in range(0, len(masks), size):
             part = masks[start : start + size]
-            found: list[Array | None] = [None] * 4
-            for number, maps in enumerate(self.maps):
-                sent = send(torch.from_numpy(part), self.images.device)
-                found[2 * number + 1] = maps.pair_losses(chosen, labels, sent).flatten(1).cpu().numpy()
-                if reads_cells:
-                    found[2 * number] = maps.pair_cells(chosen, sent).flatten(1, 2).cpu().numpy()
-                else:  # nobody looks
-                    found[2 * number] = np.broadcast_to(np.float32(0), (len(part), len(own), *part.shape[1:]))
-            words = Masks.pack(part).words
+            sent = send(torch.from_numpy(part), self.images.device)
+            (cells, wholes), *others = [
+                self._pair_losses(maps, chosen, labels, sent, reads_cells) for maps in self.maps
+            ]
+            reference_cells, reference_wholes = others[0] if others else (None, None)
+            words = Masks.pack(part).words[:, None]
             scores[start : start + size] = objective(
                 RowLosses(
-                    found[0],
-                    found[1],
-                    Masks(np.broadcast_to(words[:, None], (len(part), len(own), words.shape[1])), part.shape[1]),
+                    cells,
+                    wholes,
+                    Masks(np.broadcast_to(words, (len(part), len(own), words.shape[2])), part.shape[1]),
                     known[own],
-                    np.broadcast_to(known[partner], (len(part), len(own))),
-                    np.broadcast_to(partner, (len(part), len(own))),
-                    found[2],
-                    found[3],
+                    np.broadcast_to(known[partner], wholes.shape),
+                    np.broadcast_to(partner, wholes.shape),
+                    reference_cells,
+                    reference_wholes,
                     images=own,
                 )
             )
         return scores.reshape(len(masks), len(images), len(images))
+
+    def _pair_losses(
+        self, maps: _Maps, chosen: Tensor, labels: Tensor, masks: Tensor, reads_cells: bool
+    ) -> tuple[Array, Array]:
+        """Cell losses (M,N*N,G,G), unless nobody reads them, and image losses (M,N*N), of one model."""
+        wholes = maps.pair_losses(chosen, labels, masks).flatten(1).cpu().numpy()
+        if not reads_cells:
+            return np.broadcast_to(np.float32(0), (*wholes.shape, *masks.shape[1:])), wholes
+        return maps.pair_cells(chosen, labels, masks).flatten(1, 2).cpu().numpy(), wholes
 
     @torch.no_grad()
     def _forward(self, model: nn.Module, call: Places) -> _Maps:
@@ -257,10 +263,18 @@ class _Maps:
         # Of sums this small little is left to the last bit, and 0 has no logarithm: 80 nats between two classes.
         return torch.baddbmm(sums.clamp_(min=torch.finfo(sums.dtype).tiny).log_(), left, right.transpose(1, 2))
 
-    def pair_cells(self, chosen: Tensor, masks: Tensor) -> Tensor:
-        """Cell losses (M,N,N,G,G) of all pairs of N images `chosen` (N,) under masks (M,G,G)."""
-        cells = self.cells.index_select(0, chosen)
-        return torch.where(masks[:, None, None], cells[:, None], cells)
+    def pair_cells(self, chosen: Tensor, labels: Tensor, masks: Tensor) -> Tensor:
+        """Cell losses (M,N,N,G,G) of all pairs of N images `chosen` (N,), of labels (N,), under masks (M,G,G)."""
+        if self.weights is None:
+            cells = self.cells.index_select(0, chosen)
+            return torch.where(masks[:, None, None], cells[:, None], cells)
+        place = torch.arange(len(chosen), device=chosen.device)
+        mask, own, partner = torch.cartesian_prod(torch.arange(len(masks), device=chosen.device), place, place).T
+        every_label = torch.zeros(len(self.logits), dtype=labels.dtype, device=labels.device).index_copy(
+            0, chosen, labels
+        )
+        cells = self.losses(every_label, chosen[own], masks[mask], chosen[partner])[0]
+        return cells.unflatten(0, (len(masks), len(chosen), len(chosen)))
 
     def kept_places(self, masks: Tensor) -> Tensor:
         """(R,1,h*w) float32: the share of each place that rows keep of their own image."""

@@ -190,7 +190,11 @@ class Evolved(ScoringMix):
         rules = Rules(classes, grid, self_pairing=settings.self_pairing, same_class=settings.same_class)
         probe = self.scores
         return PairTable(
-            lambda images, masks: probe.score_pairs(objectives[0], images, masks), len(classes), masks, rules.permitted, self.rng
+            lambda images, masks: probe.score_pairs(objectives[0], images, masks),
+            len(classes),
+            masks,
+            rules.permitted,
+            self.rng,
         )
 
     def go_on(self, search: Search | Islands, elites: list[Elites], images: Tensor, labels: Tensor) -> None:

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 import torch
@@ -49,10 +49,10 @@ class ScoringMix:
         self.evaluation: Literal["incremental", "full"] | None = "full" if options.evaluation == "full" else None
         self.forward = torch.compile(context.model, dynamic=False) if options.compile else None
         self.reference = context.reference
-        models = [context.model] if self.reference is None else [context.model, self.reference]
+        models: list[Any] = [context.model] if self.reference is None else [context.model, self.reference]
         self.places: list[Places] | None = None
         if options.compile:
-            self.places = [torch.compile(model.place_logits, dynamic=False) for model in models]  # type: ignore[call-overload]
+            self.places = [torch.compile(model.place_logits, dynamic=False) for model in models]
             if self.reference is not None:
                 self.reference = cast(nn.Module, torch.compile(self.reference, dynamic=False))
         self.autocast = context.autocast
