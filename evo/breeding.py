@@ -17,7 +17,14 @@ from evo.bank import PatternBank
 from evo.errors import UserError
 from evo.genome import Population
 from evo.lineage import Lineage
-from evo.operators import ALL_CROSSOVERS, ARCHIVE_CROSSOVERS, MASK_MUTATIONS, MASK_SAMPLERS, PAIRING_MUTATIONS
+from evo.operators import (
+    ALL_CROSSOVERS,
+    ARCHIVE_CROSSOVERS,
+    MASK_MUTATIONS,
+    MASK_SAMPLERS,
+    PAIRING_MUTATIONS,
+    TABLE_CROSSOVERS,
+)
 from evo.packed import Masks
 from evo.pair_table import PairTable
 from evo.proposal import Elites, Question
@@ -299,6 +306,8 @@ class Breeder:
     def _register_operators(self) -> Variation:
         """Register the operators, with the rates found best, and set their shares."""
         of_crossovers: dict[str, Any] = {name: {"archive": self.archive} for name in ARCHIVE_CROSSOVERS}
+        of_table = {"table": self.table, "temperature": self.settings.temperature}
+        of_crossovers |= dict.fromkeys(TABLE_CROSSOVERS, of_table)
         of_masks: dict[str, Any] = {name: {"row_rate": ROW_RATE} for name in MASK_MUTATIONS}
         of_pairings: dict[str, Any] = {"swap": {"rate": 1 / len(self.labels)}}
         slots = [
@@ -312,6 +321,11 @@ class Breeder:
 
     def _make_slot(self, name: str, text: str, registry: Mapping[str, Any], kind: str, options: dict[str, Any]) -> Slot:
         shares = parse_shares(text, registry, kind)
+        if self.table is None and (lost := sorted(TABLE_CROSSOVERS.keys() & shares)):
+            raise UserError(
+                f"the {kind} {lost[0]} deals from scores of all pairs, and none are given; give Search a table, or take another, "
+                "such as assignment"
+            )
         slot = Slot(name, list(shares), np.array(list(shares.values())))
         for operator in slot.names:
             self.toolbox.register(slot.tool(operator), registry[operator], **options.get(operator, {}))

@@ -19,6 +19,7 @@ from evo.packed import Masks
 Array = NDArray[Any]
 ScorePairs = Callable[[Array, Array], Array]  # images (N,), masks (M,G,G) -> scores (M,N,N) of their pairs
 
+COLDEST = 1e-4  # temperatures up to it are 0
 TOGETHER = 256  # images that are paired among themselves: the time of an assignment grows with their cube
 
 
@@ -55,13 +56,14 @@ class PairTable:
             self.blocks.append((images, np.where(sound, scores, np.float32(-np.inf))))
         finite = [scores[np.isfinite(scores)] for _, scores in self.blocks]
         self.deviation = float(np.concatenate(finite).std()) if any(map(len, finite)) else 0.0
+        self._values: tuple[float, list[Array]] = (np.nan, [])
 
     def deal(self, count: int, temperature: float, rng: np.random.Generator) -> tuple[Masks, Array]:
         """Draw compositions.
 
-        A pair's mask is drawn in proportion to exp(score / T), and pairings are best for the pairs' scores, T log sum exp
-        (score / T), perturbed by Gumbel noise of scale T (perturb and MAP: Papandreou and Yuille, ICCV 2011). The
-        larger T, the more alike to masks and partners drawn at random.
+        A pair's mask is drawn in proportion to exp(score / T). Pairings are the best there are for what pairs are worth,
+        T log sum exp(score / T), perturbed by Gumbel noise of scale T (perturb and MAP: Papandreou and Yuille, ICCV
+        2011). The larger T, the more alike to masks and partners drawn at random.
 
         Args:
             count: How many, N.
@@ -73,19 +75,73 @@ class PairTable:
         """
         pairings = np.empty((count, self.batch_size), np.int32)
         chosen = np.empty((count, self.batch_size), np.int64)
-        scale = temperature * self.deviation
-        for images, scores in self.blocks:
-            best = soft_maximum(scores, scale)
-            worst = best[np.isfinite(best)]
-            best[~np.isfinite(best)] = (worst.min() - 1e3 * (np.ptp(worst) + scale + 1)) if worst.size else 0
-            own = np.arange(len(images))
+        scale = self._scale(temperature)
+        for (images, scores), worth in zip(self.blocks, self._worth(scale), strict=True):
             for number in range(count):
-                partner = assign(best + scale * rng.gumbel(size=best.shape) if scale else best)
+                partner = _assign_perturbed(worth, scale, rng)
                 pairings[number, images] = images[partner]
-                of_pair = scores[:, own, partner]  # (M,N)
-                of_pair = of_pair + scale * rng.gumbel(size=of_pair.shape) if scale else of_pair
-                chosen[number, images] = of_pair.argmax(axis=0)
+                chosen[number, images] = _pick_masks(scores[:, np.arange(len(images)), partner], scale, rng)
         return self.masks[chosen], pairings
+
+    def deal_anew(
+        self, masks: Masks, pairings: Array, share: float, temperature: float, rng: np.random.Generator
+    ) -> tuple[Masks, Array]:
+        """Let some rows of compositions deal their partners and masks anew among themselves, the others staying.
+
+        Args:
+            masks: (N,B).
+            pairings: (N,B) int32 permutations.
+            share: Of the rows, at least two.
+            temperature: As `deal` has it.
+            rng: The generator.
+
+        Returns:
+            Masks (N,B) and pairings (N,B) int32, copies.
+        """
+        masks, pairings = masks.copy(), pairings.copy()
+        scale = self._scale(temperature)
+        place = np.full(self.batch_size, -1)
+        for (images, scores), worth in zip(self.blocks, self._worth(scale), strict=True):
+            place[:] = -1
+            place[images] = np.arange(len(images))
+            count = min(len(images), max(2, round(share * len(images))))
+            for number in range(len(pairings)):
+                own = rng.permutation(len(images))[:count]
+                partner = place[pairings[number, images[own]]]
+                own, partner = own[partner >= 0], partner[partner >= 0]  # some have partners of another block
+                if not len(own):
+                    continue
+                dealt = partner[_assign_perturbed(worth[np.ix_(own, partner)], scale, rng)]
+                chosen = _pick_masks(scores[:, own, dealt], scale, rng)
+                pairings[number, images[own]] = images[dealt]
+                masks[number, images[own]] = self.masks[chosen]
+        return masks, pairings
+
+    def _scale(self, temperature: float) -> float:
+        """T in the scores' unit; 0 where it is so small that it makes no difference."""
+        return temperature * self.deviation if temperature > COLDEST else 0.0
+
+    def _worth(self, scale: float) -> list[Array]:
+        """Of each block (N,N) float64, what pairs are worth; what is not permitted is worth less than all else."""
+        if self._values[0] != scale:
+            found = []
+            for _, scores in self.blocks:
+                worth = soft_maximum(scores, scale)
+                sound = np.isfinite(worth)
+                known = worth[sound]
+                worth[~sound] = known.min() - 100 * (np.ptp(known) + scale + 1) if known.size else 0
+                found.append(worth)
+            self._values = scale, found
+        return self._values[1]
+
+
+def _assign_perturbed(worth: Array, scale: float, rng: np.random.Generator) -> Array:
+    return assign(worth + scale * rng.gumbel(size=worth.shape) if scale else worth)
+
+
+def _pick_masks(scores: Array, scale: float, rng: np.random.Generator) -> Array:
+    """Of scores (M,N) of N pairs, the mask (N,) of each, drawn in proportion to exp(score / scale)."""
+    return np.asarray((scores + scale * rng.gumbel(size=scores.shape) if scale else scores).argmax(axis=0))
 
 
 def soft_maximum(scores: Array, scale: float) -> Array:

@@ -10,6 +10,7 @@ same result; keywords have defaults):
     PAIRING_MUTATIONS   mutate(pairings, rng, *, rate) -> pairings (N,B) int32 permutations
     CROSSOVERS          cross(first: Population, second: Population, rng) -> (Masks, pairings), both (N,B)
     ARCHIVE_CROSSOVERS  cross(first, second, rng, *, archive) -> the same, with what archive.best_pairs() knows
+    TABLE_CROSSOVERS    cross(first, second, rng, *, table, temperature) -> the same, with what a PairTable knows
 
 What an operator takes and returns is stated here, once for all operators of a dict. The docstring of each says what it
 does, its keywords, and where it comes from.
@@ -43,7 +44,7 @@ from evo.operators.masks import (
     uniform_rows,
 )
 from evo.operators.pairings import cx, inversion, ox, pmx, scramble, swap
-from evo.operators.rows import assignment, cross_apart, local_search, row_crossover, uniform_pmx
+from evo.operators.rows import assignment, cross_apart, deal, local_search, row_crossover, uniform_pmx
 
 MASK_SAMPLERS = {"bernoulli": sample_bernoulli, "box": sample_box, "connected": sample_connected}
 MASK_CROSSOVERS = {"uniform": uniform_cells, "rows": uniform_rows, "block": block_cells, "kpoint": kpoint_cells}
@@ -52,10 +53,11 @@ PAIRING_CROSSOVERS = {"pmx": pmx, "ox": ox, "cx": cx}
 PAIRING_MUTATIONS = {"swap": swap, "inversion": inversion, "scramble": scramble}
 CROSSOVERS = {"rows": row_crossover, "uniform": uniform_pmx, "local": local_search}
 ARCHIVE_CROSSOVERS = {"assignment": assignment}
+TABLE_CROSSOVERS = {"deal": deal}
 # `block/ox` and the like: any crossover of masks beside any of pairings.
 APART_CROSSOVERS = {
     f"{masks}/{pairings}": partial(cross_apart, masks=MASK_CROSSOVERS[masks], pairings=PAIRING_CROSSOVERS[pairings])
     for masks in MASK_CROSSOVERS
     for pairings in PAIRING_CROSSOVERS
 }
-ALL_CROSSOVERS = {**CROSSOVERS, **ARCHIVE_CROSSOVERS, **APART_CROSSOVERS}
+ALL_CROSSOVERS = {**CROSSOVERS, **ARCHIVE_CROSSOVERS, **TABLE_CROSSOVERS, **APART_CROSSOVERS}

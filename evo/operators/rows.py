@@ -33,6 +33,15 @@ class BestPairs(Protocol):
         """
 
 
+class Dealer(Protocol):
+    """The table that a table crossover reads."""
+
+    def deal_anew(
+        self, masks: Masks, pairings: Array, share: float, temperature: float, rng: np.random.Generator
+    ) -> tuple[Masks, Array]:
+        """Let some rows deal their partners and masks anew: see PairTable.deal_anew."""
+
+
 def uniform_pmx(first: Population, second: Population, rng: np.random.Generator) -> tuple[Masks, Array]:
     """The textbook pair: uniform crossover of the masks, PMX of the pairings.
 
@@ -136,6 +145,23 @@ def assignment(
     children, rows = np.nonzero(known[row, pairings])
     masks[children, rows] = best[rows, pairings[children, rows]]
     return masks, pairings
+
+
+def deal(
+    first: Population,
+    second: Population,
+    rng: np.random.Generator,
+    *,
+    table: Dealer,
+    temperature: float = 0.0,
+    share: float = 0.5,
+) -> tuple[Masks, Array]:
+    """The first parent, of which a `share` of the rows deal their partners and masks anew by what a table knows of all pairs.
+
+    The second parent is not used. A memetic operator (Moscato, Caltech Concurrent Computation Program, report 826, 1989) and
+    a large neighbourhood search (Shaw, Principles and Practice of Constraint Programming, 1998): see PairTable.
+    """
+    return table.deal_anew(first.packed, first.pairings, share, temperature, rng)
 
 
 def _best_of_all(scores: Array, held: Array, rng: np.random.Generator) -> Array:

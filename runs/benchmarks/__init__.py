@@ -28,6 +28,7 @@ BENCHMARKS = {
     "search": "runs.benchmarks.search:measure",
     "scaling": "runs.benchmarks.scaling:measure",
     "rescore": "runs.benchmarks.rescore:measure",
+    "estimates": "runs.benchmarks.estimates:measure",
     "analysis": "runs.benchmarks.analysis:measure",
 }
 ALL_THREADS = (

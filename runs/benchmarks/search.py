@@ -134,7 +134,7 @@ def open_scene(recipe: str, progress: Progress) -> Scene:
         progress.update(f"{error}; taking digits", final=True)
         return open_scene("digits", progress)
     folder = model_folder(recipe)
-    _train_once(config, folder, progress)
+    train_once(config, folder, progress)
     trained = load_trained(known_config(RunFolder(folder)), folder, torch.device("cpu"))
     autocast = autocast_type(config, torch.device("cpu"))
 
@@ -160,7 +160,7 @@ def model_folder(recipe: str) -> Path:
     return out_root() / f"bench-model-{recipe}"
 
 
-def _train_once(config: Config, folder: Path, progress: Progress) -> None:
+def train_once(config: Config, folder: Path, progress: Progress) -> None:
     if (folder / "config.json").is_file() and RunFolder(folder).result is not None:
         return
     begun = (folder / "checkpoint" / "latest.json").is_file()
