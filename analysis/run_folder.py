@@ -39,7 +39,7 @@ ADDED: dict[str, Any] = {  # options since version 1, with what runs did before
     "search.start_share": 0.5,
     "search.minutes": None,
     "search.compose_at": "pixels",
-    "search.pair_masks": 0,
+    "search.pair_masks": None,
     "search.temperature": 0.3,
 }
 REMOVED: dict[str, Any] = {  # options that are gone, with the value that does as runs do now; see training/removed.py

@@ -2,9 +2,11 @@
 
 import numpy as np
 
+from evo.operators import ALL_CROSSOVERS, TABLE_CROSSOVERS
 from evo.search import Search
 
 B, G = 12, 3
+NEED_NO_TABLE = tuple(name for name in ALL_CROSSOVERS if name not in TABLE_CROSSOVERS)
 
 
 class Table:

@@ -17,6 +17,7 @@ from evo.operators import (
     MASK_SAMPLERS,
     PAIRING_CROSSOVERS,
     PAIRING_MUTATIONS,
+    TABLE_CROSSOVERS,
     assignment,
     cx,
     local_search,
@@ -32,6 +33,7 @@ from evo.packed import Masks, full_words, word_format
 sizes = st.tuples(st.integers(1, 30), st.integers(1, 20), st.integers(1, 10), st.integers(0, 2**32))
 REGISTRIES = (
     ARCHIVE_CROSSOVERS,
+    TABLE_CROSSOVERS,
     CROSSOVERS,
     MASK_CROSSOVERS,
     MASK_MUTATIONS,

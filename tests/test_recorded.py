@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from deap import tools
 
-from evo.operators import ALL_CROSSOVERS, MASK_MUTATIONS, PAIRING_MUTATIONS
+from evo.operators import MASK_MUTATIONS, PAIRING_MUTATIONS
 from evo.search import Search
+from tests.searches import NEED_NO_TABLE
 
 FILE = Path(__file__).parent / "data" / "recorded_searches.json"
-WITHOUT_ASSIGNMENT = "+".join(name for name in ALL_CROSSOVERS if name != "assignment")
+WITHOUT_ASSIGNMENT = "+".join(name for name in NEED_NO_TABLE if name != "assignment")
 CASES = {
     **{f"crossover {name}": {"crossover": name} for name in ("rows", "local", "uniform", "block/ox", "kpoint/cx")},
     **{f"sampler {name}": {"sampler": name, "crossover": "rows"} for name in ("bernoulli", "box", "connected")},

@@ -17,8 +17,9 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, WithJsonSchema
 
 from evo.errors import UserError, did_you_mean
-from evo.objectives import NEEDS_IMAGES, parse_objectives
-from evo.operators import MASK_SAMPLERS
+from evo.objectives import NEEDS_IMAGES, RELATIVE, parse_objectives
+from evo.operators import ALL_CROSSOVERS, MASK_SAMPLERS, TABLE_CROSSOVERS
+from evo.variation import parse_shares
 from training import plain_yaml, removed
 from training.data import DATASETS
 from training.mixes import MIXES, SCORED
@@ -308,6 +309,7 @@ def make_config(
             f"{source}: a search needs an end, and search.generations is null; set search.generations, budget, patience, "
             "target or minutes"
         )
+    _check_pairs(config.search, source)
     if config.search.consume == "each" and config.search.generations is None and config.search.batch is None:
         raise UserError(
             f"{source}: search.consume=each trains on a batch for each generation's elites; set search.generations, or "
@@ -321,6 +323,27 @@ def make_config(
     if trains:
         _check_training(config, source)
     return config
+
+
+def _check_pairs(search: SearchOptions, source: str) -> None:
+    """Refuse what needs scores of all pairs where there are none."""
+    if search.pair_masks and search.compose_at != "features":
+        raise UserError(
+            f"{source}: search.pair_masks={search.pair_masks} scores all pairs of a batch, for which scores have to be "
+            f"estimated; set search.compose_at=features, now {search.compose_at}, or search.pair_masks=0"
+        )
+    if search.pair_masks and search.relative:
+        raise UserError(
+            f"{source}: search.pair_masks={search.pair_masks} scores pairs by themselves, and search.objective="
+            f"{search.objective} scores rows against a population; set search.pair_masks=0, or leave out "
+            f"{' and '.join(sorted(RELATIVE))}"
+        )
+    deals = TABLE_CROSSOVERS.keys() & parse_shares(search.crossover, ALL_CROSSOVERS, "crossover")
+    if deals and not search.pairs_by_scores:
+        raise UserError(
+            f"{source}: search.crossover={search.crossover} deals from scores of all pairs, and there are none; set "
+            "search.compose_at=features and search.pair_masks=32, or take another crossover, such as assignment"
+        )
 
 
 def describe_options() -> str:

@@ -9,8 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hi
 from pydantic import AfterValidator, Field, create_model
 
 from evo.ends import has_end
+from evo.objectives import parse_objectives
 from evo.settings import SearchSettings, make_settings
 from training.options import Place, Section, one_of
+
+PAIR_MASKS = (
+    32  # a few dozen: 64 and 100 find little more, for two and three times the time (runs/benchmarks/estimates.py)
+)
 
 
 def options_of(settings: type[SearchSettings]) -> dict[str, Any]:
@@ -90,12 +95,11 @@ class SearchOptions(_EngineOptions):
         description="where the compositions that a search scores are made: features: of the images' own feature maps, which "
         "are forwarded once for a search; scores are estimates. pixels: each composed image is forwarded; scores are exact",
     )
-    pair_masks: int = Field(
-        0,
-        ge=0,
-        le=4096,
+    pair_masks: Annotated[int, Field(ge=0, le=4096)] | None = Field(
+        None,
         description="masks, drawn by the sampler, under which all pairs of a search batch are scored before its first "
-        "generation, which is then dealt from these scores; 0: it is drawn at random. Needs search.compose_at=features",
+        "generation, which is then dealt from these scores at search.temperature; 0: it is drawn at random. Else 32 where "
+        "search.compose_at=features and the objective scores rows by themselves, 0 elsewhere",
     )
     forward_batch: Annotated[int, Field(ge=1, le=10**6)] | None = Field(
         None,
@@ -118,6 +122,18 @@ class SearchOptions(_EngineOptions):
         """The engine's settings among these, with changes by name. Raises UserError where they do not fit."""
         own = {one.name: getattr(self, one.name) for one in fields(SearchSettings)}
         return make_settings(None, own | changes)
+
+    @property
+    def pairs_by_scores(self) -> int:
+        """Masks under which all pairs are scored: search.pair_masks, or its default."""
+        if self.pair_masks is not None:
+            return self.pair_masks
+        return PAIR_MASKS if self.compose_at == "features" and not self.relative else 0
+
+    @property
+    def relative(self) -> bool:
+        """Whether an objective scores rows against a population."""
+        return any(objective.relative for objective in parse_objectives(self.objective))
 
     @property
     def has_end(self) -> bool:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 import numpy as np
@@ -97,7 +97,7 @@ def measure(quick: bool) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         contestant(scenes[0])  # warms up
         found[name] = [contestant(scene) for scene in scenes]
         progress.update(f"{name}: {1000 * median(one.seconds for one in found[name]):.0f} ms", final=True)
-    chance = [np.mean([true_fitness(scene, draw_at_random(scene, turn)) for turn in range(8)]) for scene in scenes]
+    chance = [mean(true_fitness(scene, draw_at_random(scene, turn)) for turn in range(8)) for scene in scenes]
     gains = {
         name: [true_fitness(scene, one) - base for scene, one, base in zip(scenes, all_found, chance, strict=True)]
         for name, all_found in found.items()
@@ -112,7 +112,7 @@ def measure(quick: bool) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         ]
     exact, chosen = found[EXACT], found[CHOSEN]
     ratios = [
-        _ratio(case, f"{EXACT}: gain", np.mean(gains[CHOSEN]) / np.mean(gains[EXACT]), 1),
+        _ratio(case, f"{EXACT}: gain", mean(gains[CHOSEN]) / mean(gains[EXACT]), 1),
         _ratio(case, f"{EXACT}: time", _times(exact, chosen, "seconds"), FASTER),
         _ratio(case, f"{EXACT}: forwards", _times(exact, chosen, "forwards"), FEWER),
     ]

@@ -27,6 +27,7 @@ from evo.objectives import parse_objectives
 from evo.operators import MASK_SAMPLERS
 from evo.pair_table import PairTable
 from evo.rules import Rules
+from evo.scoring import combine_scores, measure_scale
 from evo.search import Elites, Search, SearchSettings
 from training.feature_probe import FeatureProbe
 from training.mixes.batch import Array, Batch, Mix, MixContext, Mixed
@@ -182,20 +183,19 @@ class Evolved(ScoringMix):
 
     def _score_pairs(self, settings: SearchSettings, classes: Array) -> PairTable | None:
         """Scores of all pairs of a batch, where search.pair_masks asks for them."""
-        if not self.options.pair_masks or not isinstance(self.scores, FeatureProbe):
-            return None
-        grid = self.context.model.grid
-        objectives = parse_objectives(settings.objective)
-        masks = MASK_SAMPLERS[settings.sampler](self.options.pair_masks, grid, self.rng)
-        rules = Rules(classes, grid, self_pairing=settings.self_pairing, same_class=settings.same_class)
+        count = self.options.pairs_by_scores
         probe = self.scores
-        return PairTable(
-            lambda images, masks: probe.score_pairs(objectives[0], images, masks),
-            len(classes),
-            masks,
-            rules.permitted,
-            self.rng,
-        )
+        if not count or not isinstance(probe, FeatureProbe):
+            return None
+        masks = MASK_SAMPLERS[settings.sampler](count, self.context.model.grid, self.rng)
+        rules = Rules(classes, masks.shape[1], self_pairing=settings.self_pairing, same_class=settings.same_class)
+        objectives = parse_objectives(settings.objective)
+
+        def score(images: Array, masks: Array) -> Array:
+            each = np.stack([probe.score_pairs(objective, images, masks) for objective in objectives])
+            return combine_scores(each, measure_scale(each))
+
+        return PairTable(score, len(classes), masks, rules.permitted, self.rng)
 
     def go_on(self, search: Search | Islands, elites: list[Elites], images: Tensor, labels: Tensor) -> None:
         """Run a search to its end; add every generation's elites to `elites` and report it.
