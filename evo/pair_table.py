@@ -145,7 +145,15 @@ def _pick_masks(scores: Array, scale: float, rng: np.random.Generator) -> Array:
 
 
 def soft_maximum(scores: Array, scale: float) -> Array:
-    """Scale x log of the mean over the first axis of exp(scores / scale), float64; the maximum where scale is 0."""
+    """Compute scale x log of the mean over masks of exp(score / scale).
+
+    Args:
+        scores: (M,...) float32, -inf where there is none.
+        scale: In the scores' unit; 0: the maximum.
+
+    Returns:
+        (...) float64.
+    """
     top = scores.max(axis=0)
     if not scale:
         return np.asarray(top, np.float64)

@@ -39,7 +39,18 @@ class Dealer(Protocol):
     def deal_anew(
         self, masks: Masks, pairings: Array, share: float, temperature: float, rng: np.random.Generator
     ) -> tuple[Masks, Array]:
-        """Let some rows deal their partners and masks anew: see PairTable.deal_anew."""
+        """Let some rows deal their partners and masks anew: see PairTable.deal_anew.
+
+        Args:
+            masks: (N,B).
+            pairings: (N,B) int32 permutations.
+            share: Of the rows.
+            temperature: What is left to chance.
+            rng: The generator.
+
+        Returns:
+            Masks (N,B) and pairings (N,B) int32, copies.
+        """
 
 
 def uniform_pmx(first: Population, second: Population, rng: np.random.Generator) -> tuple[Masks, Array]:
