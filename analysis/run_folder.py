@@ -40,6 +40,7 @@ ADDED: dict[str, Any] = {  # options since version 1, with what runs did before
     "search.minutes": None,
     "search.compose_at": "pixels",
     "search.pair_masks": None,
+    "search.verify": 0,
     "search.temperature": 0.3,
 }
 REMOVED: dict[str, Any] = {  # options that are gone, with the value that does as runs do now; see training/removed.py
@@ -177,8 +178,8 @@ class RunFolder:
 
     @cached_property
     def generations(self) -> pd.DataFrame:
-        """One row a generation: epoch, step, search, images, generation, new_rows, full_rows, forwards, best, mean,
-        median, diversity, ...
+        """One row a generation: epoch, step, search, images, generation, new_rows, full_rows, forwards, scored, best,
+        mean, median, diversity, ...; see `training/mixes/evolved.py` on `scored`, which runs without estimates lack.
         """
         return _table(self.generation_lines)
 
@@ -397,11 +398,13 @@ def whole_lines(path: Path) -> list[dict[str, Any]]:
 TEXTS = ("event", "reason")
 COUNTS = (
     "epoch", "step", "steps", "training_images", "test_images", "image_forwards", "search_forwards", "processes", "search",
-    "generation", "generations", "forwards",
+    "generation", "generations", "forwards", "scored", "verified", "verified_rank",
+    "verified_forwards", "checked_rows",
 )  # fmt: skip
 NUMBERS = (
     "accuracy", "live_accuracy", "test_loss", "image_loss", "training_accuracy", "last_accuracy", "median10_accuracy",
-    "best_accuracy", "seconds", "search_seconds", "best", "mean", "first", "last",
+    "best_accuracy", "seconds", "search_seconds", "best", "mean", "first", "last", "verified_fitness", "verified_first",
+    "verified_last", "rank_correlation", "bias", "gain_estimated", "gain_true",
 )  # fmt: skip
 LARGEST = 2**53  # of a count; a larger one, or a number of 400 digits, is none that we wrote
 

@@ -121,7 +121,10 @@ class SearchSettings:
         ge=0,
     )
     budget: float | None = option(
-        None, "image forwards per image of the search batch, at most; the reference's count too", ge=1
+        None,
+        "image forwards per image of the search batch, at most; the reference's count too. Of scores that are estimates it "
+        "counts rows scored, as if each were forwarded",
+        ge=1,
     )
     patience: int | None = option(
         None,

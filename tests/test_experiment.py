@@ -40,17 +40,23 @@ def lines(folder):
     return [{k: v for k, v in record.items() if k != "time"} for record in records]
 
 
+def checks(folder):
+    """What was said of estimates beside the truth."""
+    events = read_lines(folder / "log.jsonl")
+    return [{k: v for k, v in event.items() if k != "time"} for event in events if event["event"] == "checked"]
+
+
 def arrays(folder):
     with np.load(folder / "elites" / "000001.npz") as data:
         return dict(data)
 
 
-@pytest.mark.parametrize("islands", [1, 2])
+@pytest.mark.parametrize("options", [(), ("search.islands=2",), ("search.verify=3",), ("search.compose_at=pixels",)])
 @pytest.mark.parametrize("at", [1, 4])
-def test_resumed_is_as_if_never_interrupted(trained, tmp_path, monkeypatch, at, islands):
+def test_resumed_is_as_if_never_interrupted(trained, tmp_path, monkeypatch, at, options):
     monkeypatch.setattr(Experiment, "SAVE_EVERY", 0 if at == 4 else 3600)  # 3600: only the first is saved
     trained_config = load_config("digits", TINY)
-    config = load_config("digits", [*TINY, *MANY, f"search.islands={islands}"])
+    config = load_config("digits", [*TINY, *MANY, *options])
     whole = search_batch(config, tmp_path / "whole", trained, trained_config)
     cut = tmp_path / "cut"
     with pytest.raises(KeyboardInterrupt):
@@ -58,6 +64,7 @@ def test_resumed_is_as_if_never_interrupted(trained, tmp_path, monkeypatch, at, 
     assert len(lines(cut)) == at + 1  # the line of the generation that was not saved goes
     resumed = search_batch(config, cut, trained, trained_config, resume=True)
     assert lines(cut) == lines(tmp_path / "whole")
+    assert checks(cut) == checks(tmp_path / "whole")
     ours, expected = arrays(cut), arrays(tmp_path / "whole")
     assert ours.keys() == expected.keys()
     for name in ours:

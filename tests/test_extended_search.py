@@ -9,7 +9,7 @@ import pytest
 from analysis.run_folder import RunFolder
 from evo.errors import UserError
 from tests.conftest import TINY
-from tests.test_experiment import MANY, Stopped
+from tests.test_experiment import MANY, Stopped, checks
 from training.config import load_config
 from training.experiment import Experiment, search_batch
 from training.progress import Progress
@@ -36,7 +36,7 @@ def without_times(record):
 
 def same(one, other):
     """Whether two folders hold the same search: its log to the byte, elites, lineage, bank and result."""
-    assert log(one) == log(other)
+    assert log(one) == log(other) and checks(one) == checks(other)
     for name in ("elites/000001.npz", "patterns/bank.npz"):
         with np.load(one / name) as ours, np.load(other / name) as theirs:
             assert ours.files == theirs.files
@@ -47,7 +47,7 @@ def same(one, other):
     assert [event["event"] for event in RunFolder(one).events].count("end") == 1
 
 
-@pytest.mark.parametrize("options", [(), ("search.islands=2",), ("search.evaluation=full",)])
+@pytest.mark.parametrize("options", [(), ("search.islands=2",), ("search.evaluation=full",), ("search.verify=4",)])
 def test_raised_twice_it_equals_one_that_had_the_last_number_of_generations_from_the_start(trained, tmp_path, options):
     search(tmp_path / "whole", trained, *options)
     ours = tmp_path / "ours"
@@ -81,7 +81,7 @@ def test_any_end_may_be_raised_removed_or_replaced_by_another(trained, tmp_path,
     assert found["stopped"] == reasons[0]
     whole = search(tmp_path / "whole", trained, *often, *after)
     extended = search(tmp_path / "ours", trained, *often, *after, resume=True)
-    assert extended["search_forwards"] > found["search_forwards"] and whole["stopped"] == reasons[1]
+    assert extended["scored"] > found["scored"] and whole["stopped"] == reasons[1]
     same(tmp_path / "ours", tmp_path / "whole")
 
 

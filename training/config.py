@@ -320,6 +320,8 @@ def make_config(
             f"{source}: search.migrants must be below search.population, got {config.search.migrants} of "
             f"{config.search.population}"
         )
+    if config.mix.name == "evolved" and config.search.verify:
+        _check_verify(config.search, source)
     if trains:
         _check_training(config, source)
     return config
@@ -526,6 +528,21 @@ def _reads_cells(objective: str) -> bool:
     """Whether an objective looks at cell losses: those that need image losses and `diversity` do not."""
     names = {name for part in parse_objectives(objective) for _, name in part.terms}
     return not names <= NEEDS_IMAGES | {"diversity"}
+
+
+def _check_verify(search: SearchOptions, source: str) -> None:
+    for option, value in (("compose_at", "pixels"), ("evaluation", "full")):
+        if getattr(search, option) == value:
+            raise UserError(
+                f"{source}: search.verify={search.verify} forwards what was scored by estimate, and with search.{option}="
+                f"{value} every score is exact; set search.verify=0, or another search.{option}"
+            )
+    genomes = search.population * search.islands
+    if not search.elites <= search.verify <= genomes:
+        raise UserError(
+            f"{source}: search.verify must be 0, or from search.elites={search.elites} to the {genomes} genomes of a "
+            f"generation, got {search.verify}"
+        )
 
 
 def _check_best_of(config: Config, source: str) -> None:

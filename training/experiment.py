@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,6 @@ def search_batch(
     average = load_trained(trained_config, trained, device, "average").model if needs_average(config) else None
 
     log, streams = RunLog(folder), Streams(config.run.seed)
-    experiment = Experiment(folder, log, training_set.identity())
 
     planned = "" if config.search.generations is None else f"/{config.search.generations}"
 
@@ -94,7 +93,7 @@ def search_batch(
         volume = f"hypervolume {loss_text(record['hypervolume'])}  " if "hypervolume" in record else ""
         progress.update(
             f"generation {record['generation']}{planned}  best {loss_text(record['best'])}  "
-            f"mean {loss_text(record['mean'])}  {volume}{record['forwards']:,} image forwards",
+            f"mean {loss_text(record['mean'])}  {volume}{spent_text(record)}",
             final="stopped" in record,
         )
 
@@ -119,8 +118,10 @@ def search_batch(
             on_generation,
             on_search,
             load_reference(config, source, average),
+            log.check,
         )
     )
+    experiment = Experiment(folder, log, training_set.identity(), evolved)
     images, labels = training_set.batch(torch.randperm(len(training_set), generator=streams.torch("order"))[:count])
     experiment.search = evolved.make_search(images, labels)
     try:
@@ -146,8 +147,8 @@ def search_batch(
                 )
                 log.watch(config, RESULTS)
                 experiment.begin()
-            evolved.go_on(experiment.search, experiment.elites, images, labels)
-            result = experiment.result(full_forwards=config.search.population * config.search.islands * count)
+            evolved.go_on(experiment.search, experiment.elites, images, labels, checks=("first", "last"))
+            result = experiment.result(full_rows=config.search.population * config.search.islands * count)
             log.event("end", **result)
             log.check_place()
     finally:
@@ -170,8 +171,9 @@ class Experiment:
 
     SAVE_EVERY = 1.0  # seconds, at the end of a generation: what a stop costs at most, besides that generation
 
-    def __init__(self, folder: Path, log: RunLog, images: str) -> None:
+    def __init__(self, folder: Path, log: RunLog, images: str, mix: Evolved) -> None:
         self.file, self.log, self.images = folder / "checkpoint" / "search.npz", log, images
+        self.mix = mix
         self.search: Search | Islands
         self.elites: list[Elites] = []
         self.fitness: list[float] = []
@@ -228,6 +230,7 @@ class Experiment:
                 "id": np.array(self.log.id or ""),
                 "log_lengths": np.array(json.dumps(lengths)),
                 "images": np.array(self.images),
+                "forwards": np.array([self.mix.forwards, self.mix.scores.forwards]),
             },
         )
         self.saved = time.perf_counter()
@@ -255,10 +258,13 @@ class Experiment:
             self.fitness = extra["best"].tolist()
             self.line = json.loads(str(extra["line"])) if "line" in extra else None  # older ones have none
             self.seconds = float(extra["seconds"])
+            forwards = extra.get("forwards", np.array([0, self.search.forwards]))  # older ones forwarded every row
+            spent, of_scores = (int(count) for count in forwards)
             torch.set_rng_state(torch.from_numpy(extra["torch"]))
             self.lengths = json.loads(str(extra["log_lengths"]))
         except (ValueError, LookupError, TypeError, RuntimeError) as error:
             raise UserError(f"{self.file}: {error}; the search cannot go on from it") from None
+        self.mix.take_up(spent, of_scores)
         for search in self.search.searches if isinstance(self.search, Islands) else [self.search]:
             search.stopwatch = Stopwatch(self.seconds)  # a time limit counts from the start, also one that is given now
         self.search.ask()
@@ -285,25 +291,40 @@ class Experiment:
         """
         self.log.cut(self.lengths)
         if self.line is not None:
-            ended = {} if self.search.stopped is None else {"stopped": self.search.stopped}
-            self.line_length = self.log.generation({**self.line, **ended})
+            line = {**self.line, "stopped": self.search.stopped}
+            if self.search.stopped is None:  # it has other ends now, and verifies what it will come to then
+                line = {key: value for key, value in self.line.items() if not key.startswith("verified")}
+            self.line_length = self.log.generation(line)
         self.log.event("resume", generation=len(self.fitness), seconds=self.seconds)
         return self.lengths.get("tensorboard")
 
-    def result(self, full_forwards: int) -> dict[str, Any]:
-        """The `end` event. full_forwards: what evaluating every row of a generation takes."""
+    def result(self, full_rows: int) -> dict[str, Any]:
+        """The `end` event. full_rows: of a whole generation.
+
+        full_forwards: what evaluating every row of every generation takes. scored: what the rows scored would have taken
+        where scores are estimates, and verified_last the exact fitness of what was then verified.
+        """
         seconds = round(self.seconds + time.perf_counter() - self.began, 3)
+        line = self.line or {}
         return {
             "first": self.fitness[0],
             "last": self.fitness[-1],
             "generations": len(self.fitness),
             "stopped": self.search.stopped,
-            "image_forwards": self.search.forwards,
-            "search_forwards": self.search.forwards,
-            "full_forwards": len(self.fitness) * full_forwards,
+            "image_forwards": self.mix.forwards,
+            "search_forwards": self.mix.forwards,
+            "full_forwards": len(self.fitness) * full_rows * (1 if self.mix.reference is None else 2),
             "seconds": seconds,
             "search_seconds": seconds,
+            **({"scored": self.search.forwards} if self.mix.estimates else {}),
+            **({"verified_last": line["verified_fitness"]} if "verified_fitness" in line else {}),
         }
+
+
+def spent_text(record: Mapping[str, Any]) -> str:
+    """What a generation's line says of the forwards so far, for a person."""
+    text = f"{record['forwards']:,} image forwards"
+    return text if "scored" not in record else f"{text} for {record['scored']:,}"
 
 
 def distinct_rows(elites: Elites) -> tuple[Array, Array]:

@@ -2,7 +2,7 @@
 
     config.json        the resolved config, with schema version
     environment.json   versions, commit, device, threads, the command
-    log.jsonl          append-only, one event a line: start, resume, epoch, end, failed, stopped
+    log.jsonl          append-only, one event a line: start, resume, epoch, checked, end, failed, stopped
     generations.jsonl  append-only, one generation of one search a line
     elites/*.npz       some searches whole, with composed images for the gallery
     checkpoint/        latest and best
@@ -45,7 +45,7 @@ from training.config import PROJECT, Config
 from training.locks import LOCK, take_lock
 from training.mixes.evolved import SearchRecord
 from training.places import taken
-from training.tensorboard import GENERATION, Board
+from training.tensorboard import CHECKED, GENERATION, Board
 
 Array = NDArray[Any]
 
@@ -230,6 +230,13 @@ class RunLog:
         if self.board is not None:
             self.board.add(self._generations, {f"search/{name}": record[name] for name in GENERATION if name in record})
         return written
+
+    def check(self, record: Mapping[str, Any]) -> None:
+        """Log estimated scores beside the truth, see mixes/estimates.py."""
+        self._append("log.jsonl", {"event": "checked", "time": now(), "epoch": self.epoch, "step": self.step, **record})
+        if self.board is not None:
+            step = self.step or record.get("generation", 0)  # of a search experiment
+            self.board.add(step, {f"search/{name}": record[name] for name in CHECKED})
 
     def search_ended(self, record: SearchRecord) -> None:
         """Tell the TensorBoard what a search has come to."""

@@ -95,6 +95,12 @@ class SearchOptions(_EngineOptions):
         description="where the compositions that a search scores are made: features: of the images' own feature maps, which "
         "are forwarded once for a search; scores are estimates. pixels: each composed image is forwarded; scores are exact",
     )
+    verify: int = Field(
+        0,
+        ge=0,
+        description="of a search's last generation so many of the fittest genomes by their estimated scores are forwarded "
+        "exactly, and those truly fittest are trained on; 0: the estimates decide. Needs estimated scores",
+    )
     pair_masks: Annotated[int, Field(ge=0, le=4096)] | None = Field(
         None,
         description="masks, drawn by the sampler, under which all pairs of a search batch are scored before its first "

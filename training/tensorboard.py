@@ -7,6 +7,8 @@ What is in it, by tag, and what its steps count:
     search/best, search/mean, search/diversity   every generation: generations of all searches of the run, from 1
     search/hypervolume          the same, of several objectives: of the front of all compositions evaluated
     search/final_best           the fittest genome at the end of every search: searches, from 1
+    search/rank_correlation, search/bias, search/gain_estimated, search/gain_true   estimated scores beside exact ones,
+        at every check of them: optimiser steps, of a search experiment generations
     final/...                   the numbers of the log's end event: optimiser steps, of a search experiment generations
     the options, for the HParams page, with final/... as its metrics
 """
@@ -25,6 +27,7 @@ from evo.storage import replacing
 
 FLUSH = 2.0  # seconds that points wait at most in this process, while there are others
 GENERATION = ("best", "mean", "diversity", "hypervolume")
+CHECKED = ("rank_correlation", "bias", "gain_estimated", "gain_true")
 
 
 def check_tensorboard() -> None:

@@ -68,8 +68,8 @@ class MixContext:
     """What a mix may be built from.
 
     prepare: images of 0..255 -> model input. world: the processes that share the work. on_generation: takes
-    the search log's new line. on_search: takes a finished search (see evolved.py). reference: the model that
-    the search's objective compares with, if it does.
+    the search log's new line. on_search: takes a finished search (see evolved.py). on_check: takes estimates
+    beside the truth (see estimates.py). reference: the model that the search's objective compares with, if it does.
     """
 
     config: Config
@@ -82,6 +82,7 @@ class MixContext:
     on_generation: Callable[[dict[str, Any]], object] = field(default=lambda record: None)
     on_search: Callable[[Any], None] = field(default=lambda record: None)
     reference: nn.Module | None = None
+    on_check: Callable[[dict[str, Any]], object] = field(default=lambda record: None)
 
     @property
     def num_classes(self) -> int:

@@ -43,9 +43,9 @@ class BestOfK(ScoringMix):
             begun = self._selects(epoch)
             selects = begun and self.draws > 1 and self.batches % self.options.every == 0
             self.batches += begun
-            yield self._select(batch) if selects else self._mix_at_random(batch)
+            yield self._select(batch, epoch) if selects else self._mix_at_random(batch)
 
-    def _select(self, batch: Batch) -> Mixed:
+    def _select(self, batch: Batch, epoch: int) -> Mixed:
         images, labels = batch
         with self._clock(images.device):
             classes = labels.cpu().numpy()
@@ -55,6 +55,10 @@ class BestOfK(ScoringMix):
             best = best_draws(scores, whole=self.keep == "batch")
             rows = np.arange(len(best))
             kept, partners = masks[best, rows], pairings[best, rows]
+            if self.checks.due(epoch):
+                self.checks.epoch = epoch
+                if found := self.checks.compare(images, labels, kept, partners, self.batches):
+                    self.context.on_check({"batch": self.batches, **found})
             if self.keep == "shuffled":
                 kept, _ = self._draw(labels, classes)
                 partners = self.rng.permutation(partners)
@@ -69,9 +73,9 @@ class BestOfK(ScoringMix):
             masks.reshape(-1, *masks.shape[2:]),
             pairings.reshape(-1).astype(np.int32),
         )
-        answer = self.open_scores(images, labels)
-        losses = answer(rows)
-        self.forwards += answer.forwards
+        self.scores = self.open_scores(images, labels)
+        losses = self.scores(rows)
+        self.forwards += self.scores.forwards
         cells, whole = losses.reference_cells, losses.reference_images
         scores = self.objective(
             RowLosses(

@@ -13,8 +13,10 @@ forward.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -32,6 +34,7 @@ from evo.search import Elites, Search, SearchSettings
 from training.feature_probe import FeatureProbe
 from training.mixes.batch import Array, Batch, Mix, MixContext, Mixed
 from training.mixes.drawn import PatternFile
+from training.mixes.estimates import Verified, verify
 from training.mixes.scoring import ScoringMix
 from training.search_options import SearchOptions
 
@@ -74,9 +77,9 @@ class Evolved(ScoringMix):
             return
         searches = self.groups % self.options.every == 0
         self.groups += 1
-        yield from self._search_and_mix(batches) if searches else self._mix_from_bank(batches)
+        yield from self._search_and_mix(batches, epoch) if searches else self._mix_from_bank(batches)
 
-    def _search_and_mix(self, batches: list[Batch]) -> Iterator[Mixed]:
+    def _search_and_mix(self, batches: list[Batch], epoch: int) -> Iterator[Mixed]:
         """Search over the batches' images, then train on the elites, those found last at the end."""
         steps = len(batches)
         images = torch.cat([images for images, _ in batches])
@@ -85,7 +88,7 @@ class Evolved(ScoringMix):
         with self._clock():
             search = self.make_search(images, labels, classes)
         elites: list[Elites] = []
-        self.go_on(search, elites, images, labels)
+        self.go_on(search, elites, images, labels, epoch=epoch)
         self._remember(elites[-1], classes)
         consumed = elites[-1:] if self.options.consume == "last" else elites
         done = 0
@@ -197,27 +200,93 @@ class Evolved(ScoringMix):
 
         return PairTable(score, len(classes), masks, rules.permitted, self.rng)
 
-    def go_on(self, search: Search | Islands, elites: list[Elites], images: Tensor, labels: Tensor) -> None:
+    def go_on(
+        self,
+        search: Search | Islands,
+        elites: list[Elites],
+        images: Tensor,
+        labels: Tensor,
+        *,
+        epoch: int | None = None,
+        checks: Collection[Literal["first", "last"]] = (),
+    ) -> None:
         """Run a search to its end; add every generation's elites to `elites` and report it.
 
-        The last generation's line says why it ended, as `stopped`.
+        The last generation's line says why it ended, as `stopped`. The last elites are those of `verify`, where
+        search.verify asks for it. epoch: of a training, where estimates are checked against the truth when that is
+        due. checks: after which generations of a search experiment they are checked.
         """
         told: dict[str, int | str] = {"search": self.searches, "images": len(labels)}
         if self.evaluation == "full":
             told["evaluation"] = "full"
         with self._clock(images.device):
+            verified: Verified | None = None
             proposal = search.ask()
             while proposal is not None:
-                try:
+                with self._explaining():
                     record = search.tell(*self.scores(proposal.rows))
-                except FloatingPointError as error:
-                    raise UserError(f"search {self.searches}, {error}") from None
                 elites.append(search.elites(min(self.options.elites, len(search))))
                 proposal = search.ask()
                 ended = {} if search.stopped is None else {"stopped": search.stopped}
-                self.context.on_generation({**told, **record, **ended})
+                if search.stopped is not None:
+                    verified = self._verify(search, images, labels)
+                if search.generation == 1 and "first" in checks:
+                    self._check(elites[0], search.generation, images, labels)
+                self.context.on_generation({**told, **record, **self._spent(record, verified), **ended})
+            if verified is None:  # a search that is taken up at its end
+                verified = self._verify(search, images, labels)
+            if verified is not None:
+                elites[-1] = verified.elites
+                self.forwards += verified.forwards
             self.forwards += self.scores.forwards
+            if epoch is not None and self.checks.due(epoch):
+                self.checks.epoch = epoch
+                self._check(elites[-1], search.generation, images, labels)
+            if "last" in checks and search.generation > 1:
+                self._check(elites[-1], search.generation, images, labels)
             self.context.on_search(SearchRecord(self.searches, images, labels, elites, search.lineage.arrays()))
+
+    def take_up(self, forwards: int, of_scores: int) -> None:
+        """Count on for a search experiment that is gone on with, as if it had not been interrupted.
+
+        forwards: those that are in self.forwards. of_scores: the present search's for scores. Maps are forwarded once
+        more, and counted once.
+        """
+        self.forwards = forwards
+        if of_scores:
+            getattr(self.scores, "maps", None)
+        self.scores.forwards = of_scores
+
+    def _verify(self, search: Search | Islands, images: Tensor, labels: Tensor) -> Verified | None:
+        with self._explaining():
+            return verify(self, search, images, labels)
+
+    @contextmanager
+    def _explaining(self) -> Iterator[None]:
+        """Tell losses that are not finite as a user's error, with the search's number."""
+        try:
+            yield
+        except FloatingPointError as error:
+            raise UserError(f"search {self.searches}, {error}") from None
+
+    def _spent(self, record: dict[str, Any], verified: Verified | None) -> dict[str, Any]:
+        """What a line says where scores are estimates: of the search's forwards so far, and of what was verified.
+
+        forwards: images forwarded for scores. scored: those that the rows scored would have taken, which is what the
+        engine counts. `verified_forwards` come on top, and those of checks, which have events of their own.
+        """
+        if not self.estimates:
+            return {}
+        spent = {"scored": record["forwards"], "forwards": self.scores.forwards}
+        return spent if verified is None else {**spent, **verified.line, "verified_forwards": verified.forwards}
+
+    def _check(self, elites: Elites, generation: int, images: Tensor, labels: Tensor) -> None:
+        """Report estimates beside the truth, where scores are estimates and some are finite."""
+        if not self.estimates:
+            return
+        found = self.checks.compare(images, labels, elites.masks[0], elites.pairings[0], self.searches, generation)
+        if found is not None:
+            self.context.on_check({"search": self.searches, "generation": generation, **found})
 
     def state(self) -> dict[str, Array]:
         return {

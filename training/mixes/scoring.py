@@ -21,6 +21,7 @@ from training.config import Config
 from training.devices import dtype_of, send
 from training.feature_probe import FeatureProbe, Places
 from training.mixes.batch import Array, Batch, MixContext, Mixed, compose_batch, generator_state, set_generator_state
+from training.mixes.estimates import Checks
 from training.mixes.patchmix import PatchMix
 from training.probe import CPU_CHUNK, Losses, check_independence, probe
 
@@ -29,7 +30,7 @@ class ScoringMix:
     """The live model's losses of rows, as the options of a search ask for them, and random compositions.
 
     forwards (the reference's included) and seconds (of scores and draws, without the trainer's steps) count what
-    was spent.
+    was spent. scores: of the batch at hand. checks: of scores that are estimates.
     """
 
     cells = True
@@ -45,6 +46,8 @@ class ScoringMix:
         self.patchmix = PatchMix(grid=context.model.grid, sampler=sampler, generator=self.random)
         self.forwards = 0
         self.seconds = 0.0
+        self.scores: Scores
+        self.checks = Checks(self)
         # Decided at the first search, once the model can be asked; kept in the checkpoint.
         self.evaluation: Literal["incremental", "full"] | None = "full" if options.evaluation == "full" else None
         self.forward = torch.compile(context.model, dynamic=False) if options.compile else None
@@ -196,6 +199,7 @@ class ScoringMix:
             "rng": generator_state(self.rng),
             "random": self.random.get_state().numpy(),
             "seconds": np.array(self.seconds),
+            "checks": self.checks.state(),
             "full": np.array([] if self.evaluation is None else [self.evaluation == "full"], dtype=bool),
         }
 
@@ -203,6 +207,8 @@ class ScoringMix:
         set_generator_state(self.rng, state["rng"])
         self.random.set_state(torch.from_numpy(state["random"]))
         self.seconds = float(state["seconds"])
+        if "checks" in state:  # older checkpoints have none
+            self.checks.restore(state["checks"])
         if len(state["full"]):
             self.evaluation = "full" if state["full"][0] else "incremental"
 
