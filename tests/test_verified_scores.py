@@ -17,7 +17,7 @@ from training.mixes import estimates
 from training.mixes.estimates import correlate_ranks, summarise
 from training.mixes.scoring import ForwardedScores
 
-EVERY_SEARCH = ("search.consume=last", "search.batch=null", "search.elites=1")
+EVERY_SEARCH = ("search.consume=last", "search.batch=null", "search.elites=1", "search.pair_masks=0")
 
 
 def searched(*overrides, groups=3, epochs=(1, 1, 1), name="evolved", **events):
