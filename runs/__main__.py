@@ -393,7 +393,9 @@ def transfer(
 def bench(
     name: Annotated[
         str,
-        typer.Argument(metavar="NAME", help="compose, overhead, speed, operators, search, scaling, rescore, analysis."),
+        typer.Argument(
+            metavar="NAME", help="compose, overhead, speed, operators, search, scaling, rescore, scores, analysis."
+        ),
     ],
     quick: Annotated[bool, typer.Option("--quick", help="A small version within a minute.")] = False,
 ) -> None:

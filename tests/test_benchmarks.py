@@ -165,7 +165,8 @@ def small(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in BENCHMARKS if name not in ("compose", "rescore", "overhead", "speed", "analysis")]
+    "name",
+    [name for name in BENCHMARKS if name not in ("compose", "rescore", "scores", "overhead", "speed", "analysis")],
 )
 def test_a_benchmark_writes_its_table(name, small, cli):
     status, text, _ = cli("bench", name, "--quick")
@@ -240,6 +241,36 @@ def test_rescore_compares_what_the_search_holds_with_the_truth(trained, out, mon
     assert [line["name"] for line in rows] == ["rescore all", "rescore survivors", "rescore none"]
     assert all(line["unit"] == "nats" and 0 < line["median"] < 20 for line in rows)
     assert len(ratios) == 2 and all(0.3 < ratio["value"] < 3 for ratio in ratios)
+
+
+def test_estimated_scores_are_compared_with_exact_ones_at_every_depth(tmp_path, monkeypatch):
+    from runs.benchmarks import scores
+
+    monkeypatch.setenv("EVOMIX_DATA", str(tmp_path))  # no CIFAR-10 there: digits
+    case = scores.Case("mini", "resnet-mini", (1,), ("model.width=4", "data.subset=6"))
+    monkeypatch.setattr(scores, "QUICK", scores.Scale((case,), 6, 2, 8))
+    rows, ratios = scores.measure(quick=True)
+    found = {line["name"]: line for line in rows}
+    assert not ratios and len(found) == len(rows) and {line["case"] for line in rows} == {"mini, epoch 1 of 1"}
+    for depth in ("stage 1", "stage 2", "features", scores.OLD):
+        for objective in scores.OBJECTIVE_NAMES:
+            assert -1 <= found[f"{depth}: {objective}, rank correlation"]["median"] <= 1
+            assert found[f"{depth}: {objective}, gain"]["median"] <= 100.001
+            assert np.isfinite(found[f"{depth}: {objective}, bias"]["median"])
+    spent = [
+        found[f"{depth}: image forwards an image"]["median"] for depth in ("features", "stage 2", "stage 1", "pixels")
+    ]
+    assert spent[0] == 2 and spent == sorted(spent) and spent[-1] == 2 * 8
+
+
+def test_rank_correlation_and_gain_are_those_of_each_images_own_compositions():
+    from runs.benchmarks import scores
+
+    exact = np.array([[0.0, 9.0], [1.0, 8.0], [2.0, 4.0]])  # (compositions, images)
+    assert scores._rank_correlation(exact, 5 * exact + [3, -7]) == pytest.approx(1)
+    assert scores._rank_correlation(exact, -exact) == pytest.approx(-1)
+    assert scores._gain(exact, exact) == pytest.approx((2 + 9) / 2 - 4)
+    assert scores._gain(exact, -exact) == pytest.approx((0 + 4) / 2 - 4)
 
 
 def test_scaling_finds_the_slope_of_a_line():

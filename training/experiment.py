@@ -119,6 +119,7 @@ def search_batch(
             on_search,
             load_reference(config, source, average),
             log.check,
+            training_set.shape,
         )
     )
     experiment = Experiment(folder, log, training_set.identity(), evolved)

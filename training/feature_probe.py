@@ -104,7 +104,7 @@ class FeatureProbe:
     @property
     def maps(self) -> list[_Maps]:
         """Of each model, of its present weights."""
-        of = [_weights(model) for model in self.models]
+        of = [weights_of(model) for model in self.models]
         if self._of != of:
             self.forget()
             self._maps = [self._forward(model, call) for model, call in zip(self.models, self.calls, strict=True)]
@@ -342,6 +342,6 @@ def _overlap(grid: int, places: int) -> Tensor:
     return shared.clamp(min=0).float() / grid
 
 
-def _weights(model: nn.Module) -> list[tuple[int, int]]:
+def weights_of(model: nn.Module) -> list[tuple[int, int]]:
     """What tells whether a model's parameters or buffers have changed: where they lie, and torch's count of changes."""
     return [(tensor.data_ptr(), tensor._version) for tensor in (*model.parameters(), *model.buffers())]

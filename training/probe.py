@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from evo.search import Rows
 from training.compose import cell_targets, compose, image_targets
 from training.devices import send
+from training.distributed import World
 from training.losses import cell_losses, image_losses
 
 Array = NDArray[Any]
@@ -96,6 +98,24 @@ def probe(
         for part in (np.ascontiguousarray(whole[:, :-1]).reshape(count, grid, grid), whole[:, -1].copy())
     ]
     return Losses(*parts)
+
+
+def gather_losses(found: Losses, world: World, count: int, device: torch.device, unit: int = 1) -> Losses:
+    """The losses of all rows, from each process's share of them.
+
+    found: those of this process's share. count: how many there are to share, each of `unit` rows. device: where the
+    processes exchange tensors.
+    """
+    if world.size == 1:
+        return found
+    # One message: (rows of mine, N) with all losses of a row side by side, N = G^2 + 1 for either model.
+    parts = [part for part in found if part is not None]
+    widths = [math.prod(part.shape[1:]) for part in parts]
+    flat = np.concatenate([part.reshape(-1, width) for part, width in zip(parts, widths, strict=True)], axis=1)
+    message = torch.from_numpy(flat).to(device).view(len(flat) // unit, unit * sum(widths))
+    whole = world.gather(message, count).cpu().numpy().reshape(count * unit, sum(widths))
+    columns = np.split(whole, np.cumsum(widths)[:-1], axis=1)
+    return Losses(*(column.reshape(-1, *part.shape[1:]) for column, part in zip(columns, parts, strict=True)))
 
 
 def check_independence(

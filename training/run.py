@@ -353,8 +353,9 @@ def set_up(config: Config, folder: Path, *, resume: bool = False) -> Run:
         live = TrainedModel(model, prepare, training_set.shape, names)
         reference = load_reference(config, live, None if average is None else average.model)
     context = MixContext(
-        config, model, names, prepare, autocast, streams, world, log.generation, on_search, reference, log.check
-    )
+        config, model, names, prepare, autocast, streams, world, log.generation, on_search, reference, log.check,
+        training_set.shape,
+    )  # fmt: skip
     mix: Mix = load_entry(MIXES, config.mix.name, "mix")(context)
     ema = None if config.train.ema is None else WeightAverage(model, config.train.ema)
     parallel = world.wrap(model)

@@ -6,7 +6,7 @@ from dataclasses import fields
 from types import NoneType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hints
 
-from pydantic import AfterValidator, Field, create_model
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, create_model
 
 from evo.ends import has_end
 from evo.objectives import parse_objectives
@@ -16,6 +16,7 @@ from training.options import Place, Section, one_of
 PAIR_MASKS = (
     32  # a few dozen: 64 and 100 find little more, for two and three times the time (runs/benchmarks/estimates.py)
 )
+DEPTHS = ("pixels", "features")  # the ends of search.compose_at; between them are the stages of the network
 
 
 def options_of(settings: type[SearchSettings]) -> dict[str, Any]:
@@ -35,6 +36,21 @@ def options_of(settings: type[SearchSettings]) -> dict[str, Any]:
             kind = Annotated[(kind, *marks)]
         found[one.name] = kind, Field(one.default, description=one.metadata["description"])
     return found
+
+
+def _depth() -> tuple[BeforeValidator, WithJsonSchema]:
+    """Pixels, features, or the number of a stage."""
+
+    def check(value: Any) -> Any:
+        whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+        if whole or (isinstance(value, str) and value in DEPTHS):
+            return value
+        raise ValueError(
+            f"expected {' or '.join(DEPTHS)}, or the number of a stage of the network, from 1, got {value!r:.60}"
+        )
+
+    named, number = {"type": "string", "enum": list(DEPTHS)}, {"type": "integer", "minimum": 1}
+    return BeforeValidator(check), WithJsonSchema({"anyOf": [named, number]})
 
 
 if TYPE_CHECKING:
@@ -90,10 +106,12 @@ class SearchOptions(_EngineOptions):
         description="what reducible and image_reducible compare with: average (of the live model's weights), or a run",
     )
     reference_decay: float = Field(0.99, ge=0, lt=1, description="share of the weight average kept at each step")
-    compose_at: Literal["pixels", "features"] = Field(
+    compose_at: Annotated[Literal["pixels", "features"] | int, *_depth()] = Field(
         "features",
-        description="where the compositions that a search scores are made: features: of the images' own feature maps, which "
-        "are forwarded once for a search; scores are estimates. pixels: each composed image is forwarded; scores are exact",
+        description="where the compositions that a search scores are made: features: of the images' own last feature maps, "
+        "which are forwarded once for a search; scores are estimates. pixels: each composed image is forwarded; scores are "
+        "exact. A number between them: of the maps behind that stage of the network, the rest of which is forwarded for "
+        "each row; nearer to exact, the earlier the stage",
     )
     verify: int = Field(
         0,

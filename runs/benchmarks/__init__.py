@@ -29,6 +29,7 @@ BENCHMARKS = {
     "scaling": "runs.benchmarks.scaling:measure",
     "rescore": "runs.benchmarks.rescore:measure",
     "estimates": "runs.benchmarks.estimates:measure",
+    "scores": "runs.benchmarks.scores:measure",
     "analysis": "runs.benchmarks.analysis:measure",
 }
 ALL_THREADS = (
@@ -37,6 +38,7 @@ ALL_THREADS = (
     "speed",
     "search",
     "rescore",
+    "scores",
 )  # its time is the model's; the others run on one thread
 DECIMALS = {"forwards": 0, "MiB": 1, "%": 2, "slope": 2}  # of figures in tables; 3 elsewhere
 

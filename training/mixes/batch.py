@@ -70,6 +70,7 @@ class MixContext:
     prepare: images of 0..255 -> model input. world: the processes that share the work. on_generation: takes
     the search log's new line. on_search: takes a finished search (see evolved.py). on_check: takes estimates
     beside the truth (see estimates.py). reference: the model that the search's objective compares with, if it does.
+    image_shape: (C,H,W) of the images, where they are known before the first ones come.
     """
 
     config: Config
@@ -83,6 +84,7 @@ class MixContext:
     on_search: Callable[[Any], None] = field(default=lambda record: None)
     reference: nn.Module | None = None
     on_check: Callable[[dict[str, Any]], object] = field(default=lambda record: None)
+    image_shape: tuple[int, int, int] | None = None
 
     @property
     def num_classes(self) -> int:

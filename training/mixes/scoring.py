@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from collections.abc import Iterator
@@ -23,7 +22,8 @@ from training.feature_probe import FeatureProbe, Places
 from training.mixes.batch import Array, Batch, MixContext, Mixed, compose_batch, generator_state, set_generator_state
 from training.mixes.estimates import Checks
 from training.mixes.patchmix import PatchMix
-from training.probe import CPU_CHUNK, Losses, check_independence, probe
+from training.probe import CPU_CHUNK, Losses, check_independence, gather_losses, probe
+from training.stage_probe import CutModel, StageProbe, cut_model
 
 
 class ScoringMix:
@@ -58,6 +58,9 @@ class ScoringMix:
             self.places = [torch.compile(model.place_logits, dynamic=False) for model in models]
             if self.reference is not None:
                 self.reference = cast(nn.Module, torch.compile(self.reference, dynamic=False))
+        self.cuts: list[CutModel] | None = None
+        if context.image_shape is not None and self.estimates:  # before anything is trained
+            self._cut(context.image_shape)
         self.autocast = context.autocast
         if options.precision != "auto":
             device = next(context.model.parameters()).device
@@ -133,6 +136,19 @@ class ScoringMix:
         if not self.estimates:
             return ForwardedScores(self, images, labels)
         context = self.context
+        if self.options.compose_at != "features":
+            channels, height, width = images.shape[1:]
+            return StageProbe(
+                context.model,
+                images,
+                labels,
+                prepare=context.prepare,
+                chunk=probe_chunk(context.config, images.device),
+                autocast=self.autocast,
+                channels_last=self.options.channels_last,
+                cuts=self._cut((channels, height, width)),
+                world=context.world,
+            )
         return FeatureProbe(
             context.model,
             images,
@@ -148,8 +164,23 @@ class ScoringMix:
 
     @property
     def estimates(self) -> bool:
-        """Whether scores are estimated from the images' feature maps."""
-        return self.options.compose_at == "features" and self.evaluation != "full"
+        """Whether scores are estimated from the images' feature maps, of the last stage or another."""
+        return self.options.compose_at != "pixels" and self.evaluation != "full"
+
+    def _cut(self, shape: tuple[int, int, int]) -> list[CutModel] | None:
+        """The models behind the stage that search.compose_at names, for images of `shape`; None where it names none.
+
+        Raises UserError where a model has no such stage.
+        """
+        options, context = self.options, self.context
+        if self.cuts is None and isinstance(options.compose_at, int):
+            models = {context.config.model.name: context.model, "the network of search.reference": context.reference}
+            self.cuts = [
+                cut_model(model, options.compose_at, shape, name, options.compile)
+                for name, model in models.items()
+                if model is not None
+            ]
+        return self.cuts
 
     def forward_rows(self, images: Tensor, labels: Tensor, rows: Rows) -> Losses:
         """Losses of rows, which each process has forwarded its share of: rows, or whole genomes of B rows."""
@@ -173,16 +204,7 @@ class ScoringMix:
             channels_last=options.channels_last,
             forward=self.forward,
         )
-        if context.world.size == 1:
-            return found
-        # One message: (rows of mine, N) with all losses of a row side by side, N = G^2 + 1 for either model.
-        parts = [part for part in found if part is not None]
-        widths = [math.prod(part.shape[1:]) for part in parts]
-        flat = np.concatenate([part.reshape(-1, width) for part, width in zip(parts, widths, strict=True)], axis=1)
-        message = torch.from_numpy(flat).to(images.device).view(len(flat) // unit, unit * sum(widths))
-        whole = context.world.gather(message, count).cpu().numpy().reshape(count * unit, sum(widths))
-        columns = np.split(whole, np.cumsum(widths)[:-1], axis=1)
-        return Losses(*(column.reshape(-1, *part.shape[1:]) for column, part in zip(columns, parts, strict=True)))
+        return gather_losses(found, context.world, count, images.device, unit)
 
     def _compose(self, batch: Batch, masks: Array, pairing: Array, rows: Tensor | None = None) -> Mixed:
         device = batch[0].device

@@ -64,7 +64,10 @@ class PatchModel(nn.Module):
         return cls(backbone, num_features, num_classes, grid or largest, head).to(device).train(network.training)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.backbone(images)  # (B,D,h,w)
+        return self.classify(self.backbone(images))
+
+    def classify(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Image logits (B,K) and cell logits (B,G,G,K) of last feature maps (B,D,h,w)."""
         cells = features
         if features.shape[2:] != (self.grid, self.grid):
             cells = F.adaptive_avg_pool2d(features, self.grid)  # (B,D,G,G)

@@ -66,11 +66,15 @@ class Rescaled(nn.Module):
         self.register_buffer("shift", ((given.mean - own.mean) / own.std).view(-1, 1, 1).to(device))
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        return self.model(inputs * self.scale + self.shift)
+        return self.model(self.rescale(inputs))
+
+    def rescale(self, inputs: Tensor) -> Tensor:
+        """Input that was scaled as `given`, scaled as its own."""
+        return inputs * self.scale + self.shift
 
     def place_logits(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """As the model's own, of input that was scaled as `given`."""
-        return self.model.place_logits(inputs * self.scale + self.shift)
+        return self.model.place_logits(self.rescale(inputs))
 
 
 def load_trained(config: Config, folder: Path, device: torch.device, weights: str | None = None) -> TrainedModel:
