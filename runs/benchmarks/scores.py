@@ -142,7 +142,7 @@ def compare(run: Run, models: Models, before: Models, scale: Scale) -> list[tupl
         images, labels, rows = _draw(run, scale, batch)
         options: dict[str, Any] = {"prepare": run.prepare, "chunk": CPU_CHUNK}
 
-        forwarded = partial(probe, model, images, labels, reference=average, **options)
+        forwarded: Any = partial(probe, model, images, labels, reference=average, **options)
         forwarded(Rows(*(array[:CPU_CHUNK] for array in rows)))  # what only the first forward takes is not measured
         exact, seconds = _timed(forwarded, rows)
         scores = {name: _score(exact, rows, labels, name, scale) for name in OBJECTIVE_NAMES}
