@@ -268,7 +268,7 @@ def _register_transformer() -> None:
 
     def evomix_bench_vit(pretrained: bool = False, **options: Any) -> nn.Module:
         sizes = {"img_size": 32, "patch_size": 4, "embed_dim": 96, "depth": 6, "num_heads": 3}
-        asked = {name: options[name] for name in ("num_classes", "in_chans") if name in options}
+        asked: dict[str, Any] = {name: options[name] for name in ("num_classes", "in_chans") if name in options}
         network: nn.Module = timm.models.VisionTransformer(**sizes, **asked)
         return network
 
