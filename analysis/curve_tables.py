@@ -31,6 +31,7 @@ OPTIONAL = (
     "min",
     "diversity",
     "hypervolume",
+    "scored",
 )  # some versions' lines lack some
 MOST_ROWS = 10_000  # of a run in a table
 LONGEST_NAME = 44  # characters of a setting's, in a legend
@@ -175,7 +176,8 @@ def by_generation_of(history: History, values: Array) -> Series:
 def by_forwards(history: History, values: Array) -> Series:
     """Means over searches against image forwards per image of the search batch."""
     generation, columns = history.columns["generation"], history.columns
-    forwards = _means(generation, columns["forwards"] / columns["images"])
+    counted = np.where(np.isnan(columns["scored"]), columns["forwards"], columns["scored"])  # estimates forward fewer
+    forwards = _means(generation, counted / columns["images"])
     # Where few searches reach the last generations, their mean could fall behind that of all.
     return Series(np.maximum.accumulate(forwards.y), _means(generation, values).y)
 

@@ -49,7 +49,7 @@ FOUND = ("config.json", "elites", "patterns")
 # What the sections read that take long to make; the others are made anew whenever anything has changed.
 READS = {
     "training": ("config.json", "log.jsonl"),
-    "search": ("config.json", "generations.jsonl", "elites"),
+    "search": (*LOGS[:3], "elites"),
     "operators": FOUND,
     "atlas": FOUND,
     "gallery": FOUND,

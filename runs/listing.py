@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 
 from analysis.divergence import divergence, search_divergence
 from analysis.endings import ending, reasons
+from analysis.estimates import doubt, told_of_estimates
 from analysis.rounding import decimal_text
 from analysis.run_folder import (
     RunFolder,
@@ -355,6 +356,7 @@ def run_show(name: str, *, as_json: bool) -> None:
 
     --json: one object, the keys of run_list and: left_seconds, steps, median10_accuracy, test_images, fitness
     ([first, last] generation's best, nats), stopped (why searches ended -> how many), ended (the same in a sentence),
+    estimates, doubt (sentences on estimated scores beside exact ones),
     diverged (sentences: losses that blew up), seconds, search_seconds, image_forwards, search_forwards, files
     (name -> path), commands (repeat, resume, report -> what to type), damaged (lines on files that cannot be read);
     null where they do not apply.
@@ -394,6 +396,8 @@ def _details(run: RunFolder, row: Row) -> Row:
         "fitness": _fitness(run),
         "stopped": dict(reasons(run)) or None,
         "ended": ending(run) or None,
+        "estimates": told_of_estimates(run) or None,
+        "doubt": doubt(run) or None,
         "diverged": [text for text in (divergence(run), search_divergence(run)) if text],
         **{key: spent.get(key) for key in numbers},
         "files": _files(run),
@@ -450,7 +454,9 @@ def as_card(details: Row) -> str:
         lines.append(("fitness", f"best of the first generation {first}, of the last {last}; means over searches"))
     if details["ended"]:
         lines.append(("ended", details["ended"]))
-    lines += [("warning", text) for text in details["diverged"]]
+    if details["estimates"]:
+        lines.append(("estimates", details["estimates"]))
+    lines += [("warning", text) for text in [*details["diverged"], details["doubt"]] if text]
     if details["image_forwards"] is not None:
         lines.append(("cost", _cost_text(details)))
     lines += [("damaged", line) for line in details["damaged"]]

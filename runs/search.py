@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.endings import ending
+from analysis.estimates import doubt, told_of_estimates
 from analysis.rounding import decimal_text
 from analysis.run_folder import RunFolder, find_run
 from evo.ends import ENDS
@@ -54,6 +55,8 @@ def run_search(name: str | None, overrides: list[str], evaluation: str | None, r
     )
     if why := ending(found):
         print(why)
+    for text in filter(None, (told_of_estimates(found), doubt(found))):
+        print(text)
     print(f"run folder {shown(folder)}")
     for label, path in figures.items():
         print(f"{label} {shown(path)}")
@@ -71,7 +74,8 @@ def forwards_text(result: Mapping[str, Any]) -> str:
     """What a search experiment has cost, from its `end` event."""
     return (
         f"{result['search_forwards']:,} image forwards in {result['seconds']:.1f} s "
-        f"(evaluating every row of every generation would have taken {result['full_forwards']:,})"
+        + (f"in place of the {result['scored']:,} that the rows scored would have taken " if "scored" in result else "")
+        + f"(evaluating every row of every generation would have taken {result['full_forwards']:,})"
     )
 
 

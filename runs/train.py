@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.endings import ending
+from analysis.estimates import doubt, told_of_estimates
 from analysis.rounding import decimal_text
 from analysis.run_folder import RunFolder, RunFolderError, find_run, first_to_last
 from evo.errors import UserError
@@ -135,6 +136,8 @@ def print_result(run: RunFolder, result: dict[str, Any]) -> None:
             print(why)
     elif result["search_forwards"]:
         print(f"{spent} to select compositions")
+    for text in filter(None, (told_of_estimates(run), doubt(run))):
+        print(text)
     print(f"run folder {shown(run.path)}")
     commands = ("report", "curves", "patterns") if searched else ("report",)
     print("see " + ", ".join(spoken(command, run.name) for command in commands))

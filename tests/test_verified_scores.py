@@ -238,3 +238,15 @@ def test_a_search_experiment_is_checked_at_its_first_and_its_last_generation(tra
     assert result["scored"] == last["scored"] and result["verified_last"] == last["verified_fitness"]
     assert result["last"] == last["best"]  # by the estimate, as in all generations
     assert run.snapshots()[0]["fitness"][-1] == pytest.approx(last["verified_fitness"], abs=1e-5)
+
+
+@pytest.mark.parametrize(("late", "warns"), [(0.3, True), (0.6, False)])
+def test_a_low_rank_correlation_late_in_a_run_is_warned_of(late, warns):
+    from types import SimpleNamespace
+
+    from analysis.estimates import doubt
+
+    checks = [{"event": "checked", "rank_correlation": value} for value in (0.9, 0.9, None, 0.9, 0.9, late, late)]
+    text = doubt(SimpleNamespace(events=checks))
+    assert bool(text) == warns and ("search.compose_at=pixels" in text) == warns
+    assert not doubt(SimpleNamespace(events=[{"event": "start"}]))  # a run of exact scores

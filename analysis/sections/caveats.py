@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from analysis.divergence import divergence, search_divergence
+from analysis.estimates import doubt
 from analysis.rounding import decimal_text
 from analysis.run_folder import RunFolder
 from analysis.sections.parts import section
@@ -152,6 +153,11 @@ def _nonfinite(run: RunFolder) -> list[Caveat]:
     return [Caveat("Losses that are not finite", text)]
 
 
+def _estimates(run: RunFolder) -> list[Caveat]:
+    text = doubt(run)
+    return [Caveat("Estimated scores far from exact ones", text)] if text else []
+
+
 def _commit(run: RunFolder) -> list[Caveat]:
     commit = run.environment.get("commit")
     if not commit:
@@ -252,7 +258,7 @@ def _unlike(settings: Sequence[Setting]) -> list[Caveat]:
 
 
 OF_RUN: tuple[Callable[[RunFolder], list[Caveat]], ...] = (
-    _unfinished, _diverged, _search_effect, _test_error, _live_weights, _nonfinite, _commit, _pretrained, _test_split,
+    _unfinished, _diverged, _search_effect, _test_error, _live_weights, _nonfinite, _estimates, _commit, _pretrained, _test_split,
 )  # fmt: skip
 OF_ALL: tuple[Callable[[Sequence[Setting]], list[Caveat]], ...] = (
     _seeds,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from analysis.curves import figures_of
 from analysis.endings import ending
+from analysis.estimates import told_of_estimates
 from analysis.lineage import MEANING, of_one_kind, operator_table
 from analysis.run_folder import RunFolder
 from analysis.sections.parts import by_run, count, figure, paragraph, percent, section, table
@@ -26,7 +27,8 @@ def search(runs: Sequence[RunFolder]) -> str:
     with for_page():
         drawn = figures_of(searched)
         parts = [figure(made, title, caption, "Search") for title, made, caption in drawn]
-    ends = by_run(searched, [paragraph(ending(run)) for run in searched], named=len(searched) > 1)
+    told = [" ".join(filter(None, (ending(run), told_of_estimates(run)))) for run in searched]
+    ends = by_run(searched, [paragraph(text) for text in told], named=len(searched) > 1)
     return section("search", "Search", *parts, *ends)
 
 
