@@ -51,7 +51,7 @@ MEANINGS = {
     "diversity": "difference from the\nother genomes, 0 to 1",
 }
 VOLUME = "hypervolume of the front of all\ncompositions evaluated, above the worst\nvalues of the first generation"
-PER_IMAGE = "image forwards per image of the search batch\n(of estimates: as if each row scored were forwarded)"
+PER_IMAGE = "image forwards per image of the search batch"
 SPREAD = "standard deviation\nof the population's fitness"
 STATISTICS = {"best": "fittest genome", "median": "median", "mean": "mean of the population", "min": "least fit genome"}
 CREDITS = {
