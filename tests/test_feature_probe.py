@@ -1,7 +1,6 @@
 """Scores without a forward for each row: exact where the map is local, and a model left as it was."""
 
 import copy
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -234,24 +233,40 @@ def test_a_network_without_a_map_or_with_other_heads_gets_one_line(model, said):
 
 
 @pytest.mark.parametrize("size", [2, 3, 5])
-def test_processes_forward_a_share_of_the_images_each(size):
+def test_processes_share_images_rows_and_masks(size):
+    """The parts of all ranks, put together, are what one process has."""
     model, images, labels, rows = restless()
-    whole = FeatureProbe(model, images, labels)
-    expected = whole(rows)
+    (objective,) = parse_objectives("hard+image_hard")
+    masks = np.random.default_rng(0).random((7, 2, 2)) < 0.5
 
-    @dataclass(frozen=True)
-    class Counted(World):
-        """One of several processes; the others' rows are what a process alone has."""
+    def answers(world):
+        """What is gathered, in order: image logits, cell logits, then losses."""
+        probe = FeatureProbe(model, images, labels, world=world)
+        return probe(rows), probe.score_pairs(objective, np.arange(9), masks)
 
-        def gather(self, part, count):
-            assert len(part) == len(range(count)[self.share(count)])
-            shares.append(part)
-            return whole_maps[len(shares) % 2 - 1]
+    whole = Recording()
+    expected = answers(whole)
+    ranks = [Recording(rank, size, gathered=whole.gathered) for rank in range(size)]
+    for rank in ranks:
+        found = answers(rank)  # from what all ranks have gathered
+        np.testing.assert_array_equal(found[0].cells, expected[0].cells)
+        np.testing.assert_array_equal(found[1], expected[1])
+    for number, together in enumerate(whole.gathered):
+        parts = torch.cat([rank.given[number] for rank in ranks])
+        torch.testing.assert_close(parts, together, rtol=1e-4, atol=1e-5)
 
-    maps = whole.maps[0]
-    for rank in range(size):
-        shares, whole_maps = [], (maps.logits.unflatten(1, (2, 2)),) * 2
-        FeatureProbe(model, images, labels, world=Counted(rank, size)).maps
-        mine = World(rank, size).share(9)
-        torch.testing.assert_close(shares[0].flatten(1, 2), maps.logits[mine], rtol=1e-4, atol=1e-5)
-    assert np.isfinite(expected.images).all()
+
+class Recording(World):
+    """One of several processes. gathered: what they have together, which a lone one writes down."""
+
+    def __init__(self, rank=0, size=1, gathered=None):
+        super().__init__(rank, size)
+        object.__setattr__(self, "given", [])
+        object.__setattr__(self, "gathered", [] if gathered is None else gathered)
+
+    def gather(self, part, count):
+        if self.size == 1:
+            self.gathered.append(part)
+        assert len(part) == len(range(count)[self.share(count)])
+        self.given.append(part)
+        return self.gathered[len(self.given) - 1]

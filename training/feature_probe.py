@@ -56,7 +56,8 @@ class FeatureProbe:
         autocast: Dtype to forward in.
         channels_last: Memory format of the input; None leaves it as it comes.
         places: Called in the place of the models' `place_logits`, the model's first, e.g. compiled ones.
-        world: Processes that each forward their share of the images.
+        world: Processes that each forward their share of the images, and answer their share of the rows, so that all of
+            them get the same numbers.
 
     Attributes:
         forwards: Image forwards so far, the reference's included.
@@ -125,11 +126,14 @@ class FeatureProbe:
         Returns:
             Float32, nats: cells (R,G,G), images (R,), and the reference's where there is one.
         """
-        device = self.images.device
-        own, partner = (send(torch.from_numpy(array.astype(np.int64)), device) for array in (rows.image, rows.partner))
-        masks = send(torch.from_numpy(np.require(rows.masks, requirements=["C", "W"])), device)
+        device, count = self.images.device, len(rows.image)
+        mine = self.world.share(count)
+        own, partner = (
+            send(torch.from_numpy(array[mine].astype(np.int64)), device) for array in (rows.image, rows.partner)
+        )
+        masks = send(torch.from_numpy(np.require(rows.masks[mine], requirements=["C", "W"])), device)
         found = [part for maps in self.maps for part in maps.losses(self.labels, own, masks, partner)]
-        return Losses(*(part.cpu().numpy() for part in found))
+        return Losses(*(self.world.gather(part, count).cpu().numpy() for part in found))
 
     @torch.no_grad()
     def score_pairs(self, objective: Function, images: Array, masks: Array) -> Array:
@@ -178,10 +182,13 @@ class FeatureProbe:
         self, maps: _Maps, chosen: Tensor, labels: Tensor, masks: Tensor, reads_cells: bool
     ) -> tuple[Array, Array]:
         """Cell losses (M,N*N,G,G), unless nobody reads them, and image losses (M,N*N), of one model."""
-        wholes = maps.pair_losses(chosen, labels, masks).flatten(1).cpu().numpy()
+        count = len(masks)
+        mine = masks[self.world.share(count)]
+        wholes = self.world.gather(maps.pair_losses(chosen, labels, mine), count).flatten(1).cpu().numpy()
         if not reads_cells:
             return np.broadcast_to(np.float32(0), (*wholes.shape, *masks.shape[1:])), wholes
-        return maps.pair_cells(chosen, labels, masks).flatten(1, 2).cpu().numpy(), wholes
+        cells = self.world.gather(maps.pair_cells(chosen, labels, mine), count)
+        return cells.flatten(1, 2).cpu().numpy(), wholes
 
     @torch.no_grad()
     def _forward(self, model: nn.Module, call: Places) -> _Maps:
