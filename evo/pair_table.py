@@ -55,7 +55,8 @@ class PairTable:
             sound = np.isfinite(scores) & permitted[np.ix_(images, images)]
             self.blocks.append((images, np.where(sound, scores, np.float32(-np.inf))))
         finite = [scores[np.isfinite(scores)] for _, scores in self.blocks]
-        self.deviation = float(np.concatenate(finite).std()) if any(map(len, finite)) else 0.0
+        # In float64: a model that diverges has scores whose squares float32 cannot hold.
+        self.deviation = float(np.concatenate(finite).std(dtype=np.float64)) if any(map(len, finite)) else 0.0
         self._values: tuple[float, list[Array]] = (np.nan, [])
 
     def deal(self, count: int, temperature: float, rng: np.random.Generator) -> tuple[Masks, Array]:
@@ -158,5 +159,6 @@ def soft_maximum(scores: Array, scale: float) -> Array:
     if not scale:
         return np.asarray(top, np.float64)
     safe = np.where(np.isfinite(top), top, np.float32(0))
-    spread = np.exp((scores - safe) * np.float32(1 / scale)).mean(axis=0, dtype=np.float64)
+    with np.errstate(over="ignore"):
+        spread = np.exp((scores - safe) * np.float32(1 / scale)).mean(axis=0, dtype=np.float64)
     return np.asarray(safe + scale * np.log(spread, where=spread > 0, out=np.full(spread.shape, -np.inf)))

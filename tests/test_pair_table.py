@@ -121,6 +121,13 @@ def test_scores_that_are_not_finite_are_dealt_last(bad):
     assert (np.sort(lost.deal(2, 0.5, np.random.default_rng(0))[1], axis=1) == np.arange(6)).all()
 
 
+@pytest.mark.parametrize("temperature", [0, 0.3])
+def test_scores_of_a_model_that_diverges_are_dealt(temperature):
+    scores = np.random.default_rng(0).normal(size=(3, 6, 6)).astype(np.float32) * np.float32(1e38)
+    table, _ = make_table(scores)
+    assert (np.sort(table.deal(2, temperature, np.random.default_rng(0))[1], axis=1) == np.arange(6)).all()
+
+
 def test_a_soft_maximum_lies_between_mean_and_maximum():
     scores = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
     np.testing.assert_allclose(soft_maximum(scores, 0), scores.max(0))

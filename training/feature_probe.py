@@ -152,8 +152,10 @@ class FeatureProbe:
         known = labels.cpu().numpy()
         own, partner = (index.ravel().astype(np.int32) for index in np.indices((len(images),) * 2))
         reads_cells = getattr(objective, "needs_cells", True)
-        rows = len(own) * (masks[0].size if reads_cells else 2)
-        size = max(1, NUMBERS_AT_ONCE // rows)
+        numbers = max(
+            len(own) * (masks[0].size if reads_cells else 2), 4 * len(images) * self.maps[0].classes
+        )  # a mask
+        size = max(1, NUMBERS_AT_ONCE // numbers)
         scores = np.empty((len(masks), len(own)), np.float32)
         for start in range(0, len(masks), size):
             part = masks[start : start + size]
