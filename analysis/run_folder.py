@@ -41,7 +41,7 @@ ADDED: dict[str, Any] = {  # options since version 1, with what runs did before
     "search.compose_at": "pixels",
     "search.pair_masks": None,
     "search.verify": 0,
-    "search.temperature": 0.25,
+    "search.temperature": 0.5,
 }
 REMOVED: dict[str, Any] = {  # options that are gone, with the value that does as runs do now; see training/removed.py
     "search.rows": 1.0,

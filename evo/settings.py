@@ -115,7 +115,7 @@ class SearchSettings:
         0.5, "share of the first generation that comes from a start, if one is given", gt=0, le=1
     )
     temperature: float = option(
-        0.25,
+        0.5,
         "how much is left to chance where compositions are dealt from scores of all pairs, in standard deviations of these; "
         "0: the best of all",
         ge=0,
