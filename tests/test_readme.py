@@ -269,7 +269,7 @@ def paired(better, worse):
             "cifar10-2000",
             "evolved-image_reducible-every6",
             "patchmix",
-            "every sixth of those searched, the default, at {}. By",
+            "every sixth of those searched at {}. By",
         ),
         ("cifar10-2000-long", "patchmix-p1", "patchmix", "Mixing every batch is at {} to random PatchMix here"),
         ("cifar10-2000-long", SEARCHED, "patchmix-p1", "the search on top of that at {} to it, on"),
