@@ -20,6 +20,7 @@ import torch
 from evo.errors import UserError
 from runs.benchmarks import row
 from training.config import Config, load_config
+from training.cores import emulates_bfloat16
 from training.data.load import load_data
 from training.devices import clock
 from training.mixes.batch import Batch
@@ -32,7 +33,9 @@ from training.train import Group, epoch_batches, group_items, training_step
 MIXES = ("plain", "mixup", "cutmix", "patchmix", "evolved")
 AT_MOST = {("evolved", "patchmix"): 1.35, ("patchmix", "plain"): 1.05}
 LEAST_STEPS = 8  # of each mix in a turn
-SEARCHED = ("population", "generations", "elites", "every", "objective")  # as by default, whatever a recipe has
+SEARCHED = (  # as by default, whatever a recipe has
+    "population", "generations", "elites", "every", "objective", "compose_at", "pair_masks", "temperature",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ def measure(quick: bool) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     for case in _cases(QUICK if quick else CASES, progress):
         with tempfile.TemporaryDirectory() as scratch:
             configs = {mix: _config(case, mix) for mix in MIXES}
-            name = f"{case.name}, B{configs[MIXES[0]].train.batch}, bfloat16"
+            name = f"{case.name}, B{configs[MIXES[0]].train.batch}, {configs[MIXES[0]].train.precision}"
             times = step_times(configs, Path(scratch), case.rounds, name, progress)
         for mix in MIXES:
             package = "torchvision" if mix in ("mixup", "cutmix") else "torch"
@@ -136,9 +139,13 @@ def _config(case: Case, mix: str) -> Config:
     gpu = torch.cuda.is_available()
     images = {"digits": ()}.get(case.recipe, (f"data.subset={2000 if gpu else 200}",))
     batch = 128 if case.recipe != "digits" else 64
-    search = [f"search.{key}={value}" for key, value in SearchOptions().model_dump(include=set(SEARCHED)).items()]
+    search = [
+        f"search.{key}={'null' if value is None else value}"
+        for key, value in SearchOptions().model_dump(include=set(SEARCHED)).items()
+    ]
+    precision = "float32" if not gpu and emulates_bfloat16() else "bfloat16"
     return load_config(
         case.recipe,
-        [f"mix.name={mix}", "mix.probability=0.5", "data.download=false", "train.precision=bfloat16",
+        [f"mix.name={mix}", "mix.probability=0.5", "data.download=false", f"train.precision={precision}",
          f"train.batch={512 if gpu else batch}", *search, *images, *case.overrides],
     )  # fmt: skip
