@@ -10,6 +10,8 @@ from tests.test_evaluation import batch, patch_model
 from tests.test_evaluation import mix as evaluated
 from tests.test_evolved_mix import B, batches, build
 from training.config import make_config
+from training.mixes.scoring import ForwardedScores
+from training.models.patch_model import PatchModel
 from training.search_options import PAIR_MASKS
 
 FORWARDS = {"hard": 1, "image_reducible": 2}
@@ -22,7 +24,7 @@ def whole(given):
 @pytest.mark.parametrize("objective", FORWARDS)
 def test_a_search_forwards_every_image_once_by_each_model(objective):
     reference = build().context.model.eval() if objective != "hard" else None
-    mix = build(f"search.objective={objective}", reference=reference)
+    mix = build(f"search.objective={objective}", "search.compose_at=features", reference=reference)
     list(mix(batches(mix.span), 1))
     spent = mix.scores.forwards
     assert spent == mix.span * B * FORWARDS[objective]
@@ -44,7 +46,8 @@ def test_a_search_forwards_every_image_once_by_each_model(objective):
     ],
 )
 def test_the_first_generation_is_dealt_where_pairs_have_scores(options, masks):
-    mix = build(*options)
+    compose = [] if any("compose_at" in option for option in options) else ["search.compose_at=features"]
+    mix = build(*compose, *options)
     search = mix.make_search(*whole(batches(2)))
     tables = [part.breeder.table for part in getattr(search, "searches", [search])]
     if masks:
@@ -58,14 +61,21 @@ def test_what_is_dealt_is_fitter_than_what_is_drawn():
     best = {}
     for count in (0, PAIR_MASKS):
         lines = []
-        mix = build(f"search.pair_masks={count}", "search.temperature=0.1", on_generation=lines.append)
+        mix = build(
+            "search.compose_at=features",
+            f"search.pair_masks={count}",
+            "search.temperature=0.1",
+            on_generation=lines.append,
+        )
         mix.evolve(*whole(batches(3)))
         best[count] = lines[0]["best"]
     assert best[PAIR_MASKS] > best[0]
 
 
 def test_rules_hold_for_what_is_dealt():
-    mix = build("search.self_pairing=false", "search.same_class=false", "search.min_cells=1")
+    mix = build(
+        "search.compose_at=features", "search.self_pairing=false", "search.same_class=false", "search.min_cells=1"
+    )
     images, labels = whole(batches(3))
     (elites, *_) = mix.evolve(images, labels)
     own = np.arange(len(labels))
@@ -107,3 +117,52 @@ def test_a_model_whose_samples_influence_each_other_is_forwarded_whole(capsys):
     given.evolve(*batch())
     assert given.evaluation == "full" and not given.estimates
     assert "every genome is forwarded whole" in capsys.readouterr().err
+
+
+class Contrary(PatchModel):
+    """A network whose map, of an image alone, says the opposite of what its losses say."""
+
+    def place_logits(self, images):
+        image_logits, cell_logits = super().place_logits(images)
+        return -image_logits, -cell_logits
+
+
+@pytest.mark.parametrize("name", ["evolved", "best-of-k"])
+def test_scores_that_mislead_are_not_trusted_by_default(name, capsys):
+    mix = build(name=name)
+    assert mix.options.compose_at == "auto" and mix.trusted is None
+    local(mix.context.model)
+    list(mix(batches(mix.span), 1))
+    assert mix.trusted and mix.estimates and capsys.readouterr().err == ""
+
+    mix = build(name=name)
+    local(mix.context.model)
+    mix.context.model.__class__ = Contrary
+    list(mix(batches(mix.span), 1))
+    assert mix.trusted is False and not mix.estimates
+    assert isinstance(mix.scores, ForwardedScores)
+    said = capsys.readouterr().err
+    assert said.startswith("search: scores estimated from feature maps rank") and "search.compose_at=pixels" in said
+    list(mix(batches(mix.span), 1))
+    assert capsys.readouterr().err == ""  # once
+
+    again = build(name=name)
+    again.restore(mix.state())
+    assert again.trusted is False
+
+
+def local(model):
+    """Let each place of the map see its cell alone."""
+    torch.manual_seed(0)
+    channels = model.image_head.in_features
+    model.backbone = torch.nn.Sequential(torch.nn.AvgPool2d(4), torch.nn.Conv2d(1, channels, 1))
+    with torch.no_grad():
+        model.image_head.weight.mul_(20)
+        model.cell_head.weight.mul_(20)
+
+
+def test_who_asks_for_features_gets_them(capsys):
+    mix = build("search.compose_at=features")
+    mix.context.model.__class__ = Contrary
+    list(mix(batches(mix.span), 1))
+    assert mix.trusted is None and mix.estimates and capsys.readouterr().err == ""

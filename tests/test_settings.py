@@ -61,7 +61,7 @@ def test_options_that_came_after_version_1_are_filled_in():
     """A new option needs a line in ADDED, with what runs did before it was there."""
     old = flat(json.loads((VERSION_1 / "config.json").read_text()))
     lacking = {name: value for name, value in flat(Config().model_dump()).items() if name not in old}
-    assert lacking == {**ADDED, "search.consume": "last", "search.compose_at": "features"}  # defaults that changed
+    assert lacking == {**ADDED, "search.consume": "last", "search.compose_at": "auto"}  # defaults that changed
     config = RunFolder(VERSION_1).config
     assert {name: flat(config)[name] for name in ADDED} == ADDED and config["mix"]["probability"] == 0.5
 

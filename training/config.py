@@ -329,7 +329,7 @@ def make_config(
 
 def _check_pairs(search: SearchOptions, source: str) -> None:
     """Refuse what needs scores of all pairs where there are none."""
-    if search.pair_masks and search.compose_at != "features":
+    if search.pair_masks and search.compose_at not in ("auto", "features"):
         raise UserError(
             f"{source}: search.pair_masks={search.pair_masks} scores all pairs of a batch, for which scores have to be "
             f"estimated; set search.compose_at=features, now {search.compose_at}, or search.pair_masks=0"
@@ -341,7 +341,7 @@ def _check_pairs(search: SearchOptions, source: str) -> None:
             f"{' and '.join(sorted(RELATIVE))}"
         )
     deals = TABLE_CROSSOVERS.keys() & parse_shares(search.crossover, ALL_CROSSOVERS, "crossover")
-    if deals and not search.pairs_by_scores:
+    if deals and not (search.pairs_by_scores and search.compose_at == "features"):
         raise UserError(
             f"{source}: search.crossover={search.crossover} deals from scores of all pairs, and there are none; set "
             "search.compose_at=features and search.pair_masks=32, or take another crossover, such as assignment"

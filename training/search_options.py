@@ -16,7 +16,7 @@ from training.options import Place, Section, one_of
 PAIR_MASKS = (
     32  # a few dozen: 64 and 100 find little more, for two and three times the time (runs/benchmarks/estimates.py)
 )
-DEPTHS = ("pixels", "features")  # the ends of search.compose_at; between them are the stages of the network
+DEPTHS = ("auto", "pixels", "features")  # the ends of search.compose_at; between them are the stages of the network
 
 
 def options_of(settings: type[SearchSettings]) -> dict[str, Any]:
@@ -106,12 +106,13 @@ class SearchOptions(_EngineOptions):
         description="what reducible and image_reducible compare with: average (of the live model's weights), or a run",
     )
     reference_decay: float = Field(0.99, ge=0, lt=1, description="share of the weight average kept at each step")
-    compose_at: Annotated[Literal["pixels", "features"] | int, *_depth()] = Field(
-        "features",
+    compose_at: Annotated[Literal["auto", "pixels", "features"] | int, *_depth()] = Field(
+        "auto",
         description="where the compositions that a search scores are made: features: of the images' own last feature maps, "
         "which are forwarded once for a search; scores are estimates. pixels: each composed image is forwarded; scores are "
         "exact. A number between them: of the maps behind that stage of the network, the rest of which is forwarded for "
-        "each row; nearer to exact, the earlier the stage",
+        "each row; nearer to exact, the earlier the stage. auto: features, or pixels where a trial before the first search "
+        "finds that the estimates rank an image's compositions otherwise than exact scores",
     )
     verify: int = Field(
         0,
@@ -123,7 +124,7 @@ class SearchOptions(_EngineOptions):
         None,
         description="masks, drawn by the sampler, under which all pairs of a search batch are scored before its first "
         "generation, which is then dealt from these scores at search.temperature; 0: it is drawn at random. Else 32 where "
-        "search.compose_at=features and the objective scores rows by themselves, 0 elsewhere",
+        "scores are estimated from features and the objective scores rows by themselves, 0 elsewhere",
     )
     forward_batch: Annotated[int, Field(ge=1, le=10**6)] | None = Field(
         None,
@@ -152,7 +153,7 @@ class SearchOptions(_EngineOptions):
         """Masks under which all pairs are scored: search.pair_masks, or its default."""
         if self.pair_masks is not None:
             return self.pair_masks
-        return PAIR_MASKS if self.compose_at == "features" and not self.relative else 0
+        return PAIR_MASKS if self.compose_at in ("auto", "features") and not self.relative else 0
 
     @property
     def relative(self) -> bool:

@@ -73,7 +73,7 @@ class BestOfK(ScoringMix):
             masks.reshape(-1, *masks.shape[2:]),
             pairings.reshape(-1).astype(np.int32),
         )
-        self.scores = self.open_scores(images, labels)
+        self.decide_scores(images, labels)
         losses = self.scores(rows)
         self.forwards += self.scores.forwards
         cells, whole = losses.reference_cells, losses.reference_images

@@ -6,6 +6,7 @@ of the training, so that these find the same with and without them.
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -33,6 +34,7 @@ Array = NDArray[Any]
 MOST_CHECKS = 50  # of a training
 CHECKED_IMAGES = 8  # of a search batch
 RANDOM_COMPOSITIONS = 8  # of each of these images
+TRUSTED = 0.5  # rank correlation below which search.compose_at=auto forwards every row
 SHARE = 0.1  # of all forwards for searching, at most, that checks make; the first check of a run is always made
 
 
@@ -103,6 +105,25 @@ class Checks:
         estimate, truth = (scoring.score(losses, of_both[1])[0][:, chosen] for losses in of_both)
         found = summarise(estimate, truth)
         return None if found is None else {**found, "checked_rows": len(rows.image), "forwards": spent}
+
+    def trust(self, images: Tensor, labels: Tensor) -> bool:
+        """Try on a batch whether estimates may stand for exact scores: their rank correlation is TRUSTED or more.
+
+        As `compare`, of random compositions alone. A line says so where they may not.
+        """
+        mix = self.mix
+        random = self._draw(labels.cpu().numpy(), np.random.default_rng(mix.context.streams.number("trial")))
+        found = self.compare(images, labels, random[0][0], random[1][0], number=0)
+        if found is None or found["rank_correlation"] is None or found["rank_correlation"] >= TRUSTED:
+            return True
+        if mix.context.world.main:
+            print(
+                f"search: scores estimated from feature maps rank an image's compositions with a correlation of "
+                f"{found['rank_correlation']:.2f} to exact ones, below {TRUSTED:g}; every composed image is forwarded "
+                "(search.compose_at=pixels)",
+                file=sys.stderr,
+            )
+        return False
 
     def _draw(self, classes: Array, rng: np.random.Generator) -> tuple[Array, Array]:
         """Random compositions (N,B,G,G), (N,B) that obey the search's rules."""

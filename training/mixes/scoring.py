@@ -49,6 +49,9 @@ class ScoringMix:
         self.scores: Scores
         self.checks = Checks(self)
         # Decided at the first search, once the model can be asked; kept in the checkpoint.
+        self.trusted: bool | None = (
+            None  # whether estimates may stand for exact scores: decided likewise, where it is auto
+        )
         self.evaluation: Literal["incremental", "full"] | None = "full" if options.evaluation == "full" else None
         self.forward = torch.compile(context.model, dynamic=False) if options.compile else None
         self.reference = context.reference
@@ -136,7 +139,7 @@ class ScoringMix:
         if not self.estimates:
             return ForwardedScores(self, images, labels)
         context = self.context
-        if self.options.compose_at != "features":
+        if isinstance(self.options.compose_at, int):
             channels, height, width = images.shape[1:]
             return StageProbe(
                 context.model,
@@ -165,7 +168,7 @@ class ScoringMix:
     @property
     def estimates(self) -> bool:
         """Whether scores are estimated from the images' feature maps, of the last stage or another."""
-        return self.options.compose_at != "pixels" and self.evaluation != "full"
+        return self.options.compose_at != "pixels" and self.evaluation != "full" and self.trusted is not False
 
     def _cut(self, shape: tuple[int, int, int]) -> list[CutModel] | None:
         """The models behind the stage that search.compose_at names, for images of `shape`; None where it names none.
@@ -181,6 +184,15 @@ class ScoringMix:
                 if model is not None
             ]
         return self.cuts
+
+    def decide_scores(self, images: Tensor, labels: Tensor) -> None:
+        """Open `scores` for a batch; with search.compose_at=auto the first time decide whether they may be estimates."""
+        self.scores = self.open_scores(images, labels)
+        if self.options.compose_at == "auto" and self.trusted is None and self.estimates:
+            self.trusted = self.checks.trust(images, labels)
+            if not self.trusted:
+                self.forwards += self.scores.forwards
+                self.scores = self.open_scores(images, labels)
 
     def forward_rows(self, images: Tensor, labels: Tensor, rows: Rows) -> Losses:
         """Losses of rows, which each process has forwarded its share of: rows, or whole genomes of B rows."""
@@ -222,6 +234,7 @@ class ScoringMix:
             "random": self.random.get_state().numpy(),
             "seconds": np.array(self.seconds),
             "checks": self.checks.state(),
+            "trusted": np.array([] if self.trusted is None else [self.trusted], dtype=bool),
             "full": np.array([] if self.evaluation is None else [self.evaluation == "full"], dtype=bool),
         }
 
@@ -231,6 +244,8 @@ class ScoringMix:
         self.seconds = float(state["seconds"])
         if "checks" in state:  # older checkpoints have none
             self.checks.restore(state["checks"])
+        if len(state.get("trusted", ())):
+            self.trusted = bool(state["trusted"][0])
         if len(state["full"]):
             self.evaluation = "full" if state["full"][0] else "incremental"
 
