@@ -17,7 +17,8 @@ from training.mixes import estimates
 from training.mixes.estimates import correlate_ranks, summarise
 from training.mixes.scoring import ForwardedScores
 
-EVERY_SEARCH = ("search.consume=last", "search.batch=null", "search.elites=1", "search.pair_masks=0")
+FEATURES = "search.compose_at=features"  # whatever a trial says of it
+EVERY_SEARCH = (FEATURES, "search.consume=last", "search.batch=null", "search.elites=1", "search.pair_masks=0")
 
 
 def searched(*overrides, groups=3, epochs=(1, 1, 1), name="evolved", **events):
@@ -104,7 +105,7 @@ def spearman(first, second):
 @pytest.mark.parametrize("objective", ["hard", "image_hard", "learnable", "hard + 0.5*diversity"])
 @pytest.mark.parametrize("rule", ["search.self_pairing=false", "search.min_cells=1"])
 def test_a_check_says_what_a_direct_computation_says(objective, rule, monkeypatch):
-    mix = build(f"search.objective={objective}", rule)
+    mix = build(FEATURES, f"search.objective={objective}", rule)
     (images, labels), rng = batches(1)[0], np.random.default_rng(5)
     mix.make_search(images, labels)
     masks, pairing = rng.random((B, 2, 2)) < 0.5, rng.permutation(B).astype(np.int32)
@@ -222,12 +223,12 @@ def test_a_runs_forwards_are_those_of_its_searches_and_its_checks(trained):
     checks = [event for event in run.events if event["event"] == "checked"]
     assert last and checks and all(line["scored"] > line["forwards"] for line in last)
     spent = sum(line["forwards"] for line in last) + sum(one["forwards"] for one in checks)
-    assert run.result["search_forwards"] == spent
+    assert run.result["search_forwards"] == spent + checks[0]["forwards"]  # the trial takes as many as a check
 
 
 @pytest.mark.parametrize("generations", [1, 3])
 def test_a_search_experiment_is_checked_at_its_first_and_its_last_generation(trained, tmp_path, generations):
-    options = (*TINY, "search.batch=16", f"search.generations={generations}", "search.verify=3")
+    options = (*TINY, FEATURES, "search.batch=16", f"search.generations={generations}", "search.verify=3")
     result = search_batch(load_config("digits", options), tmp_path / "found", trained, load_config("digits", TINY))
     run = RunFolder(tmp_path / "found")
     checks = [event for event in run.events if event["event"] == "checked"]

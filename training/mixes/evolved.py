@@ -158,7 +158,6 @@ class Evolved(ScoringMix):
         if classes is None:
             classes = labels.cpu().numpy()
         evaluation = self.decide_evaluation(images)
-        self.decide_scores(images, labels)
         generators = [self.rng]
         if options.islands > 1:  # streams of their own, so that what one draws leaves the others alone
             generators = [np.random.default_rng(self.rng.integers(2**63)) for _ in range(options.islands)]
@@ -169,6 +168,7 @@ class Evolved(ScoringMix):
                 f"search.islands={options.islands}"
             )
         try:
+            self.decide_scores(images, labels)
             settings = options.settings(
                 sampler=options.sampler or self.context.config.mix.sampler,
                 evaluation=evaluation,
