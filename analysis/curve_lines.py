@@ -123,11 +123,11 @@ def finish_bars(axes: Axes, names: Sequence[str], xlabel: str) -> None:
     axes.set_xticks(range(0, 101, 20))
 
 
-def legend_below(axes: Axes, columns: int = 2) -> None:
-    """A panel's legend, where it hides nothing."""
+def legend_below(axes: Axes, columns: int = 2, lines_above: int = 0) -> None:
+    """A panel's legend, where it hides nothing. lines_above: of the x axis's label, beyond its first."""
     axes.legend(
-        frameon=False, fontsize=SMALL, handlelength=3, ncols=columns, loc="upper center", bbox_to_anchor=(0.5, -0.17),
-        borderaxespad=0,
+        frameon=False, fontsize=SMALL, handlelength=3, ncols=columns, loc="upper center", borderaxespad=0,
+        bbox_to_anchor=(0.5, -0.17 - 0.06 * lines_above),
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis.estimates import checks_of
 from analysis.files import replace_text
 from analysis.run_folder import RunFolder, RunFolderError, places_of
 from analysis.settings import by_setting, seed_of
@@ -45,13 +46,14 @@ COLUMNS = {  # of curves.csv, one row per run, objective, search and generation
     "epoch": "when the search began; empty in means over all searches",
     "generation": "from 1",
     "forwards_per_image": "image forwards of the search so far, per image of its batch",
+    "scored_per_image": "image forwards that the rows scored so far would have taken, per image; empty where they took them",
     "best": "fitness of the fittest genome",
     "median": "of the population's fitness",
     "mean": "of the population's fitness",
     "std": "standard deviation of the population's fitness",
     "min": "fitness of the least fit genome",
     "diversity": "mean share of rows in which the other genomes differ from the fittest, 0 to 1",
-    "new_rows": "rows forwarded in this generation",
+    "new_rows": "rows scored in this generation; each was forwarded where scores are exact",
     "full_rows": "rows of the genomes newly proposed in this generation",
     "hypervolume": "of the front of all compositions evaluated, above the worst values of the first generation; of several "
     "objectives",
@@ -88,6 +90,11 @@ class History(NamedTuple):
     columns: dict[str, Array]
     objectives: tuple[str, ...]
     fronts: tuple[Front, ...]  # the first and the last generation's of the last search; () of one objective
+
+    @property
+    def estimated(self) -> bool:
+        """Whether its scores are estimates, which forward fewer images than they score rows."""
+        return bool(np.isfinite(self.columns["scored"]).any())
 
     @property
     def searches(self) -> int:
@@ -174,9 +181,11 @@ def by_generation_of(history: History, values: Array) -> Series:
 
 
 def by_forwards(history: History, values: Array) -> Series:
-    """Means over searches against image forwards per image of the search batch."""
+    """Means over searches against image forwards per image of the search batch; of estimated scores, against those that
+    the rows scored would have taken.
+    """
     generation, columns = history.columns["generation"], history.columns
-    counted = np.where(np.isnan(columns["scored"]), columns["forwards"], columns["scored"])  # estimates forward fewer
+    counted = np.where(np.isnan(columns["scored"]), columns["forwards"], columns["scored"])
     forwards = _means(generation, counted / columns["images"])
     # Where few searches reach the last generations, their mean could fall behind that of all.
     return Series(np.maximum.accumulate(forwards.y), _means(generation, values).y)
@@ -199,9 +208,22 @@ def turnover(history: History) -> Series | None:
 
 
 def forwards_saved(history: History) -> float | None:
-    """Percent of the proposed genomes' rows that were not forwarded, as their losses were known."""
+    """Percent of the proposed genomes' rows that were not scored, as their losses were known: forwards saved, where
+    scores are exact.
+    """
     new, full = (np.nansum(history.columns[key]) for key in ("new_rows", "full_rows"))
     return 100 * (1 - float(new / full)) if full else None
+
+
+def checks_over(history: History, name: str, scale: str) -> Series | None:
+    """What the checks of estimated scores found, by `epoch`, `step` or `generation`; None where they tell nothing.
+
+    name: rank_correlation, bias, gain_estimated or gain_true.
+    """
+    checks = checks_of(history.run)
+    keys, values = (_numbers(checks, key) for key in (scale, name))
+    known = np.isfinite(keys) & np.isfinite(values)
+    return _means(keys[known], values[known]) if known.any() else None
 
 
 def _means(keys: Array, values: Array) -> Series:
@@ -237,6 +259,7 @@ def settings_of(runs: Sequence[RunFolder]) -> tuple[list[Setting], list[str]]:
     kinds = {str(run.config["data"]["name"]) for run in unlike if histories[run.path] is not None}
     if len(kinds) > 1:
         notes.insert(0, f"Of different data ({', '.join(sorted(kinds))}): their fitness cannot be compared.")
+    notes += _estimated([history for run in unlike if (history := histories[run.path]) is not None])
     found: list[list[History]] = []
     for group in by_setting([run for run in unlike if histories[run.path] is not None], repeats=True):
         by_seed: dict[int, History] = {}
@@ -250,6 +273,14 @@ def settings_of(runs: Sequence[RunFolder]) -> tuple[list[Setting], list[str]]:
         found.append(list(by_seed.values()))
     numbers = [min(number_of[history.run.path] for history in group) for group in found]
     return [Setting(*three) for three in zip(_labels(found), found, numbers, strict=True)], notes
+
+
+def _estimated(histories: Sequence[History]) -> list[str]:
+    """A sentence where some runs' scores are estimates and others' are not."""
+    names = [history.run.name for history in histories if history.estimated]
+    if len(names) in (0, len(histories)):
+        return []
+    return [f"Fitness is an estimate for {', '.join(names)} and exact for the others: the two cannot be compared."]
 
 
 def _no_generations(runs: Sequence[RunFolder]) -> str:
@@ -322,6 +353,7 @@ def _rows(label: str, history: History, objective: str) -> list[list[str]]:
         columns["epoch"] if by else None,
         columns["generation"],
         columns["forwards"] / columns["images"],
+        columns["scored"] / columns["images"],
         *(history.column(objective, name) for name in ("best", "median", "mean", "std", "min")),
         *(columns[name] for name in ("diversity", "new_rows", "full_rows", "hypervolume")),
     ]

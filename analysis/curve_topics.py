@@ -1,4 +1,4 @@
-"""What is shown of searches, topic by topic: fitness, Pareto fronts, diversity and forwards, operators."""
+"""What is shown of searches, topic by topic: fitness, estimated scores, Pareto fronts, diversity and forwards, operators."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from analysis.curve_tables import (
     band,
     by_forwards,
     by_generation_of,
+    checks_over,
     forwards_saved,
     over_training,
     turnover,
@@ -52,6 +53,8 @@ MEANINGS = {
 }
 VOLUME = "hypervolume of the front of all\ncompositions evaluated, above the worst\nvalues of the first generation"
 PER_IMAGE = "image forwards per image of the search batch"
+WOULD_TAKE = "image forwards that the rows scored would take,\nper image of the search batch"  # of estimated scores
+EITHER = f"{PER_IMAGE}\n(of estimated scores: those that the rows scored would take)"
 SPREAD = "standard deviation\nof the population's fitness"
 STATISTICS = {"best": "fittest genome", "median": "median", "mean": "mean of the population", "min": "least fit genome"}
 CREDITS = {
@@ -59,7 +62,7 @@ CREDITS = {
     "elites": "children that were elites",
     "ancestors": "share of the last elites' ancestors",
 }
-TURNOVER, TURNED = "Row turnover", ("generation", "rows forwarded, % of the rows\nof newly proposed genomes")
+TURNOVER = "Row turnover"
 MOST_PAIRS = 3  # of objectives, whose fronts are shown
 
 
@@ -78,13 +81,41 @@ def topics_of(settings: Sequence[Setting]) -> list[Topic]:
         having = [setting for setting in settings if series_of(setting, statistic(objective, "best"))]
         if having:
             found += [_within(having, objective, len(settings)), _training(having, objective, len(settings))]
-    found += [_hypervolume(settings), _pareto(settings), _efficiency(settings), _operators(settings)]
+    found += [
+        _estimates(settings),
+        _hypervolume(settings),
+        _pareto(settings),
+        _efficiency(settings),
+        _operators(settings),
+    ]
     return [topic for topic in found if topic.panels]
 
 
-def fitness(objective: str) -> str:
+def fitness(objective: str, *, estimated: bool = False) -> str:
     """The fitness axis's label."""
-    return f"fitness '{objective}'\n({MEANINGS.get(objective, 'mean row score')})"
+    return f"{'estimated ' * estimated}fitness '{objective}'\n({MEANINGS.get(objective, 'mean row score')})"
+
+
+def fitness_of(objective: str, settings: Sequence[Setting]) -> str:
+    """The same for what is shown of settings: of estimates alone it says so."""
+    return fitness(objective, estimated=all(map(is_estimated, settings)))
+
+
+def is_estimated(setting: Setting) -> bool:
+    """Whether scores of a setting are estimates."""
+    return any(history.estimated for history in setting.histories)
+
+
+def forwards_label(settings: Sequence[Setting]) -> str:
+    """The label of what `by_forwards` has along x."""
+    if all(map(is_estimated, settings)):
+        return WOULD_TAKE
+    return EITHER if any(map(is_estimated, settings)) else PER_IMAGE
+
+
+def by_what(settings: Sequence[Setting]) -> str:
+    """The same in a title."""
+    return "rows scored" if any(map(is_estimated, settings)) else "image forwards"
 
 
 def bands(settings: Sequence[Setting]) -> str:
@@ -109,7 +140,7 @@ def beside(setting: Setting) -> list[Look]:
 def _within(having: Sequence[Setting], objective: str, settings: int) -> Topic:
     """By generation and by forwards."""
     caption = f"Means over the searches of a run. {bands(having)}"
-    label, title = fitness(objective), f"Fitness '{objective}' within a search"
+    label, title = fitness_of(objective, having), f"Fitness '{objective}' within a search"
     first = any(setting.histories[0].objectives[0] == objective for setting in having)
     spread = compared("Spread in the population", having, statistic(objective, "std"), "generation", SPREAD, 0)
     if settings == 1:
@@ -121,7 +152,8 @@ def _within(having: Sequence[Setting], objective: str, settings: int) -> Topic:
     best, by_cost = statistic(objective, "best"), statistic(objective, "best", by_forwards)
     panels = compared("Fittest genome", having, best, "generation", label)
     if first:
-        panels += compared("Fittest genome, by image forwards", having, by_cost, PER_IMAGE, label)
+        title_by_cost = f"Fittest genome, by {by_what(having)}"
+        panels += compared(title_by_cost, having, by_cost, forwards_label(having), label)
     for heading, name in (("Median", "median"), ("Mean", "mean")):
         panels += compared(f"{heading} of the population", having, statistic(objective, name), "generation", label)
     return Topic(title, caption.strip(), [*panels, *spread])
@@ -140,7 +172,7 @@ def _statistics(setting: Setting, objective: str) -> Panel:
                 mean[0].x, mean[0].y - spread[0].y, mean[0].y + spread[0].y, color=soft(), alpha=0.25, linewidth=0,
                 label="mean ± standard deviation",
             )  # fmt: skip
-        finish(axes, "generation", fitness(objective))
+        finish(axes, "generation", fitness_of(objective, [setting]))
         legend_below(axes)
 
     return Panel("Fitness by generation", draw)
@@ -151,10 +183,10 @@ def _by_forwards(setting: Setting, objective: str) -> Panel:
         for (name, label), shown in zip(STATISTICS.items(), beside(setting), strict=True):
             if name in ("best", "mean") and (series := series_of(setting, statistic(objective, name, by_forwards))):
                 plot(axes, band(series), shown, label, interval=name == "best")
-        finish(axes, PER_IMAGE, fitness(objective))
-        legend_below(axes)
+        finish(axes, forwards_label([setting]), fitness_of(objective, [setting]))
+        legend_below(axes, lines_above=forwards_label([setting]).count("\n"))
 
-    return Panel("Fitness by image forwards", draw)
+    return Panel(f"Fitness by {by_what([setting])}", draw)
 
 
 def _of_many_searches(having: Sequence[Setting]) -> tuple[list[Setting], str, str]:
@@ -167,7 +199,7 @@ def _of_many_searches(having: Sequence[Setting]) -> tuple[list[Setting], str, st
 def _training(having: Sequence[Setting], objective: str, settings: int) -> Topic:
     """The fittest of each search's first and last generation over the training."""
     having, scale, xlabel = _of_many_searches(having)
-    label = fitness(objective)
+    label = fitness_of(objective, having)
 
     def end(which: str) -> Of:
         return statistic(objective, "best", lambda history, values: over_training(history, values, which, scale))
@@ -197,6 +229,86 @@ def _training(having: Sequence[Setting], objective: str, settings: int) -> Topic
     return Topic(f"Fitness '{objective}' over the training", caption, panels)
 
 
+# Estimated scores
+
+
+def _estimates(settings: Sequence[Setting]) -> Topic:
+    """What the checks against exact forwards found: over a training, or in a search experiment's generations."""
+    having = [setting for setting in settings if series_of(setting, _checked("rank_correlation", "step"))]
+    kinds = [
+        (alike, scale, of_what)
+        for searching, of_what in ((False, ""), (True, ", search experiments"))
+        if (alike := [one for one in having if _is_experiment(one) == searching])
+        for scale in [_scale_of_checks(alike, searching)]
+    ]
+    panels = []
+    for alike, scale, of_what in kinds:
+        panels += _check_panels(alike, scale, of_what if len(kinds) > 1 else "")
+    caption = (
+        "Estimated scores beside exact ones, for random compositions of a few images and the one that was chosen. Rank "
+        "correlation: Spearman's, within an image (1: the same order, 0: none). Bias: estimate less truth. Gain: score of "
+        "what was chosen less that of random compositions; what the estimate promises beyond the truth was chosen by its "
+        "errors. " + (bands(having) if having else "")
+    )
+    return Topic("Estimated scores", caption.strip(), panels)
+
+
+def _check_panels(alike: Sequence[Setting], scale: str, of_what: str) -> list[Panel]:
+    """Of trainings alone, or of search experiments alone; scores of other objectives have axes of their own."""
+    xlabel = "training step" if scale == "step" else scale
+
+    def drawn(title: str, shown: Sequence[Setting], names: dict[str, str], ylabel: str, top: float | None) -> Panel:
+        lines = [
+            (which, name, band(series))
+            for setting in shown
+            for name, which in zip(names, beside(setting), strict=False)
+            if (series := series_of(setting, _checked(name, scale)))
+        ]
+
+        def draw(axes: Axes) -> None:
+            for which, name, line in lines:
+                plot(axes, line, which, names[name] or None)
+            axes.axhline(0, color=soft(), linewidth=1, linestyle=":", zorder=1)
+            finish(axes, xlabel, ylabel)
+            if top is not None:
+                axes.set_ylim(min(axes.get_ylim()[0], -0.05), top)
+            if any(names.values()):
+                legend_below(axes)
+
+        return Panel(title + of_what, draw)
+
+    agree = {"rank_correlation": ""}
+    panels = [drawn("Rank correlation of estimate and truth", alike, agree, "Spearman's rank correlation", 1.05)]
+    objectives = dict.fromkeys(one.histories[0].objectives[0] for one in alike)
+    for objective in objectives:
+        shown = [one for one in alike if one.histories[0].objectives[0] == objective]
+        of = f": {objective}" if len(objectives) > 1 else ""
+        unit = f"\n'{objective}' ({MEANINGS.get(objective, 'row score')})"
+        above = f"score above random compositions,{unit}"
+        panels.append(drawn(f"Bias of the estimate{of}", shown, {"bias": ""}, f"estimate less truth,{unit}", None))
+        gains = {"gain_true": "in truth", "gain_estimated": "by the estimate"}
+        if len(shown) == 1:
+            panels.append(drawn(f"Gain of what was chosen{of}", shown, gains, above, None))
+        else:
+            panels += [drawn(f"Gain {how}{of}", shown, {name: ""}, above, None) for name, how in gains.items()]
+    return panels
+
+
+def _checked(name: str, scale: str) -> Of:
+    return lambda history: checks_over(history, name, scale)
+
+
+def _is_experiment(setting: Setting) -> bool:
+    return "model" in setting.histories[0].run.start
+
+
+def _scale_of_checks(alike: Sequence[Setting], searching: bool) -> str:
+    if searching:
+        return "generation"
+    counts = [len(one.x) for setting in alike for one in series_of(setting, _checked("rank_correlation", "epoch"))]
+    return "epoch" if min(counts, default=0) > 3 else "step"
+
+
 # Hypervolume and Pareto fronts
 
 
@@ -223,7 +335,9 @@ def _volumes(alike: Sequence[Setting], of_what: str) -> list[Panel]:
     last = _volume(lambda history, values: over_training(history, values, "last", scale))
     return [
         *compared(f"Hypervolume{of_what}", alike, _volume(by_generation_of), "generation", VOLUME, 0),
-        *compared(f"Hypervolume by image forwards{of_what}", alike, _volume(by_forwards), PER_IMAGE, VOLUME, 0),
+        *compared(
+            f"Hypervolume by {by_what(alike)}{of_what}", alike, _volume(by_forwards), forwards_label(alike), VOLUME, 0
+        ),
         *compared(f"Hypervolume over the training{of_what}", several, last, xlabel, VOLUME),
     ]
 
@@ -266,7 +380,7 @@ def _front(having: Sequence[Setting], pair: tuple[str, str], *, several: bool) -
                         values = front.values[:, [history.objectives.index(name) for name in pair]]
                         label = None if several or seed else f"generation {front.generation:,}"
                         _points(axes, values, shown, label, steps=len(history.objectives) == 2)
-        finish(axes, fitness(pair[0]).replace("\n", " "), fitness(pair[1]))
+        finish(axes, fitness_of(pair[0], having).replace("\n", " "), fitness_of(pair[1], having))
         axes.xaxis.set_major_locator(MaxNLocator("auto"))
         if not several:
             legend_below(axes)
@@ -287,22 +401,40 @@ def _points(axes: Axes, values: Array, shown: Look, label: str | None, *, steps:
 
 
 def _efficiency(settings: Sequence[Setting]) -> Topic:
-    """Diversity, row turnover, and the forwards that carried losses save."""
+    """Diversity, row turnover, and the forwards that carried losses save; estimates save them in any case."""
+    estimated = any(map(is_estimated, settings))
     counted = [setting for setting in settings if saved(setting) is not None]
     panels = compared(
         "Diversity of the population", settings, _diversity, "generation",
         "rows that differ from the\nfittest genome's, mean share", 0,
     )  # fmt: skip
     panels += (
-        _turnover(counted[0]) if len(settings) == 1 and counted else compared(TURNOVER, counted, turnover, *TURNED, 0)
+        _turnover(counted[0])
+        if len(settings) == 1 and counted
+        else compared(TURNOVER, counted, turnover, *_turned(counted), 0)
     )
     if len(settings) > 1 and counted:
-        panels.append(Panel("Image forwards saved by carrying losses", lambda axes: _saved_bars(axes, counted)))
+        carried = (
+            "Rows not scored, as their losses were carried" if estimated else "Image forwards saved by carrying losses"
+        )
+        panels.append(Panel(carried, lambda axes: _saved_bars(axes, counted)))
     caption = (
         "A row's losses travel with it into the children of a genome; only rows that are new are forwarded. The turnover "
         "is their share of the rows of newly proposed genomes; the rest is saved."
     )
-    return Topic("Diversity and forwards", caption, panels)
+    if estimated:
+        caption = (
+            "A row's losses travel with it into the children of a genome; only rows that are new are scored. The turnover is "
+            "their share of the rows of newly proposed genomes. Where scores are estimated, rows are not forwarded, and "
+            "carrying losses saves no forwards."
+        )
+    return Topic("Diversity and row turnover" if estimated else "Diversity and forwards", caption, panels)
+
+
+def _turned(settings: Sequence[Setting]) -> tuple[str, str]:
+    """Labels of the turnover's axes."""
+    done = "scored" if any(map(is_estimated, settings)) else "forwarded"
+    return "generation", f"rows {done}, % of the rows\nof newly proposed genomes"
 
 
 def _diversity(history: History) -> Series | None:
@@ -315,8 +447,13 @@ def _turnover(setting: Setting) -> list[Panel]:
 
     def draw(axes: Axes) -> None:
         plot(axes, band(series_of(setting, turnover)), look(setting.number))
-        finish(axes, *TURNED, 0)
-        text = f"image forwards saved by carrying\nlosses: {saved(setting):.0f} %"
+        finish(axes, *_turned([setting]), 0)
+        what = (
+            "rows not scored, as their\nlosses were carried"
+            if is_estimated(setting)
+            else ("image forwards saved by carrying\nlosses")
+        )
+        text = f"{what}: {saved(setting):.0f} %"
         axes.text(0.96, 0.9, text, transform=axes.transAxes, ha="right", va="top", fontsize=9)
 
     return [Panel(TURNOVER, draw)]

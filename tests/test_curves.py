@@ -300,7 +300,8 @@ def test_a_run_trained_by_this_version_has_all_topics(trained):
     assert [title for title, _, _ in figures] == [
         "Fitness 'hard' within a search",
         "Fitness 'hard' over the training",
-        "Diversity and forwards",  # and nothing of the operators, of which it has one of each kind
+        "Estimated scores",
+        "Diversity and row turnover",  # and nothing of the operators, of which it has one of each kind
     ]
     assert all(figure.get_figwidth() <= 9 and caption for _, figure, caption in figures)
     assert "training step" in texts(figures[1][1])  # two epochs make no curve
@@ -309,6 +310,7 @@ def test_a_run_trained_by_this_version_has_all_topics(trained):
     assert table["best"].iloc[0] == pytest.approx(
         by_generation_of(read_history(run), read_history(run).columns["best"]).y[0]
     )
+    assert figures[0][1].axes[0].get_ylabel().startswith("estimated fitness 'hard'")
     assert fitness_label(run) == "fitness 'hard'\n(mean cell loss, nats)"
 
 
@@ -327,6 +329,65 @@ def test_figures_go_into_pages(made):
         for title, figure, caption in figures_of([run, made("b", generations=4)]):
             svg = as_svg(figure, title)
             assert svg.startswith("<svg") and "var(--ink)" in svg and caption and "<b>" not in svg
+
+
+# Estimated scores
+
+
+def estimate(run):
+    """Make the run's scores estimates: a forward an image, what the rows would have taken, and a check an epoch."""
+    lines = [line | {"scored": line["forwards"], "forwards": line["images"]} for line in lines_of(run)]
+    checks = [
+        {"event": "checked", "epoch": epoch, "step": 10 * epoch, "search": epoch, "generation": 3,
+         "rank_correlation": 1 - epoch / 10 if epoch > 1 else None, "bias": -epoch / 10, "gain_estimated": 0.5,
+         "gain_true": 0.3, "checked_rows": 72, "forwards": 72}
+        for epoch in range(1, 6)
+    ]  # fmt: skip
+    with open(run.path / "log.jsonl", "a") as file:
+        file.writelines(json.dumps(check) + "\n" for check in checks)
+    return rewrite(run, lines)
+
+
+def test_checks_are_drawn_by_epoch_and_runs_without_have_no_such_topic(made):
+    run, exact = estimate(made("a", epochs=5)), made("b", epochs=5, generations=2)
+    topics = {title: figure for title, figure, _ in figures_of([run])}
+    correlation, bias, gain = topics["Estimated scores"].axes[:3]
+    assert correlation.lines[0].get_xydata().tolist() == [[n, pytest.approx(1 - n / 10)] for n in range(2, 6)]
+    assert bias.lines[0].get_ydata().tolist() == pytest.approx([-n / 10 for n in range(1, 6)])
+    drawn = {line.get_label(): line.get_ydata()[0] for line in gain.lines[:2]}
+    assert drawn == {"in truth": 0.3, "by the estimate": 0.5} and correlation.get_xlabel() == "epoch"
+    assert "Estimated scores" not in [title for title, _, _ in figures_of([exact])]
+    both = {title: figure for title, figure, _ in figures_of([run, exact])}["Estimated scores"]
+    assert [len(axes.lines) for axes in both.axes[:3]] == [2, 2, 3]  # of the run alone, and zero
+
+
+@pytest.mark.parametrize(
+    ("kinds", "label", "title", "saves"),
+    [
+        ("e", "image forwards that the rows scored would take,\nper image of the search batch", "rows scored", False),
+        ("f", "image forwards per image of the search batch", "image forwards", True),
+        ("ef", "image forwards per image of the search batch\n(of estimated scores: those that the rows scored would take)",
+         "rows scored", False),
+    ],
+)  # fmt: skip
+def test_forwards_are_called_what_they_are(made, kinds, label, title, saves):
+    runs = [estimate(made(kind)) if kind == "e" else made(kind, generations=4) for kind in kinds]
+    figures = figures_of(runs)
+    axes = figures[0][1].axes[1]
+    assert axes.get_xlabel() == label and axes.get_title(loc="left").endswith(f"by {title}")
+    words = "\n".join(texts(figure).replace("\n", " ") + caption for _, figure, caption in figures)
+    assert ("image forwards saved by" in words.lower()) == saves and ("rows forwarded" in words) == saves
+    assert ("Fitness is an estimate for e and exact for the others" in figures[0][2]) == (kinds == "ef")
+
+
+def test_the_table_tells_forwards_from_rows_scored(made, tmp_path):
+    before = made("a")
+    spent = [line["forwards"] / 64 for line in lines_of(before)]
+    rows = table_of(write_curves([estimate(before), made("b", generations=2)], tmp_path))
+    ours = [row for row in rows if row["run"] == "a"]
+    assert {row["forwards_per_image"] for row in ours} == {"1"}
+    assert [float(row["scored_per_image"]) for row in ours] == pytest.approx(spent)
+    assert {row["scored_per_image"] for row in rows if row["run"] == "b"} == {""}
 
 
 # What is written

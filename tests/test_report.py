@@ -120,7 +120,8 @@ def test_the_page_has_every_section_of_an_evolved_run(written, parsed):
         f"{run.result['last_accuracy']:.2f} %",
         "Single seed",
         "mask mutation",
-        "forwards saved",
+        "rows are not forwarded",
+        "rank correlation",
         run.environment["command"],
     ):
         assert words in parsed.text
@@ -362,12 +363,20 @@ def test_wilsons_interval_is_that_of_scipy():
     assert accuracy_interval(81.0, 100) == pytest.approx((100 * expected.low, 100 * expected.high))
 
 
-def test_cost_tells_where_time_and_forwards_went(trained):
+def test_cost_tells_where_time_and_forwards_went_and_claims_no_savings_for_estimates(trained, tmp_path):
     run = RunFolder(trained)
     end, saved = run.result, int((run.generations["full_rows"] - run.generations["new_rows"]).sum())
     text = Page(cost([run])).text
     assert f"{end['search_forwards']:,}" in text and f"{end['image_forwards'] - end['search_forwards']:,}" in text
+    assert "Carrying losses" not in text and "rows are not forwarded" in text
+    shutil.copytree(trained, tmp_path / "exact")
+    for name in ("log.jsonl", "generations.jsonl"):
+        lines = [json.loads(line) for line in (tmp_path / "exact" / name).read_text().splitlines()]
+        kept = [{k: v for k, v in line.items() if k != "scored"} for line in lines if line.get("event") != "checked"]
+        (tmp_path / "exact" / name).write_text("".join(json.dumps(line) + "\n" for line in kept))
+    text = Page(cost([RunFolder(tmp_path / "exact")])).text
     assert f"{saved:,}" in text and f"saved {100 * saved / (saved + end['search_forwards']):.0f} %" in text
+    assert "rows are not forwarded" not in text
     assert "–" in Page(cost([RunFolder(VERSION_1 / "evolved")])).text  # version 1 does not tell what was saved
 
 

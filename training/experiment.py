@@ -325,7 +325,7 @@ class Experiment:
 def spent_text(record: Mapping[str, Any]) -> str:
     """What a generation's line says of the forwards so far, for a person."""
     text = f"{record['forwards']:,} image forwards"
-    return text if "scored" not in record else f"{text} for {record['scored']:,}"
+    return text if "scored" not in record else f"{text} in place of {record['scored']:,}"
 
 
 def distinct_rows(elites: Elites) -> tuple[Array, Array]:

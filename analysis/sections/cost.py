@@ -8,6 +8,7 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analysis.estimates import is_estimated
 from analysis.run_folder import RunFolder, places_of
 from analysis.sections.head import cost_of
 from analysis.sections.parts import count, duration, figure, key, paragraph, section, table
@@ -44,6 +45,11 @@ def cost(runs: Sequence[RunFolder]) -> str:
         "Left: seconds of training, of searching, and of tests, saving and starting (from the first event logged to the "
         "last, a pause between a stop and a resume included). Right: images forwarded through the model for training and "
         "for searching; saved are those that searches did not forward because their rows had not changed."
+        + (
+            " Of estimated scores none are told, as their rows are not forwarded."
+            if any(map(is_estimated, runs))
+            else ""
+        )
     )
     rows = [
         [
@@ -79,8 +85,10 @@ def _cost(run: RunFolder) -> Cost | None:
 
 
 def _saved(run: RunFolder) -> float | None:
-    """Rows of newly proposed genomes less those forwarded; None where the log does not tell (version 1)."""
-    if "full_rows" not in run.generations:
+    """Rows of newly proposed genomes less those forwarded; None where the log does not tell (version 1), and of
+    estimated scores, for which rows are not forwarded, carried or new.
+    """
+    if "full_rows" not in run.generations or is_estimated(run):
         return None
     table = run.generations.dropna(subset=["full_rows"])
     return float((table["full_rows"] - table["new_rows"]).sum())

@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from analysis.estimates import is_estimated
 from analysis.rounding import decimal_text
 from analysis.run_folder import RunFolder, first_to_last
 from analysis.sections.parts import count, duration, percent
@@ -73,7 +74,7 @@ def _facts(runs: Sequence[RunFolder]) -> list[tuple[str, str]]:
         facts.append(
             (
                 f"{decimal_text(first, '.3f')} → {decimal_text(last, '.3f')}",
-                f"best fitness, first to last generation{over}",
+                f"best {'estimated ' * is_estimated(run)}fitness, first to last generation{over}",
             )
         )
     cost = cost_of(run)

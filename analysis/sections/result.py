@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from analysis.ablation import MEASURES, as_html, per_seed
+from analysis.estimates import is_estimated
 from analysis.rounding import decimal_text
 from analysis.run_folder import RunFolder, first_to_last, places_of
 from analysis.sections.head import last_test
@@ -88,11 +89,12 @@ def _search_line(run: RunFolder) -> list[str]:
     first, last = first_to_last(run)
     cost = run.result or {}
     forwards = cost.get("image_forwards", run.generations["forwards"].max())
+    estimated = " (estimated)" * is_estimated(run)
     return [
         run.name,
         str(run.state),
-        decimal_text(first, ".3f"),
-        decimal_text(last, ".3f"),
+        decimal_text(first, ".3f") + estimated,
+        decimal_text(last, ".3f") + estimated,
         count(forwards),
         duration(cost.get("seconds")),
     ]

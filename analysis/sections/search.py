@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from analysis.curves import figures_of
 from analysis.endings import ending
-from analysis.estimates import told_of_estimates
+from analysis.estimates import checks_of, told_of_estimates
 from analysis.lineage import MEANING, of_one_kind, operator_table
 from analysis.run_folder import RunFolder
 from analysis.sections.parts import by_run, count, figure, paragraph, percent, section, table
@@ -20,13 +20,17 @@ HEAD = ("slot", "operator", "children", "survived", "elites", "ancestors")
 
 
 def search(runs: Sequence[RunFolder]) -> str:
-    """Fitness curves of the runs that have generations, and why their searches ended; "" where none has."""
-    searched = [run for run in runs if not run.generations.empty]
+    """Fitness curves of the runs that have generations, why their searches ended, and how estimated scores went with
+    exact ones, those of best-of-k as well; "" where nothing is to be told.
+    """
+    drawable = [run for run in runs if not run.generations.empty]
+    searched = [run for run in runs if not run.generations.empty or checks_of(run)]
     if not searched:
         return ""
-    with for_page():
-        drawn = figures_of(searched)
-        parts = [figure(made, title, caption, "Search") for title, made, caption in drawn]
+    parts = []
+    if drawable:
+        with for_page():
+            parts = [figure(made, title, caption, "Search") for title, made, caption in figures_of(drawable)]
     told = [" ".join(filter(None, (ending(run), told_of_estimates(run)))) for run in searched]
     ends = by_run(searched, [paragraph(text) for text in told], named=len(searched) > 1)
     return section("search", "Search", *parts, *ends)
