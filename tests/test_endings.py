@@ -124,7 +124,7 @@ def test_train_and_search_say_why(trained, out, cli, monkeypatch):
     status, text, error = cli("search", "model", *(word for option in options for word in ("-s", option)))
     assert status == 0, error
     run = RunFolder(out / "model-search-1")
-    assert f"{ending(run)}\n" in text and "because the image forwards were spent (search.budget=3)" in ending(run)
+    assert f"{ending(run)}\n" in text and "because the budget of rows scored was spent (search.budget=3)" in ending(run)
 
 
 # Without a limit of generations
