@@ -205,7 +205,7 @@ OTHER = {  # than the default, of every setting of the engine
     "population": 7, "generations": 5, "objective": "easy,contrast", "sampler": "connected", "evaluation": "full",
     "selection": "lexicase", "crossover": "rows+block/ox", "mask_mutation": "trade", "pairing_mutation": "scramble",
     "adaptive": True, "duplicates": "redraw", "min_cells": 2, "self_pairing": False, "same_class": False, "hold": True,
-    "start_share": 0.75, "temperature": 0.5, "budget": 3.0, "patience": 3, "target": 1.5, "minutes": 2.0, "max_nonfinite": 0.25,
+    "start_share": 0.75, "temperature": 0.75, "budget": 3.0, "patience": 3, "target": 1.5, "minutes": 2.0, "max_nonfinite": 0.25,
 }  # fmt: skip
 
 

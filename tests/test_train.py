@@ -16,6 +16,7 @@ from training import run_log
 from training.checkpoint import load_checkpoint
 from training.config import load_config
 from training.mixes import MIXES
+from training.models.patch_model import PatchModel
 from training.progress import Progress
 from training.run import Run, set_up, snapshot_epochs
 from training.train import mixed_groups, saving_pays, train
@@ -45,11 +46,13 @@ def test_a_run_folder_is_as_the_design_says(trained):
     run = RunFolder(trained)
     assert run.config["schema"] == 2 and run.config["train"]["epochs"] == 2
     assert run.environment["packages"]["torch"] == torch.__version__.split("+")[0]
-    assert [event["event"] for event in run.events] == ["start", "epoch", "checked", "epoch", "end"]
+    assert [event["event"] for event in run.events] == ["start", "checked", "epoch", "epoch", "end"]
     result = run.result
     assert result["steps"] == 20 and result["test_images"] == 360
     assert result["image_forwards"] == 20 * 16 + result["search_forwards"]
-    assert run.generations.groupby("search")["forwards"].max().sum() == result["search_forwards"]
+    (check,) = (event["forwards"] for event in run.events if event["event"] == "checked")
+    of_searches = run.generations.groupby("search")["forwards"].max().sum()
+    assert of_searches + 2 * check == result["search_forwards"]  # the trial before the first search takes as many
     assert run.epochs["accuracy"].iloc[-1] == result["last_accuracy"]
 
 
@@ -126,9 +129,21 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path):
         train(tiny("mix.name=plain", "train.lr=100", "train.epochs=6", "train.momentum=0.99"), tmp_path / "run")
 
 
-def test_a_search_without_a_finite_loss_stops_the_same_way(tmp_path):
-    with pytest.raises(UserError, match=r"search \d+, generation \d+.*lower the learning rate"):
-        train(tiny("train.lr=100", "train.epochs=6", "train.momentum=0.99", "mix.probability=1.0"), tmp_path / "run")
+@pytest.mark.parametrize("compose", ["pixels", "features", "auto"])
+def test_a_search_without_a_finite_loss_stops_the_same_way(tmp_path, monkeypatch, compose):
+    forward = PatchModel.forward, PatchModel.place_logits
+
+    def lost(number):
+        def call(model, images):
+            found = forward[number](model, images)
+            return found if model.training else tuple(part * float("nan") for part in found)
+
+        return call
+
+    monkeypatch.setattr(PatchModel, "forward", lost(0))
+    monkeypatch.setattr(PatchModel, "place_logits", lost(1))
+    with pytest.raises(UserError, match=r"search 1, generation 1.*lower the learning rate"):
+        train(tiny(f"search.compose_at={compose}", "mix.probability=1.0"), tmp_path / "run")
 
 
 def test_waiting_for_the_device_at_an_epochs_end_counts(tmp_path, monkeypatch):
