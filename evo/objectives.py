@@ -238,7 +238,7 @@ class Objective:
     @property
     def needs_cells(self) -> bool:
         """Whether it reads cell losses."""
-        return any(name not in NEEDS_IMAGES for _, name in self.terms)
+        return any(name not in NEEDS_IMAGES | {"diversity"} for _, name in self.terms)
 
     @property
     def relative(self) -> bool:

@@ -13,6 +13,7 @@ from torch import nn
 from evo.errors import UserError
 from evo.search import Rows
 from tests.conftest import TINY
+from tests.test_feature_probe import draw_rows
 from training.config import ModelOptions, describe_options, load_config
 from training.distributed import World
 from training.feature_probe import FeatureProbe
@@ -34,14 +35,6 @@ def local_model(grid, strides, classes, head="own", seed=0):
         layers += [nn.Conv2d(width, 6 + stage, 1, stride=stride), nn.BatchNorm2d(6 + stage), nn.ReLU()]
         width = 6 + stage
     return PatchModel(nn.Sequential(*layers), width, classes, grid, head)
-
-
-def draw_rows(rng, count, batch, grid):
-    return Rows(
-        rng.integers(0, batch, count).astype(np.int32),
-        rng.random((count, grid, grid)) < rng.random((count, 1, 1)),
-        rng.integers(0, batch, count).astype(np.int32),
-    )
 
 
 def draw_batch(shape=(3, 32, 32), batch=8, seed=0):
@@ -304,12 +297,12 @@ def test_a_depth_that_the_network_has_not_is_refused_before_training(tmp_path):
 
 @pytest.mark.parametrize("value", ["0", "-1", "1.5", "true", "null", "pixel", "'2'", "[1]"])
 def test_what_is_no_depth_is_refused_with_what_is_one(value):
-    with pytest.raises(UserError, match="search.compose_at: expected pixels or features, or the number of a stage"):
+    with pytest.raises(UserError, match="search.compose_at: expected auto, pixels, features, or the number of a stage"):
         load_config("digits", [f"search.compose_at={value}"])
 
 
 def test_depths_are_read_and_described():
-    for value in ("pixels", "features", 1, 12):
+    for value in ("auto", "pixels", "features", 1, 12):
         assert load_config("digits", [f"search.compose_at={value}"]).search.compose_at == value
     (line,) = (line for line in describe_options().splitlines() if line.startswith("search.compose_at "))
-    assert line.endswith("(pixels | features, or integer, >= 1)")
+    assert line.endswith("(auto | pixels | features, or integer, >= 1)")

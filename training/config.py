@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, WithJsonSchema
 
 from evo.errors import UserError, did_you_mean
-from evo.objectives import NEEDS_IMAGES, RELATIVE, parse_objectives
+from evo.objectives import RELATIVE, parse_objectives
 from evo.operators import ALL_CROSSOVERS, MASK_SAMPLERS, TABLE_CROSSOVERS
 from evo.variation import parse_shares
 from training import plain_yaml, removed
@@ -526,8 +526,7 @@ def _check_training(config: Config, source: str) -> None:
 
 def _reads_cells(objective: str) -> bool:
     """Whether an objective looks at cell losses: those that need image losses and `diversity` do not."""
-    names = {name for part in parse_objectives(objective) for _, name in part.terms}
-    return not names <= NEEDS_IMAGES | {"diversity"}
+    return any(part.needs_cells for part in parse_objectives(objective))
 
 
 def _check_verify(search: SearchOptions, source: str) -> None:

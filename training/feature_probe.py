@@ -30,14 +30,13 @@ from training.compose import cell_targets, image_targets
 from training.devices import send
 from training.distributed import World
 from training.losses import cell_losses, image_losses
-from training.probe import CPU_CHUNK, Losses, evaluating, no_random_trace
+from training.probe import CPU_CHUNK, Losses, as_input, evaluating, no_random_trace
 
 Array = NDArray[Any]
 Places = Callable[[Tensor], tuple[Tensor, Tensor]]
 
-NUMBERS_AT_ONCE = (
-    2**22
-)  # of logits that rows gather at a time: 16 MiB, in float32, for each of an image and its partner
+# Of logits that rows gather at a time: 16 MiB, in float32, for each of an image and its partner.
+NUMBERS_AT_ONCE = 2**22
 
 
 class FeatureProbe:
@@ -152,16 +151,16 @@ class FeatureProbe:
         known = labels.cpu().numpy()
         own, partner = (index.ravel().astype(np.int32) for index in np.indices((len(images),) * 2))
         reads_cells = getattr(objective, "needs_cells", True)
-        numbers = max(
-            len(own) * (masks[0].size if reads_cells else 2), 4 * len(images) * self.maps[0].classes
-        )  # a mask
+        of_models = self.maps  # once: whether weights have changed is looked up each time
+        # Numbers that a mask takes.
+        numbers = max(len(own) * (masks[0].size if reads_cells else 2), 4 * len(images) * of_models[0].classes)
         size = max(1, NUMBERS_AT_ONCE // numbers)
         scores = np.empty((len(masks), len(own)), np.float32)
         for start in range(0, len(masks), size):
             part = masks[start : start + size]
             sent = send(torch.from_numpy(part), self.images.device)
             (cells, wholes), *others = [
-                self._pair_losses(maps, chosen, labels, sent, reads_cells) for maps in self.maps
+                self._pair_losses(maps, chosen, labels, sent, reads_cells) for maps in of_models
             ]
             reference_cells, reference_wholes = others[0] if others else (None, None)
             words = Masks.pack(part).words[:, None]
@@ -200,10 +199,7 @@ class FeatureProbe:
         parts = []
         with evaluating(model), no_random_trace(self.images.device):
             for part in mine.split(min(self.chunk, max(1, len(mine)))):
-                inputs = part if self.prepare is None else self.prepare(part)
-                if self.channels_last is not None:
-                    layout = torch.channels_last if self.channels_last else torch.contiguous_format
-                    inputs = inputs.contiguous(memory_format=layout)
+                inputs = as_input(part, self.prepare, self.channels_last)
                 with torch.autocast(inputs.device.type, self.autocast, enabled=self.autocast is not None):
                     logits = call(inputs)
                 parts.append([logits[0].float(), logits[0].float() if logits[1] is logits[0] else logits[1].float()])

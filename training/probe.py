@@ -79,10 +79,7 @@ def probe(
         for start in range(0, count, chunk):
             part = slice(start, start + chunk)
             mixed = compose(images, masks[part], partner[part], rows=own[part])
-            inputs = mixed if prepare is None else prepare(mixed)
-            if channels_last is not None:
-                layout = torch.channels_last if channels_last else torch.contiguous_format
-                inputs = inputs.contiguous(memory_format=layout)
+            inputs = as_input(mixed, prepare, channels_last)
             cell_labels = cell_targets(labels, masks[part], partner[part], rows=own[part])
             for measured, call in zip(losses[:, part], forwards, strict=True):
                 with torch.autocast(device.type, autocast, enabled=autocast is not None):
@@ -116,6 +113,14 @@ def gather_losses(found: Losses, world: World, count: int, device: torch.device,
     whole = world.gather(message, count).cpu().numpy().reshape(count * unit, sum(widths))
     columns = np.split(whole, np.cumsum(widths)[:-1], axis=1)
     return Losses(*(column.reshape(-1, *part.shape[1:]) for column, part in zip(columns, parts, strict=True)))
+
+
+def as_input(images: Tensor, prepare: Callable[[Tensor], Tensor] | None, channels_last: bool | None) -> Tensor:
+    """What a model is given for images, in the memory format that is asked for; None leaves it as it comes."""
+    inputs = images if prepare is None else prepare(images)
+    if channels_last is None:
+        return inputs
+    return inputs.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
 def check_independence(

@@ -13,10 +13,10 @@ from evo.objectives import parse_objectives
 from evo.settings import SearchSettings, make_settings
 from training.options import Place, Section, one_of
 
-PAIR_MASKS = (
-    32  # a few dozen: 64 and 100 find little more, for two and three times the time (runs/benchmarks/estimates.py)
-)
-DEPTHS = ("auto", "pixels", "features")  # the ends of search.compose_at; between them are the stages of the network
+# A few dozen: more find little more, for as many times the time (runs/benchmarks/estimates.py).
+PAIR_MASKS = 32
+# The words of search.compose_at; between pixels and features are the stages of the network.
+DEPTHS = ("auto", "pixels", "features")
 
 
 def options_of(settings: type[SearchSettings]) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def _depth() -> tuple[BeforeValidator, WithJsonSchema]:
         if whole or (isinstance(value, str) and value in DEPTHS):
             return value
         raise ValueError(
-            f"expected {' or '.join(DEPTHS)}, or the number of a stage of the network, from 1, got {value!r:.60}"
+            f"expected {', '.join(DEPTHS)}, or the number of a stage of the network, from 1, got {value!r:.60}"
         )
 
     named, number = {"type": "string", "enum": list(DEPTHS)}, {"type": "integer", "minimum": 1}

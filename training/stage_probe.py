@@ -23,7 +23,7 @@ from evo.proposal import Rows
 from training.distributed import World
 from training.feature_probe import weights_of
 from training.models.stages import Layer, cut_backbone
-from training.probe import CPU_CHUNK, Forward, Losses, evaluating, gather_losses, no_random_trace, probe
+from training.probe import CPU_CHUNK, Forward, Losses, as_input, evaluating, gather_losses, no_random_trace, probe
 
 
 @dataclass(frozen=True)
@@ -159,10 +159,7 @@ class StageProbe:
         parts = []
         with evaluating(cut.model), no_random_trace(self.images.device):
             for part in mine.split(min(self.chunk, max(1, len(mine)))):
-                inputs = part if self.prepare is None else self.prepare(part)
-                if self.channels_last is not None:
-                    layout = torch.channels_last if self.channels_last else torch.contiguous_format
-                    inputs = inputs.contiguous(memory_format=layout)
+                inputs = as_input(part, self.prepare, self.channels_last)
                 with torch.autocast(inputs.device.type, self.autocast, enabled=self.autocast is not None):
                     parts.append(cut.first(inputs))
         self._count(count * cut.share)

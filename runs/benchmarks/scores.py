@@ -41,6 +41,7 @@ from training.average import WeightAverage
 from training.config import Config, load_config
 from training.data.load import load_data
 from training.feature_probe import FeatureProbe
+from training.mixes.estimates import correlate_ranks
 from training.models.stages import count_stages
 from training.probe import CPU_CHUNK, Losses, probe
 from training.progress import Progress
@@ -234,10 +235,7 @@ def _score(losses: Losses, rows: Rows, labels: Tensor, objective: str, scale: Sc
 
 def _rank_correlation(exact: Array, estimate: Array) -> float:
     """Spearman's between the two of an image's compositions, the mean over images."""
-    from scipy.stats import spearmanr
-
-    pairs = zip(exact.T, estimate.T, strict=True)
-    return float(np.nanmean([spearmanr(one, other).statistic for one, other in pairs]))
+    return float(np.nanmean([correlate_ranks(*pair) for pair in zip(exact.T, estimate.T, strict=True)]))
 
 
 def _gain(exact: Array, by: Array) -> float:
