@@ -86,9 +86,29 @@ def doubt(run: RunFolder) -> str:
     )
 
 
+def trial_of(run: RunFolder) -> dict[str, Any] | None:
+    """Its `trial` event: whether search.compose_at=auto took estimates; None where nothing was to be decided."""
+    return next((event for event in run.events if event["event"] == "trial"), None)
+
+
+def trial_text(run: RunFolder) -> str:
+    """Sentences on the trial before the first search; "" where there was none."""
+    trial = trial_of(run)
+    if trial is None or not _values([trial], "rank_correlation"):
+        return ""
+    text = (
+        f"search.compose_at=auto tried estimated scores before the first search: within a row their rank correlation with "
+        f"exact ones was {decimal_text(trial['rank_correlation'], '.2f')}"
+    )
+    needed = decimal_text(trial.get("needed", LOW), "g")
+    if trial.get("trusted"):
+        return f"{text}, and {needed} is enough to search by them."
+    return f"{text}, below the {needed} that is asked for, so every composed image was forwarded."
+
+
 def told_of_estimates(run: RunFolder) -> str:
-    """What checks and verification came to; "" where there was neither."""
-    return " ".join(filter(None, (estimate_text(run), verified_text(run))))
+    """What the trial, checks and verification came to; "" where there was none of these."""
+    return " ".join(filter(None, (trial_text(run), estimate_text(run), verified_text(run))))
 
 
 def _values(checks: Sequence[dict[str, Any]], name: str) -> list[float]:

@@ -135,7 +135,8 @@ def test_scores_that_mislead_are_not_trusted_by_default(name, capsys):
     list(mix(batches(mix.span), 1))
     assert mix.trusted and mix.estimates and capsys.readouterr().err == ""
 
-    mix = build(name=name)
+    trials = []
+    mix = build(name=name, on_check=lambda record, event="checked": trials.append((event, record)))
     local(mix.context.model)
     mix.context.model.__class__ = Contrary
     list(mix(batches(mix.span), 1))
@@ -145,6 +146,8 @@ def test_scores_that_mislead_are_not_trusted_by_default(name, capsys):
     assert said.startswith("search: scores estimated from feature maps rank") and "search.compose_at=pixels" in said
     list(mix(batches(mix.span), 1))
     assert capsys.readouterr().err == ""  # once
+    ((event, record),) = trials
+    assert event == "trial" and not record["trusted"] and record["rank_correlation"] < 0
 
     again = build(name=name)
     again.restore(mix.state())

@@ -197,7 +197,14 @@ def test_logs_that_lost_lines_are_kept_as_far_as_they_go(tmp_path, capsys):
     (folder / "log.jsonl").write_text(whole[: len(whole) - 10])
     train(tiny(OFTEN, "mix.name=evolved"), folder, resume=True)
     assert capsys.readouterr().err.count("has lost lines; what it still holds is kept") == 2
-    assert [event["event"] for event in RunFolder(folder).events] == ["start", "checked", "resume", "epoch", "end"]
+    assert [event["event"] for event in RunFolder(folder).events] == [
+        "start",
+        "trial",
+        "checked",
+        "resume",
+        "epoch",
+        "end",
+    ]
 
 
 def test_a_signal_after_the_last_step_stops_what_would_follow(tmp_path, monkeypatch):

@@ -46,7 +46,7 @@ def test_a_run_folder_is_as_the_design_says(trained):
     run = RunFolder(trained)
     assert run.config["schema"] == 2 and run.config["train"]["epochs"] == 2
     assert run.environment["packages"]["torch"] == torch.__version__.split("+")[0]
-    assert [event["event"] for event in run.events] == ["start", "checked", "epoch", "epoch", "end"]
+    assert [event["event"] for event in run.events] == ["start", "trial", "checked", "epoch", "epoch", "end"]
     result = run.result
     assert result["steps"] == 20 and result["test_images"] == 360
     assert result["image_forwards"] == 20 * 16 + result["search_forwards"]

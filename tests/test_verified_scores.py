@@ -222,8 +222,23 @@ def test_a_runs_forwards_are_those_of_its_searches_and_its_checks(trained):
     last = [line for line in run.generation_lines if "stopped" in line]
     checks = [event for event in run.events if event["event"] == "checked"]
     assert last and checks and all(line["scored"] > line["forwards"] for line in last)
-    spent = sum(line["forwards"] for line in last) + sum(one["forwards"] for one in checks)
-    assert run.result["search_forwards"] == spent + checks[0]["forwards"]  # the trial takes as many as a check
+    (trial,) = (event for event in run.events if event["event"] == "trial")
+    spent = sum(line["forwards"] for line in last) + sum(one["forwards"] for one in [*checks, trial])
+    assert run.result["search_forwards"] == spent
+
+
+def test_a_search_experiment_logs_its_trial_once(trained, tmp_path):
+    options = (*TINY, "search.compose_at=auto", "search.batch=16", "search.generations=2")
+    folder, source = tmp_path / "found", load_config("digits", TINY)
+    search_batch(load_config("digits", options), folder, trained, source)
+    further = load_config("digits", [*options, "search.generations=3"])
+    search_batch(further, folder, trained, source, resume=True, other_ends=["search.generations=3"])
+    events = RunFolder(folder).events
+    assert [event["event"] for event in events if event["event"] in ("start", "trial", "resume")] == [
+        "start", "trial", "resume",
+    ]  # fmt: skip
+    (trial,) = (event for event in events if event["event"] == "trial")
+    assert trial["trusted"] == (trial["rank_correlation"] >= trial["needed"] == estimates.TRUSTED)
 
 
 @pytest.mark.parametrize("generations", [1, 3])
@@ -251,3 +266,16 @@ def test_a_low_rank_correlation_late_in_a_run_is_warned_of(late, warns):
     text = doubt(SimpleNamespace(events=checks))
     assert bool(text) == warns and ("search.compose_at=pixels" in text) == warns
     assert not doubt(SimpleNamespace(events=[{"event": "start"}]))  # a run of exact scores
+
+
+@pytest.mark.parametrize(("found", "trusted", "says"), [(0.72, True, "enough"), (0.12, False, "was forwarded")])
+def test_pages_tell_what_the_trial_of_estimates_decided(found, trusted, says):
+    from types import SimpleNamespace
+
+    from analysis.estimates import told_of_estimates
+
+    trial = {"event": "trial", "rank_correlation": found, "needed": 0.5, "trusted": trusted}
+    run = SimpleNamespace(events=[{"event": "start"}, trial], generation_lines=[])
+    text = told_of_estimates(run)
+    assert f"{found:.2f}" in text and "0.5" in text and says in text and text.count("tried") == 1
+    assert not told_of_estimates(SimpleNamespace(events=[{"event": "start"}], generation_lines=[]))

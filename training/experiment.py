@@ -187,6 +187,7 @@ class Experiment:
 
     def begin(self) -> None:
         """Before the first generation, which a small budget may cut short."""
+        self.mix.checks.report_trial()
         self.search.ask()
         self._look_at_budget()
 
@@ -314,7 +315,7 @@ class Experiment:
             "stopped": self.search.stopped,
             "image_forwards": self.mix.forwards,
             "search_forwards": self.mix.forwards,
-            "full_forwards": len(self.fitness) * full_rows * (1 if self.mix.reference is None else 2),
+            "full_forwards": len(self.fitness) * full_rows * self.mix.row_cost,
             "seconds": seconds,
             "search_seconds": seconds,
             **({"scored": self.search.forwards} if self.mix.estimates else {}),

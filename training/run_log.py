@@ -2,7 +2,7 @@
 
     config.json        the resolved config, with schema version
     environment.json   versions, commit, device, threads, the command
-    log.jsonl          append-only, one event a line: start, resume, epoch, checked, end, failed, stopped
+    log.jsonl          append-only, one event a line: start, resume, trial, epoch, checked, end, failed, stopped
     generations.jsonl  append-only, one generation of one search a line
     elites/*.npz       some searches whole, with composed images for the gallery
     checkpoint/        latest and best
@@ -27,7 +27,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 import numpy as np
 import torch
@@ -231,10 +231,10 @@ class RunLog:
             self.board.add(self._generations, {f"search/{name}": record[name] for name in GENERATION if name in record})
         return written
 
-    def check(self, record: Mapping[str, Any]) -> None:
-        """Log estimated scores beside the truth, see mixes/estimates.py."""
-        self._append("log.jsonl", {"event": "checked", "time": now(), "epoch": self.epoch, "step": self.step, **record})
-        if self.board is not None:
+    def check(self, record: Mapping[str, Any], event: Literal["checked", "trial"] = "checked") -> None:
+        """Log estimated scores beside the truth, of a check or of the trial before the first search (mixes/estimates.py)."""
+        self._append("log.jsonl", {"event": event, "time": now(), "epoch": self.epoch, "step": self.step, **record})
+        if self.board is not None and event == "checked":
             step = self.step or record.get("generation", 0)  # of a search experiment
             self.board.add(step, {f"search/{name}": record[name] for name in CHECKED})
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from analysis.curves import figures_of
 from analysis.endings import ending
-from analysis.estimates import checks_of, told_of_estimates
+from analysis.estimates import told_of_estimates
 from analysis.lineage import MEANING, of_one_kind, operator_table
 from analysis.run_folder import RunFolder
 from analysis.sections.parts import by_run, count, figure, paragraph, percent, section, table
@@ -24,7 +24,7 @@ def search(runs: Sequence[RunFolder]) -> str:
     exact ones, those of best-of-k as well; "" where nothing is to be told.
     """
     drawable = [run for run in runs if not run.generations.empty]
-    searched = [run for run in runs if not run.generations.empty or checks_of(run)]
+    searched = [run for run in runs if not run.generations.empty or told_of_estimates(run)]
     if not searched:
         return ""
     parts = []

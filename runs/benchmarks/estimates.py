@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from analysis.run_folder import RunFolder
-from evo.errors import UserError
 from evo.objectives import parse_objectives
 from evo.operators import MASK_SAMPLERS
 from evo.pair_table import PairTable
 from evo.proposal import Rows
 from evo.search import Search
 from runs.benchmarks import row
+from runs.benchmarks.images import recipe_at_hand
 from runs.benchmarks.search import model_folder, train_once
 from runs.folders import known_config
 from training.config import load_config
@@ -121,16 +121,11 @@ def measure(quick: bool) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
 
 def open_scenes(recipe: str, count: int, progress: Progress) -> list[Scene]:
     """Batches of the training images of a model that is trained where none is kept; of digits where data are absent."""
+    recipe = recipe_at_hand([recipe], progress)
     overrides = ["mix.name=evolved", "run.device=cpu", "data.download=false", "train.precision=float32",
                  "search.objective=image_reducible", "mix.probability=1"]  # fmt: skip
     config = load_config(recipe, [*overrides, *(["train.epochs=60"] if recipe != "digits" else [])])
-    try:
-        images = load_data(config.data)[0]
-    except UserError as error:
-        if recipe == "digits":
-            raise
-        progress.update(f"{error}; taking digits", final=True)
-        return open_scenes("digits", count, progress)
+    images = load_data(config.data)[0]
     folder = model_folder(f"{recipe}-evolved")
     train_once(config, folder, progress)
     live, reference = (_load(folder, weights) for weights in ("model", "average"))

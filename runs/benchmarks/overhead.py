@@ -17,11 +17,10 @@ from typing import Any
 
 import torch
 
-from evo.errors import UserError
 from runs.benchmarks import row
+from runs.benchmarks.images import recipe_at_hand
 from training.config import Config, load_config
 from training.cores import emulates_bfloat16
-from training.data.load import load_data
 from training.devices import clock
 from training.mixes.batch import Batch
 from training.mixes.evolved import span
@@ -127,12 +126,7 @@ def _endless(run: Run) -> Iterator[Batch]:
 
 def _cases(wanted: tuple[Case, ...], progress: Progress) -> tuple[Case, ...]:
     """Those asked for, or one of digits where the data of theirs are absent."""
-    try:
-        load_data(_config(wanted[0], "plain").data)
-    except UserError as error:
-        progress.update(f"{error}; taking digits", final=True)
-        return WITHOUT_DATA
-    return wanted
+    return WITHOUT_DATA if recipe_at_hand([wanted[0].recipe], progress) == "digits" else wanted
 
 
 def _config(case: Case, mix: str) -> Config:

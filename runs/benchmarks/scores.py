@@ -31,15 +31,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from evo.errors import UserError
 from evo.objectives import OBJECTIVES, RowLosses
 from evo.operators import MASK_SAMPLERS
 from evo.packed import Masks
 from evo.search import Rows
 from runs.benchmarks import package_version, row
+from runs.benchmarks.images import recipe_at_hand
 from training.average import WeightAverage
 from training.config import Config, load_config
-from training.data.load import load_data
 from training.feature_probe import FeatureProbe
 from training.mixes.estimates import correlate_ranks
 from training.models.stages import count_stages
@@ -250,14 +249,12 @@ def _config(case: Case, scale: Scale, progress: Progress) -> Config:
         f"train.epochs={case.epochs[-1]}", "train.warmup=1", "run.device=auto", "data.download=false",
         f"data.subset={scale.subset}", f"model.name={case.model}", "model.width=null", "model.grid=null", *case.overrides,
     ]  # fmt: skip
-    config = load_config("cifar10-1000", options)
-    try:
-        load_data(config.data)
-    except UserError as error:
-        progress.update(f"{error}; taking digits", final=True)
-        own = [option for option in options if not option.startswith("data.subset") and "model.grid=4" not in option]
-        return load_config("digits", own)
-    return config
+    recipe = recipe_at_hand(["cifar10-1000"], progress)
+    if recipe == "digits":
+        options = [
+            option for option in options if not option.startswith("data.subset") and "model.grid=4" not in option
+        ]
+    return load_config(recipe, options)
 
 
 def _register_transformer() -> None:

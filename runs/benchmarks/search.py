@@ -30,12 +30,12 @@ from torch import Tensor, nn
 from analysis.run_folder import RunFolder, out_root
 from analysis.style import GREY, colour, look, new_figure, save, tidy
 from evo.archive import RowArchive
-from evo.errors import UserError
 from evo.genome import Population
 from evo.packed import Masks
 from evo.scoring import Scoring, combine_scores, measure_scale
 from evo.search import Rows, Search
 from runs.benchmarks import package_version, result_path, row
+from runs.benchmarks.images import recipe_at_hand
 from runs.benchmarks.peers import LISTS, PYMOO, Peer, Problem
 from runs.folders import known_config
 from training.config import Config, load_config
@@ -125,14 +125,9 @@ def measure(quick: bool) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
 
 def open_scene(recipe: str, progress: Progress) -> Scene:
     """The model that `recipe` trains with mix patchmix, trained where none is kept; of digits where its data are absent."""
+    recipe = recipe_at_hand([recipe], progress)
     config = load_config(recipe, ["mix.name=patchmix", "run.device=cpu", "data.download=false"])
-    try:
-        images = load_data(config.data)[0]
-    except UserError as error:
-        if recipe == "digits":
-            raise
-        progress.update(f"{error}; taking digits", final=True)
-        return open_scene("digits", progress)
+    images = load_data(config.data)[0]
     folder = model_folder(recipe)
     train_once(config, folder, progress)
     trained = load_trained(known_config(RunFolder(folder)), folder, torch.device("cpu"))

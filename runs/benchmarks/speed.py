@@ -18,10 +18,9 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from evo.errors import UserError
 from runs.benchmarks import row
+from runs.benchmarks.images import recipe_at_hand
 from training.config import Config, load_config
-from training.data.load import load_data
 from training.devices import clock
 from training.progress import Progress
 from training.run import Run, set_up
@@ -46,7 +45,7 @@ def measure(quick: bool) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     batches = (512, 1024) if gpu else (16,) if quick else (64, 128)
     rounds = 2 if quick else 5
     rows, ratios = [], []
-    recipe = _recipe()
+    recipe = recipe_at_hand(["cifar100", "cifar10"])  # what is on the images does not matter here
     for batch in batches:
         configs = {mix: _config(recipe, mix, batch, rounds, quick) for mix in MIXES}
         with tempfile.TemporaryDirectory() as scratch:
@@ -125,17 +124,6 @@ def _peak(run: Run) -> tuple[float, str]:
         matrix @ matrix
         seconds.append(clock(run.device) - began)
     return 2 * size**3 / min(seconds), f"in a product of {size}x{size} matrices here"
-
-
-def _recipe() -> str:
-    """cifar100, or a recipe whose images are at hand: their content does not matter here."""
-    for recipe in ("cifar100", "cifar10"):
-        try:
-            load_data(load_config(recipe, ["data.download=false", "data.subset=1"]).data)
-        except UserError:
-            continue
-        return recipe
-    return "digits"
 
 
 def _config(recipe: str, mix: str, batch: int, rounds: int, quick: bool) -> Config:

@@ -83,7 +83,7 @@ class MixContext:
     on_generation: Callable[[dict[str, Any]], object] = field(default=lambda record: None)
     on_search: Callable[[Any], None] = field(default=lambda record: None)
     reference: nn.Module | None = None
-    on_check: Callable[[dict[str, Any]], object] = field(default=lambda record: None)
+    on_check: Callable[..., object] = field(default=lambda record, event="checked": None)
     image_shape: tuple[int, int, int] | None = None
 
     @property

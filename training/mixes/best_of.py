@@ -74,6 +74,7 @@ class BestOfK(ScoringMix):
             pairings.reshape(-1).astype(np.int32),
         )
         self.decide_scores(images, labels)
+        self.checks.report_trial()
         losses = self.scores(rows)
         self.forwards += self.scores.forwards
         cells, whole = losses.reference_cells, losses.reference_images

@@ -46,6 +46,7 @@ class Checks:
 
     Attributes:
         epoch: Of the last check that was due in a training; 0 before the first.
+        trial: What the trial before the first search has found, until it is reported.
         forwards: Image forwards of all checks so far, the reference's included.
     """
 
@@ -53,6 +54,7 @@ class Checks:
         self.mix = mix
         self.epoch = 0
         self.forwards = 0
+        self.trial: dict[str, Any] | None = None
 
     def due(self, epoch: int) -> bool:
         """Whether a search that has just ended in this epoch is to be checked."""
@@ -64,7 +66,7 @@ class Checks:
         if not ((planned > self.epoch) & (planned <= epoch)).any():
             return False
         images = min(CHECKED_IMAGES, config.train.batch)
-        rows = images * (RANDOM_COMPOSITIONS + 1) * (1 if mix.reference is None else 2)
+        rows = images * (RANDOM_COMPOSITIONS + 1) * mix.row_cost
         return self.epoch == 0 or self.forwards + rows <= SHARE * mix.forwards
 
     def compare(
@@ -95,7 +97,7 @@ class Checks:
             compositions[1][:, chosen].ravel().astype(np.int32),
         )
         exact = mix.forward_rows(images, labels, rows)
-        spent = len(rows.image) * (1 if mix.reference is None else 2)
+        spent = len(rows.image) * mix.row_cost
         self.forwards += spent
         mix.forwards += spent
         of_both = [spread(losses, chosen, *compositions, classes) for losses in (Losses(*mix.scores(rows)), exact)]
@@ -109,21 +111,30 @@ class Checks:
     def trust(self, images: Tensor, labels: Tensor) -> bool:
         """Try on a batch whether estimates may stand for exact scores: their rank correlation is TRUSTED or more.
 
-        As `compare`, of random compositions alone. A line says so where they may not.
+        As `compare`, of random compositions alone. A line says so where they may not; `report_trial` has it logged.
         """
         mix = self.mix
         random = self._draw(labels.cpu().numpy(), np.random.default_rng(mix.context.streams.number("trial")))
         found = self.compare(images, labels, random[0][0], random[1][0], number=0)
-        if found is None or found["rank_correlation"] is None or found["rank_correlation"] >= TRUSTED:
+        if found is None or found["rank_correlation"] is None:
             return True
-        if mix.context.world.main:
+        known = ("rank_correlation", "bias", "checked_rows", "forwards")
+        trusted = bool(found["rank_correlation"] >= TRUSTED)
+        self.trial = {name: found[name] for name in known} | {"needed": TRUSTED, "trusted": trusted}
+        if not trusted and mix.context.world.main:
             print(
                 f"search: scores estimated from feature maps rank an image's compositions with a correlation of "
                 f"{found['rank_correlation']:.2f} to exact ones, below {TRUSTED:g}; every composed image is forwarded "
                 "(search.compose_at=pixels)",
                 file=sys.stderr,
             )
-        return False
+        return trusted
+
+    def report_trial(self) -> None:
+        """Have what the trial has found logged, once."""
+        if self.trial is not None:
+            self.mix.context.on_check(self.trial, event="trial")
+            self.trial = None
 
     def _draw(self, classes: Array, rng: np.random.Generator) -> tuple[Array, Array]:
         """Random compositions (N,B,G,G), (N,B) that obey the search's rules."""
@@ -276,4 +287,4 @@ def verify(mix: ScoringMix, search: Search | Islands, images: Tensor, labels: Te
         "verified_first": round(float(genomes.values[0, 0]), 6),
         "verified_rank": int(np.flatnonzero(genomes.ids == elites.ids[0])[0]) + 1,
     }
-    return Verified(elites, len(rows.image) * (1 if mix.reference is None else 2), line)
+    return Verified(elites, len(rows.image) * mix.row_cost, line)

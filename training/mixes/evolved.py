@@ -219,6 +219,7 @@ class Evolved(ScoringMix):
         told: dict[str, int | str] = {"search": self.searches, "images": len(labels)}
         if self.evaluation == "full":
             told["evaluation"] = "full"
+        self.checks.report_trial()
         with self._clock(images.device):
             verified: Verified | None = None
             proposal = search.ask()
@@ -253,6 +254,7 @@ class Evolved(ScoringMix):
         more, and counted once.
         """
         self.forwards = forwards
+        self.checks.trial = None  # the log has it
         if of_scores:
             getattr(self.scores, "maps", None)
         self.scores.forwards = of_scores

@@ -166,6 +166,11 @@ class ScoringMix:
         )
 
     @property
+    def row_cost(self) -> int:
+        """Image forwards that an exact score of a row takes: the model's, and the reference's where there is one."""
+        return 1 if self.reference is None else 2
+
+    @property
     def estimates(self) -> bool:
         """Whether scores are estimated from the images' feature maps, of the last stage or another."""
         return self.options.compose_at != "pixels" and self.evaluation != "full" and self.trusted is not False
@@ -266,7 +271,7 @@ class ForwardedScores:
         self.forwards = 0
 
     def __call__(self, rows: Rows) -> Losses:
-        self.forwards += len(rows.image) * (1 if self.mix.reference is None else 2)
+        self.forwards += len(rows.image) * self.mix.row_cost
         return self.mix.forward_rows(self.images, self.labels, rows)
 
 
