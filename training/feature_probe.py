@@ -29,8 +29,9 @@ from evo.scoring import Function
 from training.compose import cell_targets, image_targets
 from training.devices import send
 from training.distributed import World
+from training.kept_maps import MapProbe
 from training.losses import cell_losses, image_losses
-from training.probe import CPU_CHUNK, Losses, as_input, evaluating, no_random_trace
+from training.probe import Losses
 
 Array = NDArray[Any]
 Places = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -39,7 +40,7 @@ Places = Callable[[Tensor], tuple[Tensor, Tensor]]
 NUMBERS_AT_ONCE = 2**22
 
 
-class FeatureProbe:
+class FeatureProbe(MapProbe["_Maps"]):
     """Estimated losses of rows over one batch of images: `search.tell(*probe(proposal.rows))`.
 
     The maps are forwarded when the first rows are asked for, in evaluation mode, and anew once the weights have
@@ -86,34 +87,20 @@ class FeatureProbe:
         places: Sequence[Places] | None = None,
         world: World | None = None,
     ) -> None:
-        self.models = [model] if reference is None else [model, reference]
-        for one in self.models:
+        models = [model] if reference is None else [model, reference]
+        for one in models:
             check_heads(one)
-        if chunk is not None and chunk < 1:
-            raise ValueError(f"chunk must be at least 1, got {chunk}")
-        self.calls: list[Places] = list(places or (one.place_logits for one in self.models))  # type: ignore[misc]
-        self.images, self.labels = images, labels
-        self.prepare = prepare
-        self.chunk = chunk or (CPU_CHUNK if images.device.type == "cpu" else 512)
-        self.autocast, self.channels_last = autocast, channels_last
-        self.world = world or World()
-        self.forwards = 0
-        self._maps: list[_Maps] = []
-        self._of: list[list[tuple[int, int]]] = []  # the weights that the maps are of
-
-    @property
-    def maps(self) -> list[_Maps]:
-        """Of each model, of its present weights."""
-        of = [weights_of(model) for model in self.models]
-        if self._of != of:
-            self.forget()
-            self._maps = [self._forward(model, call) for model, call in zip(self.models, self.calls, strict=True)]
-            self._of = of
-        return self._maps
-
-    def forget(self) -> None:
-        """Drop the maps, and forward the images again when rows are next asked for."""
-        self._maps, self._of = [], []
+        super().__init__(
+            models,
+            images,
+            labels,
+            prepare=prepare,
+            chunk=chunk,
+            autocast=autocast,
+            channels_last=channels_last,
+            world=world,
+        )
+        self.calls: list[Places] = list(places or (one.place_logits for one in models))  # type: ignore[misc]
 
     @torch.no_grad()
     def __call__(self, rows: Rows) -> Losses:
@@ -191,23 +178,17 @@ class FeatureProbe:
         cells = self.world.gather(maps.pair_cells(chosen, labels, mine), count)
         return cells.flatten(1, 2).cpu().numpy(), wholes
 
-    @torch.no_grad()
-    def _forward(self, model: nn.Module, call: Places) -> _Maps:
-        """What a model says of the images' places; each process forwards its share of them."""
-        count = len(self.labels)
-        mine = self.images[self.world.share(count)]
-        parts = []
-        with evaluating(model), no_random_trace(self.images.device):
-            for part in mine.split(min(self.chunk, max(1, len(mine)))):
-                inputs = as_input(part, self.prepare, self.channels_last)
-                with torch.autocast(inputs.device.type, self.autocast, enabled=self.autocast is not None):
-                    logits = call(inputs)
-                parts.append([logits[0].float(), logits[0].float() if logits[1] is logits[0] else logits[1].float()])
-        image_logits, cell_logits = (
-            self.world.gather(torch.cat(one), count).contiguous() for one in zip(*parts, strict=True)
-        )
-        self.forwards += count
-        return _Maps(image_logits, cell_logits, self.labels, int(model.grid))  # type: ignore[arg-type]
+    def _keep(self, number: int) -> _Maps:
+        call = self.calls[number]
+
+        def logits(inputs: Tensor) -> tuple[Tensor, Tensor]:
+            image_logits, cell_logits = call(inputs)
+            whole = image_logits.float()
+            return whole, whole if cell_logits is image_logits else cell_logits.float()
+
+        image_logits, cell_logits = (part.contiguous() for part in self._forward(self.models[number], logits))
+        self.forwards += len(self.labels)
+        return _Maps(image_logits, cell_logits, self.labels, int(self.models[number].grid))  # type: ignore[arg-type]
 
 
 class _Maps:
@@ -345,8 +326,3 @@ def _overlap(grid: int, places: int) -> Tensor:
     starts = ends[0] - grid, ends[1] - places
     shared = torch.minimum(*ends) - torch.maximum(*starts)  # whole numbers: both lines are places * G long
     return shared.clamp(min=0).float() / grid
-
-
-def weights_of(model: nn.Module) -> list[tuple[int, int]]:
-    """What tells whether a model's parameters or buffers have changed: where they lie, and torch's count of changes."""
-    return [(tensor.data_ptr(), tensor._version) for tensor in (*model.parameters(), *model.buffers())]

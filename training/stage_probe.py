@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from evo.errors import UserError
 from evo.proposal import Rows
 from training.distributed import World
-from training.feature_probe import weights_of
+from training.kept_maps import MapProbe
 from training.models.stages import Layer, cut_backbone
-from training.probe import CPU_CHUNK, Forward, Losses, as_input, evaluating, gather_losses, no_random_trace, probe
+from training.probe import Forward, Losses, gather_losses, probe
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class CutModel:
     compiled: Forward | None = None
 
 
-class StageProbe:
+class StageProbe(MapProbe[Tensor]):
     """Losses of rows whose images are composed behind a stage of the network: `search.tell(*probe(proposal.rows))`.
 
     The maps are forwarded when the first rows are asked for, in evaluation mode, and anew once the weights have
@@ -92,37 +92,23 @@ class StageProbe:
         cuts: Sequence[CutModel] | None = None,
         world: World | None = None,
     ) -> None:
-        if chunk is not None and chunk < 1:
-            raise ValueError(f"chunk must be at least 1, got {chunk}")
-        self.images, self.labels = images, labels
-        self.prepare = prepare
-        self.cuts = list(cuts or ())
         if cuts is None:
             if depth is None:
                 raise ValueError("expected a depth, or models that are cut already; got neither")
             shape = _shape(images if prepare is None else prepare(images[:1]))
-            self.cuts = [cut_model(one, depth, shape) for one in (model, reference) if one is not None]
-        self.chunk = chunk or (CPU_CHUNK if images.device.type == "cpu" else 512)
-        self.autocast, self.channels_last = autocast, channels_last
-        self.world = world or World()
-        self.forwards = 0
+            cuts = [cut_model(one, depth, shape) for one in (model, reference) if one is not None]
+        super().__init__(
+            [cut.model for cut in cuts],
+            images,
+            labels,
+            prepare=prepare,
+            chunk=chunk,
+            autocast=autocast,
+            channels_last=channels_last,
+            world=world,
+        )
+        self.cuts = cuts
         self._work = 0.0
-        self._maps: list[Tensor] = []
-        self._of: list[list[tuple[int, int]]] = []  # the weights that the maps are of
-
-    @property
-    def maps(self) -> list[Tensor]:
-        """Of each model, (B,D,h,w) of its present weights."""
-        of = [weights_of(cut.model) for cut in self.cuts]
-        if self._of != of:
-            self.forget()
-            self._maps = [self._forward(cut) for cut in self.cuts]
-            self._of = of
-        return self._maps
-
-    def forget(self) -> None:
-        """Drop the maps, and forward the images again when rows are next asked for."""
-        self._maps, self._of = [], []
 
     def __call__(self, rows: Rows) -> Losses:
         """Losses of R rows.
@@ -151,19 +137,11 @@ class StageProbe:
             self._count(count * (1 - cut.share))
         return gather_losses(Losses(*found), self.world, count, self.images.device)
 
-    @torch.no_grad()
-    def _forward(self, cut: CutModel) -> Tensor:
-        """The maps of all images; each process forwards its share of them."""
-        count = len(self.labels)
-        mine = self.images[self.world.share(count)]
-        parts = []
-        with evaluating(cut.model), no_random_trace(self.images.device):
-            for part in mine.split(min(self.chunk, max(1, len(mine)))):
-                inputs = as_input(part, self.prepare, self.channels_last)
-                with torch.autocast(inputs.device.type, self.autocast, enabled=self.autocast is not None):
-                    parts.append(cut.first(inputs))
-        self._count(count * cut.share)
-        return self.world.gather(torch.cat(parts), count)
+    def _keep(self, number: int) -> Tensor:
+        cut = self.cuts[number]
+        (maps,) = self._forward(cut.model, lambda inputs: (cut.first(inputs),))
+        self._count(len(self.labels) * cut.share)
+        return maps
 
     def _count(self, work: float) -> None:
         self._work += work
