@@ -1,8 +1,6 @@
-"""The snippets of README.md and evo/README.md run, and the commands and files that they name exist."""
+"""The snippets of README.md run, and the commands, files and figures that it names exist. Rooms' pages: test_pages.py."""
 
-import json
 import re
-from dataclasses import fields
 from pathlib import Path
 
 import pandas as pd
@@ -12,27 +10,13 @@ import torch
 from analysis.rounding import decimal_text
 from analysis.statistics import compare
 from evo.objectives import OBJECTIVES
-from evo.operators import (
-    ARCHIVE_CROSSOVERS,
-    CROSSOVERS,
-    MASK_CROSSOVERS,
-    MASK_MUTATIONS,
-    MASK_SAMPLERS,
-    PAIRING_CROSSOVERS,
-    PAIRING_MUTATIONS,
-)
-from evo.selection import SELECTIONS
-from evo.settings import SearchSettings
 from runs.__main__ import app
 from runs.results_page import run_results
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
-ENGINE = (ROOT / "evo" / "README.md").read_text(encoding="utf-8")
 SNIPPETS = {
-    f"{page} {number}": snippet
-    for page, text in (("README.md", TEXT), ("evo/README.md", ENGINE))
-    for number, snippet in enumerate(re.findall(r"```python\n(.*?)```", text, re.S))
+    f"README.md {number}": snippet for number, snippet in enumerate(re.findall(r"```python\n(.*?)```", TEXT, re.S))
 }
 
 
@@ -54,28 +38,14 @@ def test_loops_of_ones_own_take_ten_lines(words):
 def test_commands_exist():
     commands = {command.name or command.callback.__name__ for command in app.registered_commands}
     named = set(re.findall(r"\./run ([a-z]+)", TEXT))
-    assert named == commands
-    assert set(re.findall(r"\./run ([a-z]+)", ENGINE)) <= commands
+    assert named <= commands
 
 
 def test_nothing_is_left_to_fill_in():
-    assert not re.search(r"TODO|\b[A-Z]+_(OUTPUT|TABLE|FIGURES)\b", TEXT + ENGINE)
+    assert not re.search(r"TODO|\b[A-Z]+_(OUTPUT|TABLE|FIGURES)\b", TEXT)
 
 
-def test_the_engines_page_names_its_modules_objectives_operators_and_settings():
-    modules = {path.name for path in (ROOT / "evo").glob("*.py")} - {"__init__.py"}
-    named = set(re.findall(r"`([^`\s]+)`", ENGINE))
-    assert modules <= named
-    operators = {*MASK_CROSSOVERS, *MASK_MUTATIONS, *PAIRING_CROSSOVERS, *PAIRING_MUTATIONS, *CROSSOVERS}
-    assert {*OBJECTIVES, *MASK_SAMPLERS, *SELECTIONS, *ARCHIVE_CROSSOVERS, *operators} <= named
-    settings = {field.name for field in fields(SearchSettings)}
-    assert settings - named == {"population", "objective", "evaluation"}  # these stand in its snippets and sentences
-    assert all(f"{name}=" in ENGINE for name in ("population", "objective", "evaluation"))
-
-
-@pytest.mark.parametrize(
-    "page", ["README.md", "evo/README.md", "RESULTS.md", "runs/results/TABLES.md", "runs/results/README.md"]
-)
+@pytest.mark.parametrize("page", ["README.md", "RESULTS.md", "runs/results/TABLES.md", "runs/results/README.md"])
 def test_files_exist(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
@@ -359,65 +329,3 @@ def told_beside_tables():
 
 def prose_of(page):
     return " ".join(page.read_text().split())
-
-
-def test_figures_of_the_engine_are_those_of_the_benchmarks():
-    def read(name):
-        return json.loads((ROOT / "runs" / "results" / "bench" / f"{name}.json").read_text())
-
-    for ratio in read("operators")["ratios"]:
-        line = re.search(rf"^\| {re.escape(ratio['over'])} .*$", ENGINE, re.M)
-        assert ("memory" in ratio["over"]) or f"| {ratio['value']:.0f}x |" in line[0]
-    search, prose = read("search"), " ".join(ENGINE.split())
-    ratios = {ratio["over"]: ratio["value"] for ratio in search["ratios"]}
-    medians = {(row["case"], row["name"]): row["median"] for row in search["rows"]}
-    needed = next(value for key, value in medians.items() if key[1] == "Evomix Search, until textbook DEAP's best")
-    assert f"is as fit after {needed:,.0f}, that is with {ratios['textbook DEAP, 100 generations']:.0f} times" in prose
-    assert f"({ratios['pymoo GA, 100 generations']:.0f} times fewer than pymoo" in prose
-    at = "fitness at 8,192 forwards"
-    assert f"genome has {medians[at, 'Evomix Search']:.2f} nats, theirs {medians[at, 'pymoo GA']:.2f}" in prose
-    assert f"theirs {medians[at, 'textbook DEAP']:.2f}" in prose
-    share = next(value for key, value in medians.items() if key[1].endswith("all but the model's forward"))
-    assert f"takes {share:.1f} % of a generation" in prose
-    rescore = {(row["case"], row["name"]): row["median"] for row in read("rescore")["rows"]}
-    found = [rescore["cifar10-small, 16 steps a round", f"rescore {name}"] for name in ("survivors", "all", "none")]
-    assert (
-        "found {:.2f} nats at equal forwards, forwarding everybody {:.2f}, keeping old losses {:.2f}".format(*found)
-        in prose
-    )
-
-
-def test_figures_of_mixing_are_those_of_the_benchmarks():
-    def read(name):
-        content = json.loads((ROOT / "runs" / "results" / "bench" / f"{name}.json").read_text())
-        medians = {(row["case"], row["name"]): row["median"] for row in content["rows"]}
-        return {(ratio["case"], ratio["over"]): ratio["value"] for ratio in content["ratios"]}, medians
-
-    prose = " ".join(TEXT.split())
-    ratios, _ = read("compose")
-    large, middle = "64x3x224x224 float32, 1 thread", "128x3x64x64 float32, 1 thread"
-    assert f"takes {1 / ratios[large, 'out.copy_(x)']:.1f} times as long as copying them" in prose
-    assert (
-        f"torchvision's CutMix takes {ratios[large, 'torchvision CutMix']:.1f} times as long as ours, timm's "
-        f"{ratios[large, 'timm CutMix (batch)']:.1f}" in prose
-    )
-    assert f"at 64 px it takes {ratios[middle, 'timm CutMix (batch)']:.2f} of our time" in prose
-    _, medians = read("overhead")
-    for model in ("small ResNet", "ResNet-18"):
-        case, words = f"{model}, 32 px, B128, bfloat16", "the small ResNet" if "small" in model else model
-        evolved, random = medians[case, "evolved / patchmix"], medians[case, "patchmix / plain"]
-        assert f"{evolved:.2f} times as long as one of random PatchMix with {words}" in prose or (
-            f"{evolved:.2f} times with {words}" in prose
-        )
-        assert (
-            f"{random:.2f} times plain training's with {words}" in prose or f"{random:.2f} times with {words}" in prose
-        )
-
-
-def test_figures_of_looking_are_those_of_the_benchmark():
-    content = json.loads((ROOT / "runs" / "results" / "bench" / "analysis.json").read_text())
-    found = {row["name"]: row["median"] for row in content["rows"]}
-    prose = " ".join(TEXT.split())
-    assert f"takes {found['./run report']:.1f} s and {found['./run report, peak memory']:.0f} MiB to report on" in prose
-    assert f"{found['./run curves']:.1f} s to draw the curves of" in prose
-    assert f"read in {found['read']:.2f} s" in prose
