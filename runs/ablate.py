@@ -274,7 +274,7 @@ def _config(plan: Plan, variant: str, seed: int, settings: dict[str, Any]) -> Co
         settings = {key: value for key, value in settings.items() if key not in removed.REMOVED}
     config = make_config(sections, source=f"{plan.file.name}: {variant}", settings=settings)
     counts = {
-        "mix.bank": config.mix.name == "bank",
+        "mix.bank": config.mix.kind.needs_bank,
         "search.start": config.searches,
         "search.reference": config.searches,
     }
@@ -307,10 +307,10 @@ def _needed(plan: Plan, variant: str, configs: Mapping[tuple[str, int], Config])
                 f"{plan.file}: {variant}: {key}: variant {name} has options that were removed and cannot be run, so that "
                 "nothing can be trained on what it finds; use another variant"
             )
-        if RESULTS[key] and (mix := configs[name, seed].mix.name) != "evolved":
+        if RESULTS[key] and not (mix := configs[name, seed].mix).kind.finds_patterns:
             raise UserError(
                 f"{plan.file}: {variant}: {key}: expected a variant that finds patterns (mix.name=evolved), and {name} has "
-                f"mix.name={mix}"
+                f"mix.name={mix.name}"
             )
         grids = [configs[which, seed].model.grid for which in (variant, name)]
         if RESULTS[key] and None not in grids and grids[0] != grids[1]:

@@ -14,10 +14,10 @@ from analysis.settings import flat
 from evo.errors import UserError
 from training import removed
 from training.config import PROJECT, Config, idle_options, make_config
-from training.mixes import SCORED
 from training.options import Place
 from training.places import spoken, taken, user_path
 from training.progress import speaks
+from training.registry import MIXES
 
 TAKEN = "EVOMIX_RUN_FOLDER"  # for processes that train one run together: its folder, which their launcher has made
 
@@ -131,7 +131,7 @@ def with_run_paths(config: Config) -> Config:
     sections: dict[str, Any] = {"search": search.model_copy(update=found)}
     if config.mix.bank:
         bank = user_path(config.mix.bank).resolve()
-        if config.mix.name == "bank" and not bank.is_file():
+        if config.mix.kind.needs_bank and not bank.is_file():
             raise UserError(f"mix.bank: no pattern bank at {bank}; `./run patterns RUN` writes one")
         sections["mix"] = config.mix.model_copy(update={"bank": str(bank)})
     if config.data.root:
@@ -144,7 +144,7 @@ def recorded_config(run: RunFolder) -> Config:
 
     Raises UserError where it has an option that was removed, with a value that does something that no longer exists.
     """
-    if run.mix not in SCORED:  # whose section `search` does not count
+    if run.mix not in MIXES or not MIXES[run.mix].scores:  # whose section `search` does not count
         return known_config(run)
     return make_config(_sections(run), source=str(run.path / "config.json"), trains=False)
 
@@ -222,7 +222,7 @@ def places_used(config: Config) -> dict[str, str]:
     """The options of a config that name a file or folder it needs, with their values."""
     counts = {
         "data.root": config.data.root is not None,
-        "mix.bank": config.mix.name == "bank",
+        "mix.bank": config.mix.kind.needs_bank,
         "search.start": config.searches and config.search.start is not None,
         "search.reference": config.searches and config.search.reference != "average",
     }

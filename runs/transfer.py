@@ -128,7 +128,7 @@ def run_transfer(
     from training.transfer import Source, open_target
 
     config = next(iter(configs.values()))  # but for the data they are the same
-    device = pick_device(config.run)
+    device = pick_device(config.run.device, config.run.threads)
     sources = [Source(known_config(run), run.path, kind) for run, kind in zip(runs, chosen, strict=True)]
     subjects = open_subjects(sources, config, device)
     targets = [open_target(name, of.data) for name, of in configs.items()]

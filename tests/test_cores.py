@@ -65,7 +65,7 @@ def threads():
 def test_threads_are_those_of_the_options_else_of_the_environment_else_the_cores(threads, monkeypatch):
     def told(*overrides):
         torch.set_num_threads(4)
-        pick_device(load_config("digits", ["run.device=cpu", *overrides]).run)
+        pick_device("cpu", load_config("digits", overrides).run.threads)
         return threads()
 
     monkeypatch.setattr("training.devices.usable_cores", lambda: 3)

@@ -17,9 +17,8 @@ from runs.failures import told
 from tests.test_rooms import SOURCES
 from training.data.image_set import UnreadableImage
 from training.data.levels import LevelsError
-from training.mixes import MIXES, PatchMix
-from training.models import MODELS
-from training.registry import load_entry
+from training.mixes import PatchMix
+from training.registry import MIXES, MODELS, load_entry
 
 
 @pytest.mark.parametrize(

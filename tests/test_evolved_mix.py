@@ -10,12 +10,11 @@ from evo.bank import PatternBank
 from evo.bank_files import load_bank, save_bank
 from evo.errors import UserError
 from training.config import make_config
-from training.mixes import MIXES
 from training.mixes.batch import MixContext
 from training.models.patch_model import build_model
 from training.models.trained import Prepare
 from training.randomness import Streams
-from training.registry import load_entry
+from training.registry import MIXES, load_entry
 
 NAMES = ["a", "b", "c"]
 B = 8

@@ -8,12 +8,11 @@ from evo.bank import PatternBank
 from evo.bank_files import save_bank
 from evo.errors import UserError
 from training.config import make_config
-from training.mixes import MIXES, SCORED
 from training.mixes.batch import MixContext, generator_state, set_generator_state
 from training.models.patch_model import build_model
 from training.models.trained import Prepare
 from training.randomness import Streams
-from training.registry import load_entry
+from training.registry import MIXES, load_entry
 
 NAMES = ["a", "b", "c"]
 
@@ -55,7 +54,7 @@ def test_mixes_keep_their_contract(name, tmp_path):
     kept = [images.clone() for images, _ in given]
     mixed = list(mix(given, 1))
     assert len(mixed) == mix.span and list(mix([], 1)) == []
-    assert (mix.forwards > 0) == (mix.seconds > 0) == (name in SCORED)
+    assert (mix.forwards > 0) == (mix.seconds > 0) == MIXES[name].scores
     for item, (images, _), before in zip(mixed, given, kept, strict=True):
         assert torch.equal(images, before)
         assert item.images.shape == images.shape and item.images.min() >= 0 and item.images.max() <= 255

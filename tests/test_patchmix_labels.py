@@ -66,8 +66,7 @@ def test_to_smooth_the_labels_or_the_loss_is_the_same():
 @pytest.mark.parametrize("name", ["patchmix", "bank", "evolved", "best-of-k"])
 def test_the_trainers_mixes_leave_smoothing_to_its_loss(name, tmp_path):
     from tests.test_mixes import batches, context
-    from training.mixes import MIXES
-    from training.registry import load_entry
+    from training.registry import MIXES, load_entry
 
     given = context(name, tmp_path)
     smoothing = given.config.train.model_copy(update={"label_smoothing": 0.4})

@@ -15,9 +15,9 @@ from tests.conftest import TINY
 from training import run_log
 from training.checkpoint import load_checkpoint
 from training.config import load_config
-from training.mixes import MIXES
 from training.models.patch_model import PatchModel
 from training.progress import Progress
+from training.registry import MIXES
 from training.run import Run, set_up, snapshot_epochs
 from training.train import mixed_groups, saving_pays, train
 
@@ -190,7 +190,7 @@ def test_snapshots_cover_the_run():
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("mix", [name for name in MIXES if name != "bank"])
+@pytest.mark.parametrize("mix", [name for name, kind in MIXES.items() if not kind.needs_bank])
 def test_every_mix_trains_in_both_precisions(tmp_path, mix, precision):
     result = train(
         tiny(

@@ -10,7 +10,7 @@ from evo.errors import UserError
 from tests.conftest import TINY
 from training import devices
 from training.checkpoint import load_checkpoint
-from training.config import RunOptions, TrainOptions, load_config
+from training.config import load_config
 from training.cores import emulates_bfloat16
 from training.devices import autocast_type, compile_explained, compiles, dtype_of, memory_explained, pick_device
 from training.mixes.batch import leave_unmixed
@@ -119,25 +119,25 @@ def test_auto_compiles_on_cuda_where_its_compiler_is(tmp_path, monkeypatch):
     monkeypatch.setattr(devices.shutil, "which", lambda name: "/usr/bin/gcc")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0))
     monkeypatch.setattr(devices.sysconfig, "get_path", lambda name: str(tmp_path))
-    assert not compiles(TrainOptions(), cuda)  # no headers of Python
+    assert not compiles("auto", cuda)  # no headers of Python
     (tmp_path / "Python.h").touch()
-    assert compiles(TrainOptions(), cuda) and not compiles(TrainOptions(), cpu)
-    assert compiles(TrainOptions(compile="yes"), cpu) and not compiles(TrainOptions(compile="no"), cuda)
+    assert compiles("auto", cuda) and not compiles("auto", cpu)
+    assert compiles("yes", cpu) and not compiles("no", cuda)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (6, 1))
-    assert not compiles(TrainOptions(), cuda) and compiles(TrainOptions(compile="yes"), cuda)
+    assert not compiles("auto", cuda) and compiles("yes", cuda)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr(devices, "find_spec", lambda name: None)
-    assert not compiles(TrainOptions(), cuda)
+    assert not compiles("auto", cuda)
 
 
 def test_auto_takes_bfloat16_where_the_gpu_has_it(monkeypatch):
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     for has in (True, False):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, has=has: has)
-        assert autocast_type(tiny(), cuda) is (torch.bfloat16 if has else None)
-        assert autocast_type(tiny(), cpu) is None
-        assert autocast_type(tiny("train.precision=bfloat16"), cuda) == torch.bfloat16
-        assert autocast_type(tiny("train.precision=float32"), cuda) is None
+        assert autocast_type("auto", cuda) is (torch.bfloat16 if has else None)
+        assert autocast_type("auto", cpu) is None
+        assert autocast_type("bfloat16", cuda) == torch.bfloat16
+        assert autocast_type("float32", cuda) is None
 
 
 def test_cpus_that_emulate_bfloat16_are_told_by_their_features(tmp_path):
@@ -154,11 +154,11 @@ def test_cpus_that_emulate_bfloat16_are_told_by_their_features(tmp_path):
 
 
 def test_emulated_bfloat16_is_told_once(monkeypatch, capsys):
-    cpu, wanted = torch.device("cpu"), tiny("train.precision=bfloat16")
+    cpu, wanted = torch.device("cpu"), "bfloat16"
     for emulated in (True, False):
         devices._tell_of_emulation.cache_clear()
         monkeypatch.setattr(devices, "emulates_bfloat16", lambda emulated=emulated: emulated)
-        assert autocast_type(tiny(), cpu) is None and not capsys.readouterr().err
+        assert autocast_type("auto", cpu) is None and not capsys.readouterr().err
         assert autocast_type(wanted, cpu) == autocast_type(wanted, cpu) == torch.bfloat16
         told = capsys.readouterr().err
         assert told.count("\n") == emulated and ("set -s train.precision=float32" in told) == emulated
@@ -194,18 +194,18 @@ def test_each_process_takes_the_gpu_of_its_number(monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
     precision = torch.get_float32_matmul_precision()
     try:
-        assert pick_device(RunOptions()) == torch.device("cuda:0")
-        assert pick_device(RunOptions(device="cuda:1")) == torch.device("cuda:1")
+        assert pick_device() == torch.device("cuda:0")
+        assert pick_device("cuda:1") == torch.device("cuda:1")
         with pytest.raises(UserError, match=r"run.device=cuda:2 is not there \(2 GPUs found\)"):
-            pick_device(RunOptions(device="cuda:2"))
+            pick_device("cuda:2")
         monkeypatch.setenv("WORLD_SIZE", "3")
         monkeypatch.setenv("LOCAL_RANK", "1")
-        assert pick_device(RunOptions(device="cuda")) == pick_device(RunOptions()) == torch.device("cuda:1")
+        assert pick_device("cuda") == pick_device() == torch.device("cuda:1")
         with pytest.raises(UserError, match="is one GPU, but several processes run"):
-            pick_device(RunOptions(device="cuda:0"))
+            pick_device("cuda:0")
         monkeypatch.setenv("LOCAL_RANK", "2")
         with pytest.raises(UserError, match=r"GPU 2, for process 2 .* \(2 GPUs found\)"):
-            pick_device(RunOptions())
+            pick_device()
     finally:
         torch.set_float32_matmul_precision(precision)
     assert taken == [torch.device("cuda", index) for index in (0, 1, 1, 1)]

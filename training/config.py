@@ -21,11 +21,9 @@ from evo.objectives import RELATIVE, parse_objectives
 from evo.operators import ALL_CROSSOVERS, MASK_SAMPLERS, TABLE_CROSSOVERS
 from evo.variation import parse_shares
 from training import plain_yaml, removed
-from training.data import DATASETS
-from training.mixes import MIXES, SCORED
-from training.models import MODELS
 from training.options import Idle, Place, Section, check_name, one_of
 from training.places import user_path
+from training.registry import DATASETS, MIXES, MODELS, MixKind
 from training.search_options import SearchOptions
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -165,6 +163,11 @@ class MixOptions(Section):
         "mean; or, as a control, the partners of the best rows, dealt at random under random masks",
     )
 
+    @property
+    def kind(self) -> MixKind:
+        """What the mix of this name is and does."""
+        return MIXES[self.name]
+
     def probability_in(self, epoch: int) -> float:
         """Share of an epoch's steps that are mixed; epochs count from 1."""
         return self.probability if self.stop_epoch is None or epoch <= self.stop_epoch else 0.0
@@ -247,7 +250,7 @@ class Config(Section):
     @property
     def searches(self) -> bool:
         """Whether the section `search` counts: the mix has the live model score compositions."""
-        return self.mix.name in SCORED
+        return self.mix.kind.scores
 
     @property
     def search_start(self) -> int:
@@ -320,7 +323,7 @@ def make_config(
             f"{source}: search.migrants must be below search.population, got {config.search.migrants} of "
             f"{config.search.population}"
         )
-    if config.mix.name == "evolved" and config.search.verify:
+    if config.mix.kind.finds_patterns and config.search.verify:
         _check_verify(config.search, source)
     if trains:
         _check_training(config, source)
@@ -516,11 +519,11 @@ def _check_training(config: Config, source: str) -> None:
                 f"{source}: {key} must be at least search.start_epoch, got {stop} and {config.search_start}: no search "
                 "would run"
             )
-    if mix.name == "best-of-k":
+    if mix.kind.selects:
         _check_best_of(config, source)
-    if mix.name == "bank" and not mix.bank:
+    if mix.kind.needs_bank and not mix.bank:
         raise UserError(
-            f"{source}: mix.name=bank needs mix.bank, a pattern file (`./run patterns RUN` writes one), got none"
+            f"{source}: mix.name={mix.name} needs mix.bank, a pattern file (`./run patterns RUN` writes one), got none"
         )
 
 

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from evo.errors import UserError
-from training.config import Config, RunOptions, TrainOptions
 from training.cores import EMULATED, emulates_bfloat16, usable_cores
 from training.launched import launched
 from training.progress import speaks
@@ -26,15 +25,15 @@ OLDEST_COMPILED = (7, 0)  # CUDA capability that Triton needs
 COMPILERS = ("torch._dynamo.", "torch._inductor.", "torch._functorch.", "triton.")  # where their exceptions are defined
 
 
-def pick_device(options: RunOptions) -> torch.device:
-    """The device asked for, made the process's own, with its CPU threads; auto takes CUDA where there is one.
+def pick_device(name: str = "auto", threads: int | None = None) -> torch.device:
+    """The device that run.device names, made the process's own, with run.threads; auto takes CUDA where there is one.
 
     Of several processes on a machine each takes the GPU of its number. Raises UserError where it is absent.
     """
-    use_threads(options.threads)
+    use_threads(threads)
     local = launched("LOCAL_RANK", 0)
     several = launched("WORLD_SIZE", 1) > 1
-    name = options.device
+    asked = name
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(name)
@@ -42,13 +41,13 @@ def pick_device(options: RunOptions) -> torch.device:
         raise UserError(f"run.device={name} is one GPU, but several processes run; use -s run.device=cuda, or auto")
     index = local if device.index is None else device.index
     if device.type == "cuda" and index >= torch.cuda.device_count():
-        what = f"GPU {local}, for process {local} of this machine," if several else f"run.device={options.device}"
+        what = f"GPU {local}, for process {local} of this machine," if several else f"run.device={asked}"
         raise UserError(
             f"{what} is not there ({torch.cuda.device_count()} GPUs found); use -s run.device=cpu or auto, or fewer "
             "processes"
         )
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise UserError(f"run.device={options.device} is not there; use -s run.device=cpu or auto")
+        raise UserError(f"run.device={asked} is not there; use -s run.device=cpu or auto")
     if device.type == "cuda":
         device = torch.device("cuda", index)
         torch.cuda.set_device(device)
@@ -68,13 +67,12 @@ def use_threads(count: int | None) -> None:
         torch.set_num_threads(count)
 
 
-def autocast_type(config: Config, device: torch.device) -> torch.dtype | None:
-    """The dtype to compute in, None for float32; auto, bfloat16 on a GPU that has it in hardware."""
-    wanted = config.train.precision
-    if wanted == "auto":
+def autocast_type(precision: str, device: torch.device) -> torch.dtype | None:
+    """The dtype that train.precision asks for, None for float32; auto: bfloat16 on a GPU that has it in hardware."""
+    if precision == "auto":
         fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        wanted = "bfloat16" if fast else "float32"
-    return dtype_of(wanted, device, "train.precision")
+        precision = "bfloat16" if fast else "float32"
+    return dtype_of(precision, device, "train.precision")
 
 
 def dtype_of(precision: str, device: torch.device, option: str) -> torch.dtype | None:
@@ -92,10 +90,10 @@ def _tell_of_emulation(option: str) -> None:
         print(f"run: {EMULATED}; set -s {option}=float32", file=sys.stderr)
 
 
-def compiles(options: TrainOptions, device: torch.device) -> bool:
-    """Whether to train through torch.compile: as asked; auto, on CUDA with what its compiler needs."""
-    if options.compile != "auto":
-        return options.compile == "yes"
+def compiles(wanted: str, device: torch.device) -> bool:
+    """Whether to train through torch.compile. wanted: yes, no, or auto: on CUDA with what its compiler needs."""
+    if wanted != "auto":
+        return wanted == "yes"
     if device.type != "cuda" or torch.cuda.get_device_capability(device) < OLDEST_COMPILED:
         return False
     compiler = os.environ.get("CC") or any(shutil.which(name) for name in ("gcc", "clang", "cc"))

@@ -58,7 +58,7 @@ def search_batch(
     would end where it already is.
     """
     progress = progress or Progress()
-    device = pick_device(config.run)
+    device = pick_device(config.run.device, config.run.threads)
     if config.run.tensorboard:
         check_tensorboard()
     training_set = load_data(config.data)[0].to(device)
@@ -112,7 +112,7 @@ def search_batch(
             model,
             names,
             source.prepare,
-            autocast_type(config, device),
+            autocast_type(config.train.precision, device),
             streams,
             World(),
             on_generation,

@@ -22,7 +22,6 @@ from training.data.image_set import AnyImageSet, ImageSet
 from training.data.load import load_data, place
 from training.devices import autocast_type, compiles, memory_explained, pick_device
 from training.distributed import World, share_batch_norm, start
-from training.mixes import MIXES
 from training.mixes.batch import Mix, MixContext
 from training.mixes.evolved import SearchRecord
 from training.models.patch_model import PatchModel, build_model
@@ -38,7 +37,7 @@ from training.models.trained import (
 )
 from training.optimisers import Optimiser, learning_rate_factor
 from training.randomness import Streams
-from training.registry import load_entry
+from training.registry import MIXES, load_entry
 from training.run_log import RunLog, command_line
 from training.tensorboard import check_tensorboard
 
@@ -272,7 +271,7 @@ class Run:
 
     def _compiled(self, model: nn.Module) -> Forward | None:
         """A model's forward through torch.compile, where that is asked for; else None."""
-        if not compiles(self.config.train, self.device):
+        if not compiles(self.config.train.compile, self.device):
             return None
         if id(model) not in self._tested:
             self._tested[id(model)] = torch.compile(model, dynamic=False)
@@ -318,7 +317,7 @@ def set_up(config: Config, folder: Path, *, resume: bool = False) -> Run:
 
     resume: the weights will come from a checkpoint. Raises UserError for what the user can mend.
     """
-    device = pick_device(config.run)
+    device = pick_device(config.run.device, config.run.threads)
     if config.run.tensorboard:
         check_tensorboard()
     world = start(device)
@@ -336,7 +335,7 @@ def set_up(config: Config, folder: Path, *, resume: bool = False) -> Run:
     if world.size > 1 and config.train.sync_norm:
         model = cast(PatchModel, share_batch_norm(model, device))
     prepare = Prepare(*training_set.statistics(), device)
-    autocast = autocast_type(config, device)
+    autocast = autocast_type(config.train.precision, device)
     optimiser = Optimiser(model, config.train)
     log = RunLog(folder, writes=world.main)
     log.snapshots = snapshot_epochs(config.train.epochs)
@@ -360,7 +359,7 @@ def set_up(config: Config, folder: Path, *, resume: bool = False) -> Run:
     ema = None if config.train.ema is None else WeightAverage(model, config.train.ema)
     parallel = world.wrap(model)
     forward = _forward(parallel, prepare, autocast, device)
-    if compiles(config.train, device):
+    if compiles(config.train.compile, device):
         forward = torch.compile(forward, dynamic=False)
     torch.manual_seed(streams.number("global") + world.rank)  # for what draws inside a model, each on its own rows
     return Run(

@@ -119,7 +119,7 @@ def open_source(source: Source, config: Config, device: torch.device) -> Backbon
     Raises UserError where the run has no sound checkpoint.
     """
     given = "precision" in config.train.model_fields_set
-    autocast = autocast_type(config if given else source.config, device)
+    autocast = autocast_type((config if given else source.config).train.precision, device)
     weights = "model" if source.weights == "untrained" else source.weights
     trained = load_trained(source.config, source.folder, device, weights)
     model = trained.model

@@ -131,7 +131,7 @@ def open_scene(recipe: str, progress: Progress) -> Scene:
     folder = model_folder(recipe)
     train_once(config, folder, progress)
     trained = load_trained(known_config(RunFolder(folder)), folder, torch.device("cpu"))
-    autocast = autocast_type(config, torch.device("cpu"))
+    autocast = autocast_type(config.train.precision, torch.device("cpu"))
 
     def draw_batch(batch: int, seed: int) -> tuple[Tensor, Tensor]:
         generator = torch.Generator().manual_seed(seed)

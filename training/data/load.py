@@ -10,11 +10,9 @@ import torch
 
 from evo.errors import UserError
 from training.config import DataOptions, data_root
-from training.data import ANY_SIZE, DATASETS
 from training.data.image_set import AnyImageSet, subset_indices
-from training.registry import load_entry
+from training.registry import DATASETS, load_entry
 
-PURGED = ("cifar10", "cifar100")
 NEAR_DUPLICATES = Path(__file__).with_name("near_duplicates.json")  # its `source` says whose
 
 
@@ -97,24 +95,29 @@ def _check(options: DataOptions) -> None:
             f"data.{idle[0]} has no effect without data.subset, the number of training images per class"
             + (", or hold out a share of each class with data.validation=0.2" if idle[0] == "validation" else "")
         )
-    if options.levels is not None and options.name not in ANY_SIZE:
+    if options.levels is not None and not DATASETS[options.name].any_size:
         raise UserError(
-            f"data.levels: images of {options.name} have 8 bits; leave it out, or take one of {', '.join(ANY_SIZE)}"
+            f"data.levels: images of {options.name} have 8 bits; leave it out, or take one of {_having('any_size')}"
         )
-    if options.exclude_near_duplicates and options.name not in PURGED:
+    if options.exclude_near_duplicates and not DATASETS[options.name].near_duplicates:
         raise UserError(
             f"data.exclude_near_duplicates=true: the near-duplicates of {options.name} are not known; leave it out, or "
-            f"take one of {', '.join(PURGED)}"
+            f"take one of {_having('near_duplicates')}"
         )
     if options.exclude_near_duplicates and options.validation is not None:
         raise UserError(
             "data.validation tests on training images, from which data.exclude_near_duplicates leaves none out"
         )
-    if options.image_size is not None and options.name not in ANY_SIZE:
+    if options.image_size is not None and not DATASETS[options.name].any_size:
         raise UserError(
             f"data.image_size={options.image_size}: images of {options.name} have one size; "
-            f"leave it out, or take one of {', '.join(ANY_SIZE)}"
+            f"leave it out, or take one of {_having('any_size')}"
         )
+
+
+def _having(fact: str) -> str:
+    """The data sets with a fact of the registry, listed."""
+    return ", ".join(name for name, one in DATASETS.items() if getattr(one, fact))
 
 
 def _check_sizes(options: DataOptions, training: AnyImageSet) -> None:

@@ -18,7 +18,6 @@ from training.checkpoint import Checkpoint, load_checkpoint
 from training.config import Config, ModelOptions, make_config
 from training.data.image_set import AnyImageSet
 from training.distributed import World
-from training.mixes import WHOLE_IMAGE
 from training.models.patch_model import PatchModel, build_model
 from training.places import user_path
 
@@ -130,7 +129,7 @@ def load_weights(model: nn.Module, saved: Checkpoint, weights: str = "model") ->
 
 def trains_cells(config: Config) -> bool:
     """Whether a run of this config trains what classifies its cells: a shared head learns from every image."""
-    patch_loss = config.mix.name not in WHOLE_IMAGE and config.mix.patch_weight > 0
+    patch_loss = config.mix.kind.trains_cells and config.mix.patch_weight > 0
     return patch_loss or config.model.head == "shared"
 
 
