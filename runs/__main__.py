@@ -143,7 +143,7 @@ def ablate(
     ] = False,
 ) -> None:
     """Run variants x seeds of a recipe and print a table; what is done is skipped."""
-    from runs.tables import run_ablation
+    from runs.ablation.command import run_ablation
 
     run_ablation(
         file,

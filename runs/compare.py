@@ -30,7 +30,7 @@ def run_compare(names: list[str], measure: str, baseline: str | None, out: Path 
     """
     from analysis.ablation import MEASURES, as_text, write_tables
     from analysis.statistics import compare
-    from runs.tables import FORMS
+    from runs.ablation.tables import FORMS
 
     if measure not in MEASURES:
         raise UserError(

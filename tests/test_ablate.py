@@ -18,18 +18,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import analysis.run_folder as run_folder
-import runs.engines.local as local
-import runs.engines.ray as on_ray
-import runs.published as kept
-import runs.tables as tables
+import runs.ablation.command as command
+import runs.ablation.engines.local as local
+import runs.ablation.engines.ray as on_ray
+import runs.ablation.published as kept
 from analysis.run_folder import SCHEMA, RunFolder
 from evo.errors import UserError
-from runs.ablate import _word, chosen, read_ablation
-from runs.engines.archive import ArchiveError, pack, unpack
-from runs.published import published_lines
-from runs.schedule import LOST, Estimate, Report, Schedule, duration, run_schedule
-from runs.tables import run_ablation
-from runs.trials import Outcome, run_trial
+from runs.ablation.command import run_ablation
+from runs.ablation.engines.archive import ArchiveError, pack, unpack
+from runs.ablation.file import _word, chosen, read_ablation
+from runs.ablation.published import published_lines
+from runs.ablation.schedule import LOST, Estimate, Report, Schedule, duration, run_schedule
+from runs.ablation.trials import Outcome, run_trial
 from tests.conftest import TINY
 
 ROOT = Path(__file__).parent.parent
@@ -510,7 +510,7 @@ def test_time_left_is_judged_by_what_is_done(tmp_path):
 def engine(monkeypatch):
     """The engine that run_ablation starts: a fake one."""
     fake = FakeEngine()
-    monkeypatch.setattr(tables, "start_engine", lambda name, workers, trials: fake)
+    monkeypatch.setattr(command, "start_engine", lambda name, workers, trials: fake)
     return fake
 
 
@@ -586,7 +586,7 @@ def test_a_stopped_ablation_says_how_to_go_on(tmp_path, engine, monkeypatch, cap
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tables, "run_schedule", interrupted)
+    monkeypatch.setattr(command, "run_schedule", interrupted)
     with pytest.raises(SystemExit) as left:
         run_ablation(str(file))
     assert left.value.code == 130
@@ -895,7 +895,9 @@ def test_output_that_another_process_clears_away_meanwhile_is_no_error(process, 
 
 
 def test_a_trial_ends_by_itself_when_nobody_waits_for_it(tmp_path):
-    code = "import time, runs.engines.worker as w\nw.run_trial = lambda *a: time.sleep(60)\nw.sys.exit(w.main())"
+    code = (
+        "import time, runs.ablation.engines.worker as w\nw.run_trial = lambda *a: time.sleep(60)\nw.sys.exit(w.main())"
+    )
     (trial,) = an_ablation(tmp_path, "a")
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, cwd=ROOT)
     process.stdin.write(json.dumps({"trial": trial.as_json(), "output": "x", "patience": 0}).encode() + b"\n")
@@ -1088,7 +1090,7 @@ def test_what_was_there_stays_where_the_new_folder_cannot_be_put_in_place(tmp_pa
         return rename(path, target)
 
     monkeypatch.setattr(Path, "rename", fails)
-    monkeypatch.setattr("runs.engines.archive.shutil.move", lambda source, target: fails(source, target))
+    monkeypatch.setattr("runs.ablation.engines.archive.shutil.move", lambda source, target: fails(source, target))
     with pytest.raises(OSError, match="no space left"):
         unpack(packed, tmp_path / "run")
     assert [path.name for path in tmp_path.rglob("*")] == ["run", "kept"]

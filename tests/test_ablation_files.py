@@ -8,9 +8,9 @@ import pytest
 
 from evo.objectives import OBJECTIVES, parse_objectives
 from evo.operators import MASK_SAMPLERS
-from runs.ablate import read_ablation
-from runs.published import with_published
-from runs.tables import steps_alike
+from runs.ablation.file import read_ablation
+from runs.ablation.published import with_published
+from runs.ablation.tables import steps_alike
 from training.config import RECIPES, make_config, read_yaml, recipe_path
 from training.models.patch_model import build_model
 

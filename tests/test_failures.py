@@ -201,8 +201,8 @@ def test_a_failed_close_of_one_log_closes_the_others(tmp_path):
 
 
 def test_a_trial_of_an_ablation_hands_its_refusal_on(monkeypatch, capsys):
-    from runs.engines import worker
-    from runs.engines.local import explain
+    from runs.ablation.engines import worker
+    from runs.ablation.engines.local import explain
 
     monkeypatch.setattr(worker, "_first_line", lambda: json.dumps({"trial": "", "patience": 0, "output": ""}))
     monkeypatch.setattr(worker, "_end_with_parent", lambda: None)

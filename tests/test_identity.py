@@ -12,8 +12,8 @@ from PIL import Image
 from analysis.run_folder import RunFolder
 from evo.errors import UserError
 from runs import transfer as command
-from runs.ablate import read_ablation
-from runs.trials import run_trial
+from runs.ablation.file import read_ablation
+from runs.ablation.trials import run_trial
 from tests.conftest import TINY
 from tests.test_data import write_images, write_set
 from tests.test_resume import At, Killed, die

@@ -10,9 +10,9 @@ import pytest
 from analysis.run_folder import RunFolder
 from analysis.settings import NO_SETTING
 from evo.errors import UserError
-from runs.ablate import read_ablation
+from runs.ablation.file import read_ablation
+from runs.ablation.trials import RESULTS, told_apart_by
 from runs.folders import check_unchanged
-from runs.trials import RESULTS, told_apart_by
 from tests.conftest import TINY
 from tests.test_experiment import MANY, Stopped
 from tests.test_resume import OFTEN, At, Killed, die

@@ -16,7 +16,7 @@ from analysis.files import joined_name
 from analysis.report import default_path
 from analysis.run_folder import RunFolder, RunFolderError, out_root
 from evo.errors import UserError
-from runs.ablate import read_ablation
+from runs.ablation.file import read_ablation
 from runs.folders import TAKEN, new_run_folder, numbered
 from training.config import data_root, make_config
 from training.locks import take_lock

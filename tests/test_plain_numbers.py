@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evo.errors import UserError
-from runs.ablate import read_ablation
+from runs.ablation.file import read_ablation
 from training import plain_yaml
 from training.config import load_config, make_config
 

@@ -11,10 +11,10 @@ from analysis import run_folder
 from analysis.run_folder import RunFolder, as_today, find_run
 from analysis.settings import by_setting, differing, flat, settings_of
 from evo.errors import UserError
-from runs.ablate import read_ablation
+from runs.ablation.file import read_ablation
+from runs.ablation.published import settings, with_published
+from runs.ablation.trials import Outcome
 from runs.folders import known_config, recorded_config
-from runs.published import settings, with_published
-from runs.trials import Outcome
 from training.config import PROJECT, RECIPES, load_config, make_config
 from training.removed import REMOVED
 

@@ -31,8 +31,8 @@ from typing import Any
 
 from analysis.run_folder import out_root
 from evo.errors import UserError
+from runs.ablation.trials import Trial
 from runs.folders import with_run_paths
-from runs.trials import Trial
 from training import removed
 from training.config import Config, make_config, read_yaml, recipe_path
 

@@ -16,12 +16,12 @@ from itertools import takewhile
 from pathlib import Path
 
 from evo.errors import UserError
-from runs.engines.worker import BUSY, STOPPED
+from runs.ablation.engines.worker import BUSY, STOPPED
+from runs.ablation.trials import Outcome, Trial
 from runs.folders import python_path
-from runs.trials import Outcome, Trial
 from training.cores import EMULATED, emulates_bfloat16, usable_cores
 
-COMMAND = (sys.executable, "-P", "-m", "runs.engines.worker")
+COMMAND = (sys.executable, "-P", "-m", "runs.ablation.engines.worker")
 LAST_LINES = 20  # of a failed trial's output that are kept with the reason
 LONGEST = 100_000  # bytes of the output that are looked at for them
 

@@ -1,29 +1,22 @@
-"""`./run ablate`: run the trials, then print and write their table."""
+"""`./run ablate`: runs the trials that are not done, then prints and writes their table."""
 
 from __future__ import annotations
 
-import json
-import shutil
 import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from analysis.run_folder import out_root
-from analysis.settings import IMAGES
-from analysis.tested import Tested, of_options, unlike
 from evo.errors import UserError
-from runs.ablate import chosen, fits, read_ablation
-from runs.engines import Engine
-from runs.folders import shown
-from runs.published import publish_done, publish_trial, results_folder, with_needed, with_published
-from runs.schedule import Estimate, Report, Schedule, accuracy, overview, run_schedule
-from runs.trials import Trial, check_same_images
-from training.config import PROJECT, read_yaml, recipe_path
+from runs.ablation.engines import Engine
+from runs.ablation.file import chosen, fits, read_ablation
+from runs.ablation.published import publish_done, publish_trial, with_needed, with_published
+from runs.ablation.schedule import Estimate, Report, Schedule, accuracy, overview, run_schedule
+from runs.ablation.tables import write_tables_of
+from runs.ablation.trials import Trial, check_same_images
+from training.config import PROJECT
 from training.places import spoken, user_path
 
-FORMS = ("per_seed.csv", "table.csv", "table.md", "table.tex", "figure.png", "figure.svg", "cost.png", "cost.svg")
 ENGINES = ("local", "ray")
 SHELVES = ("ablations", "evidence")  # folders of runs/: questions anyone may ask, and what our results are of
 
@@ -84,7 +77,7 @@ def run_ablation(
     names = {trial.name for trial in done}
     unfinished = [trial for trial in schedule.trials.values() if trial.name not in names]
     check_same_images(done)
-    write(file, trials, done, publish)
+    write_tables_of(file, trials, done, publish)
     if unfinished:
         raise UserError("\n".join(unfinished_lines(schedule, unfinished, retried)))
 
@@ -133,7 +126,7 @@ def write_so_far(file: Path, trials: Sequence[Trial], publish: bool) -> None:
             f"{file.stem}: no trial is done yet, so there is nothing to show; leave out --tables to run them"
         )
     check_same_images(done)
-    write(file, trials, done, publish)
+    write_tables_of(file, trials, done, publish)
     if len(done) < len(trials):
         print(f"of {len(done)} of {len(trials)} trials, the others are not done", file=sys.stderr)
 
@@ -157,10 +150,10 @@ def is_done(trial: Trial) -> bool:
 
 def start_engine(engine: str, workers: int, trials: Sequence[Trial]) -> Engine:
     if engine == "ray":
-        from runs.engines.ray import RayEngine
+        from runs.ablation.engines.ray import RayEngine
 
         return RayEngine(trials)
-    from runs.engines.local import LocalEngine, tell_of_emulation
+    from runs.ablation.engines.local import LocalEngine, tell_of_emulation
 
     tell_of_emulation(trials)
     return LocalEngine(workers)
@@ -196,47 +189,6 @@ def unfinished_lines(schedule: Schedule, unfinished: Sequence[Trial], retried: s
     return lines + ([f"to run what failed again: {retried}"] if failed else [])
 
 
-def write(file: Path, trials: Sequence[Trial], done: Sequence[Trial], publish: bool) -> None:
-    """Print and write the tables of what is done, if anything is; variants without it have a row of their own."""
-    if not done:
-        return
-    from analysis.ablation import as_text, per_seed_of, write_tables
-
-    folder = out_root() / file.stem
-    variants = list(dict.fromkeys(trial.variant for trial in trials))
-    results = [(trial.variant, trial.seed, result) for trial in done if (result := with_device(trial)) is not None]
-    tests = [Tested(trial.title, trial.seed, of_options(trial.config.data.model_dump())) for trial in done]
-    if what := unlike(tests):
-        print(f"run: {what}: the differences between such variants mean nothing", file=sys.stderr)
-    print(as_text(write_tables(per_seed_of(results), folder, variants, steps_alike=steps_alike(done))))
-    print(f"tables in {shown(folder)}: {', '.join(name for name in FORMS if (folder / name).is_file())}")
-    if publish:
-        print(f"and in {shown(publish_tables(file, done, folder))}")
-
-
-def with_device(trial: Trial) -> dict[str, Any] | None:
-    """The result of a trial that is done, with the device_name it ran on where that is known."""
-    result = trial.result
-    if result is None or "device_name" in result:  # published ones have it
-        return result
-    return {**result, "device_name": trial.run.environment.get("device_name")}
-
-
-def steps_alike(trials: Sequence[Trial]) -> bool:
-    """Whether the trials of one seed differ in nothing that costs time but their mix and its search."""
-    found: dict[int, str] = {}
-    for trial in trials:
-        config = trial.config.model_dump(
-            include={"data": True, "model": True, "train": True, "run": {"threads", "device"}}
-        )
-        for option in IMAGES:  # other images, as many of them
-            del config["data"][option.removeprefix("data.")]
-        steps = json.dumps(config, sort_keys=True)
-        if found.setdefault(trial.seed, steps) != steps:
-            return False
-    return True
-
-
 def ablation_path(name: str) -> Path:
     """The file an ablation's name or path stands for."""
     found = {path.stem: path for shelf in SHELVES for path in sorted((PROJECT / "runs" / shelf).glob("*.yaml"))}
@@ -245,20 +197,3 @@ def ablation_path(name: str) -> Path:
     if user_path(name).is_file():
         return user_path(name)
     raise UserError(f"no ablation {name!r}; expected a YAML file, or one of {', '.join(sorted(found))}")
-
-
-def publish_tables(file: Path, done: Sequence[Trial], folder: Path) -> Path:
-    """Copy the tables, the ablation's file, its recipe and the environment into runs/results/NAME."""
-    results = results_folder(file)
-    for name in FORMS:
-        if (folder / name).is_file():
-            shutil.copy(folder / name, results / name)
-    shutil.copy(file, results / "ablation.yaml")
-    shutil.copy(recipe_path(str(read_yaml(file)["recipe"])), results / "recipe.yaml")
-    there = [trial for trial in done if (trial.folder / "environment.json").is_file()]  # not all that are published
-    new = [trial for trial in there if trial.published is None]
-    if new or (there and not (results / "environment.json").is_file()):
-        made = (new or there)[0].run.environment
-        text = json.dumps({**made, "command": f"./run ablate {file.stem} --publish"}, indent=1)
-        (results / "environment.json").write_text(text + "\n", encoding="utf-8")
-    return results

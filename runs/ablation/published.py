@@ -15,7 +15,7 @@ from typing import Any
 
 from analysis.run_folder import REMOVED, as_today, read_lines
 from evo.errors import UserError
-from runs.trials import Trial, told_apart_by
+from runs.ablation.trials import Trial, told_apart_by
 from training.config import PROJECT
 
 SCHEMA = 1

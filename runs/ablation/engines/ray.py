@@ -1,7 +1,7 @@
 """Trials as tasks of a Ray cluster: the one at RAY_ADDRESS, else one that is started on this machine.
 
 Every node needs this code and its requirements, at the same path or installed. A task runs the same process as
-runs/engines/local.py does. Where a node shares the disk with runs/out, its trials write there; from other nodes the
+local.py does. Where a node shares the disk with runs/out, its trials write there; from other nodes the
 finished run folder comes back as an archive. A cluster that asks for a token is given that of RAY_AUTH_TOKEN, by Ray.
 """
 
@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from evo.errors import UserError
-from runs.engines.archive import ArchiveError, pack, unpack
-from runs.engines.local import TrialProcess
+from runs.ablation.engines.archive import ArchiveError, pack, unpack
+from runs.ablation.engines.local import TrialProcess
+from runs.ablation.trials import Outcome, Trial
 from runs.folders import python_path
-from runs.trials import Outcome, Trial
 from training.cores import usable_cores
 from training.locks import take_lock
 

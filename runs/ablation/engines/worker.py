@@ -1,7 +1,7 @@
-"""The process of one trial: `python -m runs.engines.worker NAME`, with its order as a line of JSON on standard input.
+"""The process of one trial: `python -m runs.ablation.engines.worker NAME`, with its order as JSON on standard input.
 
-It ends, with a checkpoint, when its standard input is closed: the process that started it has ended, however that
-came about.
+The order is one line. The process ends, with a checkpoint, when its standard input is closed: the process that started
+it has ended, however that came about.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from runs.ablation.trials import Trial, run_trial
 from runs.failures import told
-from runs.trials import Trial, run_trial
 
 STOPPED = 130  # exit statuses, besides 0 and 2 for what the user can mend
 BUSY = 75  # another process is at the trial

@@ -10,9 +10,9 @@ from statistics import fmean
 from typing import Literal
 
 from evo.errors import UserError
-from runs.engines import Engine
+from runs.ablation.engines import Engine
+from runs.ablation.trials import Outcome, State, Trial
 from runs.folders import shown
-from runs.trials import Outcome, State, Trial
 from training.progress import Progress, duration
 from training.stopping import Interruption
 

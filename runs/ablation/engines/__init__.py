@@ -1,10 +1,10 @@
-"""What runs the trials of an ablation: processes of this machine, or a Ray cluster. runs/schedule.py says which and when."""
+"""What runs the trials of an ablation: processes of this machine, or a Ray cluster. schedule.py says which and when."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
-from runs.trials import Outcome, Trial
+from runs.ablation.trials import Outcome, Trial
 
 
 class Engine(Protocol):
