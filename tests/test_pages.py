@@ -26,7 +26,7 @@ from evo.selection import SELECTIONS
 from evo.settings import SearchSettings
 from runs.__main__ import app
 from training.config import Config, load_config
-from training.mixes import MIXES
+from training.registry import DATASETS, MIXES, MODELS
 
 ROOT = Path(__file__).parent.parent
 PAGES = {
@@ -137,8 +137,10 @@ def test_every_command_stands_on_the_page_of_commands():
     assert {name for name, *_ in commands("runs/README.md") if not name.startswith("-")} == set(COMMANDS)
 
 
-def test_every_mix_and_objective_and_operator_and_setting_is_explained():
-    assert set(MIXES) <= set(spans("training/README.md"))
+def test_everything_that_is_chosen_by_name_is_explained():
+    assert {*MIXES, *MODELS} <= set(spans("training/README.md")) and {*DATASETS} <= set(
+        spans("training/data/README.md")
+    )
     named = {span for page in ENGINE for span in spans(page)}
     operators = {*MASK_CROSSOVERS, *MASK_MUTATIONS, *PAIRING_CROSSOVERS, *PAIRING_MUTATIONS, *CROSSOVERS}
     assert {*OBJECTIVES, *MASK_SAMPLERS, *SELECTIONS, *ARCHIVE_CROSSOVERS, *operators} <= named
