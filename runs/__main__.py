@@ -394,7 +394,8 @@ def bench(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="NAME", help="compose, overhead, speed, operators, search, scaling, rescore, estimates, scores, analysis."
+            metavar="NAME",
+            help="compose, overhead, speed, operators, search, scaling, rescore, estimates, scores, analysis.",
         ),
     ],
     quick: Annotated[bool, typer.Option("--quick", help="A small version within a minute.")] = False,
