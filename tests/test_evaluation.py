@@ -21,7 +21,7 @@ from training.mixes import scoring
 from training.mixes.batch import MixContext
 from training.mixes.evolved import Evolved
 from training.models.patch_model import PatchModel
-from training.models.trained import Prepare
+from training.models.scaling import Prepare
 from training.options import Section
 from training.randomness import Streams
 from training.search_options import SearchOptions, options_of

@@ -12,7 +12,7 @@ from evo.errors import UserError
 from training.config import make_config
 from training.mixes.batch import MixContext
 from training.models.patch_model import build_model
-from training.models.trained import Prepare
+from training.models.scaling import Prepare
 from training.randomness import Streams
 from training.registry import MIXES, load_entry
 

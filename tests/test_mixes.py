@@ -10,7 +10,7 @@ from evo.errors import UserError
 from training.config import make_config
 from training.mixes.batch import MixContext, generator_state, set_generator_state
 from training.models.patch_model import build_model
-from training.models.trained import Prepare
+from training.models.scaling import Prepare
 from training.randomness import Streams
 from training.registry import MIXES, load_entry
 
@@ -59,7 +59,7 @@ def test_mixes_keep_their_contract(name, tmp_path):
         assert torch.equal(images, before)
         assert item.images.shape == images.shape and item.images.min() >= 0 and item.images.max() <= 255
         torch.testing.assert_close(item.targets.sum(1), torch.ones(6))
-        assert (item.cell_targets is not None) == mix.cells
+        assert (item.cell_targets is not None) == MIXES[name].trains_cells
         if item.cell_targets is not None:  # shares of labels among cells are the soft target
             shares = torch.nn.functional.one_hot(item.cell_targets.flatten(1), 3).float().mean(1)
             torch.testing.assert_close(shares, item.targets)

@@ -11,7 +11,9 @@ from tests.conftest import TINY
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.config import load_config
 from training.experiment import search_batch
-from training.models.trained import Prepare, Rescaled, TrainedModel, load_reference, load_trained
+from training.models.reference import load_reference
+from training.models.scaling import Prepare, Rescaled
+from training.models.trained import TrainedModel, load_trained
 from training.run import set_up
 from training.train import train
 

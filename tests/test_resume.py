@@ -14,8 +14,8 @@ from tests.conftest import TINY
 from tests.test_train import lines
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.config import load_config
+from training.evaluation import evaluate_run
 from training.progress import Progress
-from training.run import Run
 from training.stopping import Interruption
 from training.train import train
 
@@ -208,13 +208,12 @@ def test_logs_that_lost_lines_are_kept_as_far_as_they_go(tmp_path, capsys):
 
 
 def test_a_signal_after_the_last_step_stops_what_would_follow(tmp_path, monkeypatch):
-    test = Run.test
 
     def interrupted(run):
         os.kill(os.getpid(), signal.SIGTERM)
-        return test(run)
+        return evaluate_run(run)
 
-    monkeypatch.setattr(Run, "test", interrupted)
+    monkeypatch.setattr("training.train.evaluate_run", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train(tiny("mix.name=plain", "train.epochs=1"), tmp_path / "run")
     assert RunFolder(tmp_path / "run").result["steps"] == 10

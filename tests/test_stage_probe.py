@@ -18,8 +18,8 @@ from training.config import ModelOptions, describe_options, load_config
 from training.distributed import World
 from training.feature_probe import FeatureProbe
 from training.models.patch_model import PatchModel, build_model
+from training.models.scaling import Prepare, Rescaled
 from training.models.stages import cut_backbone
-from training.models.trained import Prepare, Rescaled
 from training.probe import probe
 from training.stage_probe import StageProbe
 from training.train import train

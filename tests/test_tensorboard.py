@@ -118,17 +118,17 @@ def test_the_options_and_the_result_are_in_the_runs_own_folder(run):
 
 @pytest.mark.parametrize("more", [(), ("search.every=3", "search.consume=each")])
 def test_a_resumed_run_has_every_point_once_as_if_never_interrupted(tmp_path, monkeypatch, more):
-    monkeypatch.setattr("training.run.STEPS_TOLD", 3)
+    monkeypatch.setattr("training.step_curves.STEPS_TOLD", 3)
     config = tiny(*SEARCHES, "train.save_minutes=1e-9", *more)
     train(config, tmp_path / "whole")
     with pytest.raises(Killed):
         train(config, tmp_path / "cut", progress=At(16, die))
     killed = points(tmp_path / "cut")
     with pytest.raises(Killed):  # gone on with twice, and killed before it was saved again the first time
-        monkeypatch.setattr("training.train.save_run", lambda run, best=False: None)
+        monkeypatch.setattr("training.saving.Saver.save", lambda saver, best=False: None)
         train(config, tmp_path / "cut", progress=At(1, die), resume=True)
     monkeypatch.undo()
-    monkeypatch.setattr("training.run.STEPS_TOLD", 3)
+    monkeypatch.setattr("training.step_curves.STEPS_TOLD", 3)
     train(config, tmp_path / "cut", resume=True)
     resumed = next(event for event in RunFolder(tmp_path / "cut").events if event["event"] == "resume")["step"]
     assert 10 < resumed < max(step for step, _ in killed["step/loss"])  # points that no checkpoint knew of

@@ -12,14 +12,16 @@ import torch
 from analysis.run_folder import RunFolder
 from evo.errors import UserError
 from tests.conftest import TINY
-from training import run_log
+from training import run_events, run_log
 from training.checkpoint import load_checkpoint
 from training.config import load_config
+from training.mixes.grouping import group_batches
 from training.models.patch_model import PatchModel
 from training.progress import Progress
 from training.registry import MIXES
-from training.run import Run, set_up, snapshot_epochs
-from training.train import mixed_groups, saving_pays, train
+from training.run import set_up, snapshot_epochs
+from training.saving import Saver
+from training.train import train
 
 CLOCKS = {"time", "seconds", "search_seconds", "id"}  # and what is drawn anew for each run
 
@@ -147,31 +149,31 @@ def test_a_search_without_a_finite_loss_stops_the_same_way(tmp_path, monkeypatch
 
 
 def test_waiting_for_the_device_at_an_epochs_end_counts(tmp_path, monkeypatch):
-    check = Run.check
+    check = run_events.check_finite
 
     def waits(run, *arguments, **options):
         time.sleep(0.3)
         check(run, *arguments, **options)
 
-    monkeypatch.setattr(Run, "check", waits)
-    monkeypatch.setattr("training.train.save_run", lambda run, best: None)
+    monkeypatch.setattr(run_events, "check_finite", waits)
+    monkeypatch.setattr(Saver, "save", lambda saver, best: None)
     result = train(tiny("mix.name=plain", "train.epochs=2"), tmp_path / "run", progress=Progress(visible=False))
     assert result["seconds"] > 0.6
 
 
 def test_dear_checkpoints_are_written_seldom(tmp_path):
-    run = set_up(tiny("mix.name=plain"), tmp_path / "run")
-    run.saving_took = 0.4
-    assert saving_pays(run)
-    run.saving_took, run.saved = 2.0, time.monotonic() - 30
-    assert not saving_pays(run)
-    run.saved = time.monotonic() - 41
-    assert saving_pays(run)
+    saver = Saver(set_up(tiny("mix.name=plain"), tmp_path / "run"))
+    saver.took = 0.4
+    assert saver.pays()
+    saver.took, saver.saved = 2.0, time.monotonic() - 30
+    assert not saver.pays()
+    saver.saved = time.monotonic() - 41
+    assert saver.pays()
 
 
 def test_groups_hold_every_batch_in_order_and_up_to_span_mixed_ones():
     generator = torch.Generator().manual_seed(0)
-    groups = list(mixed_groups(iter([(index, None) for index in range(100)]), 0.4, 3, generator))
+    groups = list(group_batches(iter([(index, None) for index in range(100)]), 0.4, 3, generator))
     assert [batch[0] for group in groups for batch, _ in group] == list(range(100))
     counts = [sum(mixes for _, mixes in group) for group in groups]
     assert set(counts[:-1]) == {0, 3} and counts[-1] <= 3 and 25 < sum(counts) < 55
@@ -180,7 +182,7 @@ def test_groups_hold_every_batch_in_order_and_up_to_span_mixed_ones():
 
 def test_groups_stay_short_where_few_batches_are_mixed():
     generator = torch.Generator().manual_seed(0)
-    groups = list(mixed_groups(iter([(index, None) for index in range(500)]), 0.02, 4, generator))
+    groups = list(group_batches(iter([(index, None) for index in range(500)]), 0.02, 4, generator))
     assert max(map(len, groups)) <= 16 and sum(map(len, groups)) == 500
 
 

@@ -15,9 +15,9 @@ from training.cores import emulates_bfloat16
 from training.devices import autocast_type, compile_explained, compiles, dtype_of, memory_explained, pick_device
 from training.mixes.batch import leave_unmixed
 from training.models.trained import load_trained
-from training.progress import Progress
+from training.progress import Progress, duration
 from training.run import set_up
-from training.train import duration, epoch_batches, train, training_step
+from training.train import epoch_batches, train, training_step
 
 
 def tiny(*overrides):
@@ -39,8 +39,8 @@ def one_step(tmp_path, *options):
 
 def test_a_step_returns_losses_hits_and_its_share(tmp_path):
     _, measured = one_step(tmp_path)
-    image_loss, cell_loss, hit, share = measured.tolist()
-    assert share == 1 and 0 <= hit <= 1 and 1 < image_loss < 5 and 1 < cell_loss < 5
+    image_loss, cell_loss, accuracy = measured.means
+    assert measured.batches == 1 and 0 <= accuracy <= 100 and 1 < image_loss < 5 and 1 < cell_loss < 5
 
 
 def test_parts_of_a_batch_add_up_to_the_whole(tmp_path):
@@ -50,7 +50,7 @@ def test_parts_of_a_batch_add_up_to_the_whole(tmp_path):
         run = set_up(tiny("mix.name=patchmix", f"train.accumulate={parts}", "train.lr=1e-9"), tmp_path / "run")
         run.model.eval()
         measured = training_step(run, leave_unmixed(next(epoch_batches(run)), 10, run.model.grid))
-        return measured, [parameter.grad.clone() for parameter in run.model.parameters()]
+        return measured.values, [parameter.grad.clone() for parameter in run.model.parameters()]
 
     whole, parts = gradients(1), gradients(5)
     torch.testing.assert_close(parts[0], whole[0])
@@ -216,12 +216,12 @@ def test_too_little_memory_names_the_option_to_lower(tmp_path, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
     with monkeypatch.context() as patched:
-        patched.setattr("training.train.backward", full)
+        patched.setattr("training.train.image_losses", full)
         with pytest.raises(
             UserError, match=r"out of device memory .*; lower train.batch=16, or raise train.accumulate=1"
         ):
             train(tiny("mix.name=plain"), tmp_path / "steps")
-    monkeypatch.setattr("training.run.evaluate", full)
+    monkeypatch.setattr("training.evaluation.evaluate", full)
     with pytest.raises(UserError, match=r"out of device memory .*; lower train.eval_batch=500"):
         train(tiny("mix.name=plain"), tmp_path / "tests")
     with pytest.raises(RuntimeError, match="something else"), memory_explained("lower x"):

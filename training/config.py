@@ -253,6 +253,11 @@ class Config(Section):
         return self.mix.kind.scores
 
     @property
+    def trains_cells(self) -> bool:
+        """Whether training reaches what classifies the cells: a shared head learns from every image."""
+        return (self.mix.kind.trains_cells and self.mix.patch_weight > 0) or self.model.head == "shared"
+
+    @property
     def search_start(self) -> int:
         """The epoch, from 1, of the first search or selection."""
         return self.search.start_epoch or 1 + self.train.epochs // 10

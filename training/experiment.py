@@ -25,12 +25,8 @@ from training.devices import autocast_type, pick_device
 from training.distributed import World
 from training.mixes.batch import Array, MixContext
 from training.mixes.evolved import Evolved, SearchRecord
-from training.models.trained import (
-    load_reference,
-    load_trained,
-    needs_average,
-    trains_cells,
-)
+from training.models.reference import load_reference, needs_average
+from training.models.trained import load_trained
 from training.progress import Progress, loss_text
 from training.randomness import Streams
 from training.run_log import RunLog, command_line
@@ -75,7 +71,7 @@ def search_batch(
         )
     if _selection(config) == _selection(trained_config):
         check_images(str(trained), "training images", source.images, training_set.identity())
-    if not trains_cells(trained_config):
+    if not trained_config.trains_cells:
         raise UserError(
             f"the run was trained with mix {trained_config.mix.name}, patch_weight {trained_config.mix.patch_weight}: its "
             "cells are untrained and cannot score a search; take a run of patchmix, evolved or bank with a patch loss"

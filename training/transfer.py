@@ -35,7 +35,8 @@ from training.data.image_set import AnyImageSet
 from training.data.load import load_data, place
 from training.devices import autocast_type
 from training.models.patch_model import PatchModel, build_model
-from training.models.trained import Prepare, load_trained, without_fetching
+from training.models.scaling import Prepare
+from training.models.trained import load_trained, without_fetching
 from training.optimisers import half_cosine
 from training.randomness import Streams
 

@@ -24,10 +24,12 @@ from training.cores import emulates_bfloat16
 from training.devices import clock
 from training.mixes.batch import Batch
 from training.mixes.evolved import span
+from training.mixes.grouping import Group, mix_group
 from training.progress import Progress
 from training.run import Run, set_up
+from training.run_events import begin_epoch, begin_run
 from training.search_options import SearchOptions
-from training.train import Group, epoch_batches, group_items, training_step
+from training.train import epoch_batches, training_step
 
 MIXES = ("plain", "mixup", "cutmix", "patchmix", "evolved")
 AT_MOST = {("evolved", "patchmix"): 1.35, ("patchmix", "plain"): 1.05}
@@ -84,8 +86,8 @@ def step_times(
     mixed = cycle * math.ceil(LEAST_STEPS * probability / cycle)
     for mix, run in runs.items():
         progress.update(f"{name}: {mix}, warming up")
-        run.begin()
-        run.begin_epoch()
+        begin_run(run)
+        begin_epoch(run)
         take_steps(run, streams[mix], cycle if mix == "evolved" else 1, probability)
     times: dict[str, list[float]] = {mix: [] for mix in runs}
     for turn in range(rounds):
@@ -101,7 +103,7 @@ def step_times(
 
 
 def take_steps(run: Run, batches: Iterator[Batch], mixed: int, probability: float) -> int:
-    """Train on `mixed` mixed batches, in groups as train.train_epoch makes them, and on the unmixed ones that are
+    """Train on `mixed` mixed batches, in groups as mixes/grouping.py makes them, and on the unmixed ones that are
     their due, spread evenly; return the number of steps.
     """
     steps = round(mixed / probability)
@@ -113,8 +115,8 @@ def take_steps(run: Run, batches: Iterator[Batch], mixed: int, probability: floa
         group.append((next(batches), mixes))
         if step < steps and sum(of_group for _, of_group in group) not in (0, run.mix.span):
             continue
-        for item in group_items(run, group, run.config.search_start):
-            run.sums += training_step(run, item)
+        for item in mix_group(group, run.mix, run.config.search_start, len(run.class_names), run.cell_grid):
+            run.state.sums += training_step(run, item)
         group = []
     return steps
 

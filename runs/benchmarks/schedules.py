@@ -23,14 +23,16 @@ import torch
 
 from training.checkpoint import write_atomically
 from training.config import PROJECT, load_config
+from training.evaluation import evaluate
 from training.losses import cell_losses
 from training.mixes.batch import Batch, Mixed, compose_batch
 from training.mixes.evolved import Evolved
+from training.mixes.grouping import group_batches, mix_group
 from training.mixes.patchmix import PatchMix
-from training.models.trained import evaluate
 from training.run import Run, set_up
+from training.run_events import begin_epoch, begin_run, end_epoch
 from training.run_log import environment, now
-from training.train import epoch_batches, group_items, mixed_groups, training_step
+from training.train import epoch_batches, training_step
 
 FOLDER = PROJECT / "runs" / "results" / "schedules"
 RECIPE = "cifar10-small"
@@ -76,24 +78,23 @@ def trial(name: str, options: dict[str, Any], epochs: int) -> dict[str, Any]:
     scratch = Path(tempfile.mkdtemp())
     try:
         run = set_up(config, scratch / "run")
-        run.begin()
+        begin_run(run)
         began = time.perf_counter()
         gains = list[tuple[bool, float]]()
         mixed_steps = 0
         control = PatchMix(grid=run.model.grid, generator=torch.Generator().manual_seed(1))
         for epoch in range(1, epochs + 1):
-            run.begin_epoch()
+            begin_epoch(run)
             probability = config.mix.probability_in(epoch)
-            for group in mixed_groups(epoch_batches(run), probability, run.mix.span, run.choice):
+            for group in group_batches(epoch_batches(run), probability, run.mix.span, run.state.choice):
                 before = searches(run)
-                for (batch, mixes), item in zip(group, group_items(run, group, epoch), strict=True):
+                mixed = mix_group(group, run.mix, epoch, len(run.class_names), run.cell_grid)
+                for (batch, mixes), item in zip(group, mixed, strict=True):
                     if mixes:
                         mixed_steps += 1
                         gains.append((searches(run) > before, gain(run, item, batch, control)))
-                    run.sums += training_step(run, item)
-                    run.step += 1
-                    run.position += 1
-            run.end_epoch()
+                    run.count(training_step(run, item))
+            end_epoch(run)
         seconds = time.perf_counter() - began
         tested = run.test_set.select(torch.arange(TESTED))
         accuracy, _ = evaluate(run.model, tested, run.prepare, run.autocast, 128)
@@ -105,7 +106,7 @@ def trial(name: str, options: dict[str, Any], epochs: int) -> dict[str, Any]:
             "gain_drawn": mean_or_none([found for searched, found in gains if not searched]),
             "forwards_per_mixed_image": run.cost()["search_forwards"] / (mixed_steps * config.train.batch),
             "accuracy": accuracy,
-            "steps": run.step,
+            "steps": run.state.step,
             "seconds": round(seconds, 1),
         }
     finally:

@@ -41,12 +41,14 @@ from training.average import WeightAverage
 from training.config import Config, load_config
 from training.feature_probe import FeatureProbe
 from training.mixes.estimates import correlate_ranks
+from training.mixes.grouping import group_batches, mix_group
 from training.models.stages import count_stages
 from training.probe import CPU_CHUNK, Losses, probe
 from training.progress import Progress
 from training.run import Run, set_up
+from training.run_events import begin_epoch, begin_run, end_epoch
 from training.stage_probe import StageProbe
-from training.train import epoch_batches, group_items, mixed_groups, training_step
+from training.train import epoch_batches, training_step
 
 Array = NDArray[Any]
 Probe = Callable[[Rows], Losses]
@@ -115,20 +117,20 @@ def measure(quick: bool) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
 def snapshots(case: Case, scale: Scale, folder: Path, progress: Progress) -> Iterator[tuple[int, Run, Models, Models]]:
     """Train, and stop at each of the case's epochs: epoch, the run, its models, and the same before the last step."""
     run = set_up(_config(case, scale, progress), folder / "run")
-    run.begin()
+    begin_run(run)
     average = WeightAverage(run.model, run.config.search.reference_decay)
     models = before = run.model, average.model
     for epoch in range(1, case.epochs[-1] + 1):
         progress.update(f"{case.name}: epoch {epoch}/{case.epochs[-1]}")
-        run.begin_epoch()
-        groups = list(mixed_groups(epoch_batches(run), run.config.mix.probability, run.mix.span, run.choice))
+        begin_epoch(run)
+        groups = list(group_batches(epoch_batches(run), run.config.mix.probability, run.mix.span, run.state.choice))
         for number, group in enumerate(groups):
             if epoch in case.epochs and number == len(groups) - 1:
                 before = copy.deepcopy(models)
-            for item in group_items(run, group, epoch):
+            for item in mix_group(group, run.mix, epoch, len(run.class_names), run.cell_grid):
                 run.count(training_step(run, item))
                 average.update(run.model)
-        run.end_epoch()
+        end_epoch(run)
         if epoch in case.epochs:
             yield epoch, run, models, before
     run.log.close()

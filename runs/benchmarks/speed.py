@@ -24,7 +24,7 @@ from training.config import Config, load_config
 from training.devices import clock
 from training.progress import Progress
 from training.run import Run, set_up
-from training.stopping import Interruption
+from training.run_events import begin_run
 from training.train import train_epoch
 
 MIXES = ("plain", "patchmix", "evolved")
@@ -77,21 +77,20 @@ def _epochs(runs: dict[str, Run], rounds: int) -> dict[str, list[tuple[int, floa
     """Of each mix and round: images trained on, floating-point operations, seconds."""
     step, forward = {}, {}
     for mix, run in runs.items():
-        run.begin()
+        begin_run(run)
         step[mix], forward[mix] = operations(run)
     measured: dict[str, list[tuple[int, float, float]]] = {mix: [] for mix in runs}
-    with Interruption() as interruption:
-        for epoch in range(1, rounds + 2):
-            for mix, run in runs.items():
-                steps = run.step
-                searched = run.cost()["search_forwards"]
-                began = clock(run.device)
-                train_epoch(run, epoch, SILENT, interruption)
-                seconds = clock(run.device) - began
-                images = (run.step - steps) * run.config.train.batch
-                done = images * step[mix] + (run.cost()["search_forwards"] - searched) * forward[mix]
-                if epoch > 1:
-                    measured[mix].append((images, done, seconds))
+    for epoch in range(1, rounds + 2):
+        for mix, run in runs.items():
+            steps = run.state.step
+            searched = run.cost()["search_forwards"]
+            began = clock(run.device)
+            train_epoch(run, epoch, SILENT)
+            seconds = clock(run.device) - began
+            images = (run.state.step - steps) * run.config.train.batch
+            done = images * step[mix] + (run.cost()["search_forwards"] - searched) * forward[mix]
+            if epoch > 1:
+                measured[mix].append((images, done, seconds))
     for run in runs.values():
         run.log.close()
     return measured
@@ -104,7 +103,7 @@ def operations(run: Run) -> tuple[float, float]:
     with FlopCounterMode(display=False) as forward:
         image_logits, cell_logits = run.model(run.prepare(images))
     with FlopCounterMode(display=False) as backward:
-        loss = image_logits.sum() + (cell_logits.sum() if run.mix.cells else 0)
+        loss = image_logits.sum() + (cell_logits.sum() if run.config.mix.kind.trains_cells else 0)
         loss.backward()
     run.model.zero_grad()
     return (forward.get_total_flops() + backward.get_total_flops()) / 2, forward.get_total_flops() / 2

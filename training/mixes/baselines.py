@@ -14,7 +14,6 @@ class Plain:
     """No mixing: the base model."""
 
     span = 1
-    cells = False
     forwards = 0
     seconds = 0.0
 

@@ -1,8 +1,7 @@
 """What every mix takes and gives.
 
-A mix draws; `compose` applies. It is given training batches and yields as many mixed ones, one at a time:
-the trainer takes its step on one before it asks for the next. Most mixes work batch by batch (span 1); the
-evolved one asks for several at once, to search over all their images.
+A mix draws; `compose` applies. It is given training batches and yields as many mixed ones. Most mixes work batch by
+batch (span 1); the evolved one asks for several at once, to search over all their images. grouping.py gives them.
 """
 
 from __future__ import annotations
@@ -30,11 +29,15 @@ Batch = tuple[Tensor, Tensor]  # images (B,C,H,W) uint8, labels (B,) int64
 
 @dataclass(frozen=True)
 class Mixed:
-    """A batch to train on: images (B,C,H,W) of 0..255, soft targets (B,K), cell targets (B,G,G) or None."""
+    """A batch to train on: images (B,C,H,W) of 0..255, soft targets (B,K), cell targets (B,G,G) or None.
+
+    resumable: whether its mix holds no other batch in hand, so that a checkpoint written after its step is whole.
+    """
 
     images: Tensor
     targets: Tensor
     cell_targets: Tensor | None
+    resumable: bool = False
 
     def part(self, rows: slice) -> Mixed:
         cells = None if self.cell_targets is None else self.cell_targets[rows]
@@ -42,18 +45,20 @@ class Mixed:
 
 
 class Mix(Protocol):
-    """span: batches it takes at once. cells: whether it trains cells, so that unmixed steps do as well.
+    """span: batches it takes at once.
 
     forwards, seconds: what it has spent on choosing compositions, in image forwards and time.
     """
 
     span: int
-    cells: bool
     forwards: int
     seconds: float
 
     def __call__(self, batches: list[Batch], epoch: int) -> Iterator[Mixed]:
-        """As many mixed batches as there are `batches`; epochs count from 1."""
+        """As many mixed batches as there are `batches`, each made when it is asked for; epochs count from 1.
+
+        After the last one there is nothing left to do: a checkpoint written then is whole.
+        """
         ...
 
     def state(self) -> dict[str, Array]:

@@ -23,7 +23,6 @@ class DrawnCompositions:
     """
 
     span = 1
-    cells = True
     forwards = 0
     seconds = 0.0
 
