@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from analysis.curve_tables import (
-    Array,
     Band,
     History,
     Series,
@@ -20,6 +19,7 @@ from analysis.curve_tables import (
     by_generation_of,
 )
 from analysis.style import Look, fit_blown_up, look, tidy
+from evo.arrays import Array
 
 SMALL = 8  # points; 10 pixels of a picture shown 900 wide
 WHOLE = ("generation", "epoch", "training step", "search")  # what has no parts: such an axis has whole numbers only

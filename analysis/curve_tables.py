@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from analysis.estimates import checks_of
 from analysis.files import replace_text
@@ -21,8 +20,8 @@ from analysis.run_folder import RunFolder, RunFolderError, places_of
 from analysis.settings import by_setting, seed_of
 from analysis.statistics import t_interval
 from analysis.words import shortened
+from evo.arrays import Array
 
-Array = NDArray[Any]
 NEEDED = ("epoch", "step", "search", "images", "generation", "forwards", "best", "mean")
 OPTIONAL = (
     "new_rows",

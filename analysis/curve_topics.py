@@ -23,7 +23,6 @@ from analysis.curve_lines import (
     statistic,
 )
 from analysis.curve_tables import (
-    Array,
     History,
     Series,
     Setting,
@@ -38,6 +37,7 @@ from analysis.curve_tables import (
 from analysis.lineage import contested, operator_rows
 from analysis.run_folder import RunFolder, RunFolderError
 from analysis.style import Look, look, soft
+from evo.arrays import Array
 
 MEANINGS = {
     "hard": "mean cell loss, nats",

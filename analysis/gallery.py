@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
-from numpy.typing import NDArray
 
 from analysis.rounding import decimal_text
 from analysis.run_folder import RunFolder, RunFolderError, read_snapshot
 from analysis.style import ink, new_figure, save, soft, theme
 from analysis.words import plain
+from evo.arrays import Array
 
-Array = NDArray[Any]
 Item = TypeVar("Item")
 LOSS = (0.75, 0.12, 0.0)  # the colour of cell losses over a picture; the larger the loss, the more opaque
 DEEPEST = 0.8  # opacity of the largest loss of a snapshot

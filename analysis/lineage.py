@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from analysis.files import replace_text
 from analysis.run_folder import RunFolder
+from evo.arrays import Array
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Array = NDArray[Any]
 SLOTS = ("crossover", "mask mutation", "pairing mutation")
 DRAWN = ("drawn", "by the sampler")
 MEANING = (

@@ -15,9 +15,10 @@ from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from analysis.atlas import Atlas, Movement, atlas_of, chance, rows_of_searches
+from analysis.atlas import Atlas, Movement, atlas_of, rows_of_searches
 from analysis.curve_lines import markers_at
 from analysis.files import replace_text
+from analysis.orbits import chance
 from analysis.rounding import significant
 from analysis.run_folder import RunFolder
 from analysis.statistics import LEVEL

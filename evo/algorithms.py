@@ -23,14 +23,12 @@ from typing import Any
 
 import numpy as np
 from deap import base, tools
-from numpy.typing import NDArray
 
+from evo.arrays import Array
 from evo.genome import Individual, Population
 from evo.hall import enter
 from evo.records import first_value
 from evo.selection import tournament
-
-Array = NDArray[Any]
 
 __all__ = ["eaMuPlusLambda", "eaSimple", "first_value", "tournament"]
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
+from evo.arrays import Array
 from evo.checks import check_range, take_array
 from evo.errors import UserError
 from evo.genome import Population
 from evo.packed import Masks, word_format
-
-Array = NDArray[Any]
 
 
 class RowArchive:

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from evo import storage
+from evo.arrays import Array
 from evo.errors import UserError
 from evo.genome import Population
 from evo.proposal import Elites, Question, Rows
 
-Array = NDArray[Any]
 Evaluate = Callable[[Rows], Sequence[Any]]
 
 

@@ -9,11 +9,9 @@ from collections.abc import Sequence, Sized
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from evo.arrays import Array
 from evo.errors import BankError, UserError, did_you_mean
-
-Array = NDArray[Any]
 
 FADED = 0.05  # of a row: a pattern that has decayed below this weight is dropped
 MAX_PATTERNS = 100_000  # of a file, and of a bank each time as many rows more have been counted in

@@ -12,13 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from evo.arrays import Array
 from evo.bank import MAX_CLASSES, MAX_GRID, MAX_PATTERNS, PatternBank
 from evo.errors import BankError, UserError, on_one_line
 from evo.storage import reading, replacing, unpack
-
-Array = NDArray[Any]
 
 SCHEMA = 1
 MAX_NAME = 255  # characters of a class name

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 from deap import base
-from numpy.typing import NDArray
 
 from evo.archive import RowArchive
+from evo.arrays import Array
 from evo.bank import PatternBank
 from evo.errors import UserError
 from evo.genome import Population
@@ -34,7 +34,6 @@ from evo.selection import SELECTIONS, as_indices, best, find_distinct, tournamen
 from evo.settings import SearchSettings
 from evo.variation import Slot, Variation, as_masks, parse_shares
 
-Array = NDArray[Any]
 Start = PatternBank | Population | Elites | tuple[Array, Array]
 OF_ARRAYS = (tournament, best)  # selections that leave Python's `random` alone
 ROW_RATE = 0.05  # of mask mutations: share of rows that change; few, so that children cost few forwards

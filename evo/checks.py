@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import DTypeLike
 
+from evo.arrays import Array
 from evo.errors import UserError
-
-Array = NDArray[Any]
 
 
 def take_array(arrays: Mapping[str, Array], name: str, dtype: DTypeLike, shape: tuple[int | None, ...]) -> Array:

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from evo.arrays import Array
 from evo.ask_tell import Evaluate, as_losses, store_losses
 from evo.errors import UserError
 from evo.genome import Individual, Population
@@ -26,8 +26,6 @@ from evo.operators import CROSSOVERS, MASK_MUTATIONS, PAIRING_MUTATIONS
 from evo.proposal import Question
 from evo.scoring import Scoring, combine_scores, measure_scale, resolve_objectives
 from evo.variation import as_masks
-
-Array = NDArray[Any]
 
 
 class Evaluator:

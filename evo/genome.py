@@ -15,14 +15,13 @@ from typing import Any, overload
 
 import numpy as np
 from deap import base
-from numpy.typing import NDArray
 
+from evo.arrays import Array
 from evo.checks import take_array
 from evo.errors import UserError
 from evo.packed import Masks
 from evo.storage import read_arrays, write_arrays
 
-Array = NDArray[Any]
 SCHEMA = 1
 
 

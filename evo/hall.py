@@ -6,10 +6,10 @@ import numpy as np
 from deap import tools
 from numpy.typing import NDArray
 
+from evo.arrays import Array
 from evo.genome import Population
 from evo.selection import find_distinct
 
-Array = NDArray[np.float64]
 BLOCK = 256  # rows compared with at once, so that memory grows linearly
 
 

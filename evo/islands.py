@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 from deap import tools
-from numpy.typing import NDArray
 
 from evo import storage
+from evo.arrays import Array
 from evo.ask_tell import AskTell
 from evo.checks import take_array
 from evo.errors import UserError
@@ -24,8 +24,6 @@ from evo.scoring import compute_fitness
 from evo.search import Rescore, Search
 from evo.selection import choose_elites
 from evo.state import read_state
-
-Array = NDArray[Any]
 
 
 class IslandRows:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
+from evo.arrays import Array
 from evo.checks import check_range, take_array
-
-Array = NDArray[Any]
 
 
 class Lineage:

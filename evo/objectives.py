@@ -20,15 +20,12 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from evo.arrays import Array
 from evo.errors import UserError, did_you_mean
 from evo.packed import Masks
-
-Array = NDArray[Any]
 
 
 @dataclass(frozen=True)

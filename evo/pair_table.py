@@ -8,15 +8,13 @@ composition comes: pairs are perturbed before they are assigned.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from evo.arrays import Array
 from evo.operators.rows import assign
 from evo.packed import Masks
 
-Array = NDArray[Any]
 ScorePairs = Callable[[Array, Array], Array]  # images (N,), masks (M,G,G) -> scores (M,N,N) of their pairs
 
 COLDEST = 1e-4  # temperatures up to it are 0

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from evo.archive import group_equal_rows
+from evo.arrays import Array
 from evo.genome import Population
 from evo.packed import Masks
-
-Array = NDArray[Any]
 
 
 class Rows(NamedTuple):

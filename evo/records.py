@@ -8,15 +8,14 @@ from typing import Any
 
 import numpy as np
 from deap import tools
-from numpy.typing import NDArray
 
+from evo.arrays import Array
 from evo.ends import Progress
 from evo.genome import Population
 from evo.hall import enter, find_front, hypervolume, keep_best
 from evo.objectives import RowLosses
 from evo.scoring import Scoring, compute_fitness
 
-Array = NDArray[Any]
 FIGURES: dict[str, Callable[[Array], Any]] = {
     "best": np.max, "mean": np.mean, "median": np.median, "std": np.std, "min": np.min,
 }  # fmt: skip

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
+from evo.arrays import Array
 from evo.errors import UserError
 from evo.packed import Masks
-
-Array = NDArray[Any]
 
 
 class Rules:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from evo.archive import RowArchive
+from evo.arrays import Array
 from evo.errors import UserError
 from evo.genome import Population
 from evo.objectives import RowLosses, parse_objectives
 from evo.packed import Masks
 
-Array = NDArray[Any]
 Function = Callable[..., Array]
 Wanted = str | Function | Sequence[str | Function]
 

@@ -20,9 +20,9 @@ from __future__ import annotations
 from typing import Any, Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from evo.archive import RowArchive
+from evo.arrays import Array
 from evo.ask_tell import AskTell, Evaluate, store_losses
 from evo.breeding import Bred, Breeder, Start, fit_budget, prepare_start
 from evo.checks import check_count
@@ -48,7 +48,6 @@ from evo.state import collect_state, read_state
 
 __all__ = ["Elites", "Evaluate", "Proposal", "Rows", "Search", "SearchSettings"]
 
-Array = NDArray[Any]
 Rescore = Literal["all", "survivors", "none"]
 
 

@@ -7,17 +7,13 @@ of P scored genomes. `best` is such a selection as well, which draws nothing. In
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from deap import tools
-from numpy.typing import NDArray
 
+from evo.arrays import Array
 from evo.errors import UserError
 from evo.genome import Individual, Population
 from evo.proposal import Elites
-
-Array = NDArray[Any]
 
 
 def tournament(population: Population, k: int, *, rng: np.random.Generator, tournsize: int = 3) -> Array:

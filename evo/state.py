@@ -7,10 +7,10 @@ from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from evo import storage
 from evo.archive import RowArchive
+from evo.arrays import Array
 from evo.breeding import Bred
 from evo.checks import check_range, take_array
 from evo.ends import ENDS, Progress, Stopwatch
@@ -22,7 +22,6 @@ from evo.records import make_logbook
 if TYPE_CHECKING:  # a search imports this
     from evo.search import Search
 
-Array = NDArray[Any]
 FREE = (*ENDS, "max_nonfinite", "start_share")  # settings that may be others when a search goes on
 SHOWN = ("objective", "crossover", "mask_mutation", "pairing_mutation")  # checked by what was made of them
 COUNTS = ("forwards", "nonfinite", "weights_version")

@@ -21,11 +21,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 
+from evo.arrays import Array
 from evo.errors import UserError, on_one_line
 
-Array = NDArray[Any]
 SCHEMA = 1
 LARGEST = 2 * 2**30  # bytes of all arrays of a file; a population of 10,000 genomes for 1,000 images takes a third
 MAX_HEADER = 10_000  # bytes before an array's values

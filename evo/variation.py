@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 from deap import base
-from numpy.typing import NDArray
 
+from evo.arrays import Array
 from evo.checks import take_array
 from evo.errors import UserError, did_you_mean
 from evo.genome import Population
 from evo.packed import Masks
 
-Array = NDArray[Any]
 SLOTS = ("mate", "mutate_masks", "mutate_pairings")  # every child passes one operator of each, in this order
 
 

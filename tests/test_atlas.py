@@ -9,10 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis import atlas as module
+from analysis import class_pairs, permutations
 from analysis import patterns as module_patterns
-from analysis.atlas import Rows, atlas_of, boundary, chance, orbits_of, pieces, rows_of_searches, where_it_mattered
+from analysis import preferences as module
+from analysis.atlas import atlas_of, rows_of_searches, where_it_mattered
+from analysis.orbits import boundary, chance, orbits_of, pieces
 from analysis.patterns import bank_of_classes, export_patterns, figures_of
+from analysis.permutations import Rows
 from analysis.run_folder import RunFolder
 from evo.bank import PatternBank, random_masks
 from evo.bank_files import load_bank, save_bank
@@ -108,15 +111,16 @@ def by_chance(rng, sampler="bernoulli", searches=3, images=48, classes=4):
 
 def preferences(rows, rng, sampler="bernoulli", **options):
     search = {**COUNTS, **options}
-    alternatives = module._alternatives(rows.masks, sampler, search["min_cells"], rng)
+    alternatives = module.alternatives_to(rows.masks, sampler, search["min_cells"], rng)
     found, _ = module.statements_of(rows, alternatives, sampler, search, ["a", "b", "c", "d"], rng)
     return {s.name: s for s in found}
 
 
 @pytest.mark.parametrize("sampler", ["bernoulli", "box"])
 def test_p_is_uniform_where_nothing_is_preferred(monkeypatch, sampler):
-    monkeypatch.setattr(module, "PERMUTATIONS", 60)
-    monkeypatch.setattr(module, "STEPS", 60)
+    for tested in (module, class_pairs):
+        monkeypatch.setattr(tested, "PERMUTATIONS", 60)
+        monkeypatch.setattr(tested, "STEPS", 60)
     rng = np.random.default_rng(0)
     trials = 100
     found = [preferences(by_chance(rng, sampler), rng, sampler) for _ in range(trials)]
@@ -165,17 +169,17 @@ def test_statements_stand_by_strength_with_three_digits():
 
 @pytest.mark.parametrize("classes", [2, 4, 10])
 def test_pairs_of_classes_by_chance_are_seldom_beyond_it_and_planted_ones_are(classes, monkeypatch):
-    monkeypatch.setattr(module, "PERMUTATIONS", 200)
-    monkeypatch.setattr(module, "STEPS", 200)
+    monkeypatch.setattr(class_pairs, "PERMUTATIONS", 200)
+    monkeypatch.setattr(class_pairs, "STEPS", 200)
     rng, beyond = np.random.default_rng(0), 0
     for _ in range(40):
-        _, p = module._pairings(by_chance(rng, classes=classes), COUNTS, ["x"] * classes, rng)
+        _, p = class_pairs.about_pairings(by_chance(rng, classes=classes), COUNTS, ["x"] * classes, rng)
         assert np.array_equal(p, p.T, equal_nan=True) and np.isnan(np.diag(p)).all()
         beyond += bool((p[np.triu_indices(classes, 1)] < 0.05).any())
     assert beyond <= 7  # of 40 at 5 %: more than seven with probability 0.002
     rows = by_chance(rng, classes=10, images=96)
     partner = np.where((rows.own == 2) & (rng.random(len(rows.own)) < 0.7), 7, rows.partner)
-    _, p = module._pairings(rows._replace(partner=partner), COUNTS, ["x"] * 10, rng)
+    _, p = class_pairs.about_pairings(rows._replace(partner=partner), COUNTS, ["x"] * 10, rng)
     assert p[2, 7] == p[7, 2] < 0.01 and np.nanmedian(p) > 0.05
 
 
@@ -233,7 +237,7 @@ def test_the_fittest_genome_of_the_last_generation_is_what_is_preferences(monkey
     rows = rows_of_searches([snapshot, snapshot], 2)
     assert np.array_equal(rows.masks[10:], snapshot["masks"][2]) and rows.search.tolist() == [0] * 10 + [1] * 10
     assert np.array_equal(rows.partner[:10], snapshot["labels"][snapshot["pairings"][2]])
-    monkeypatch.setattr(module, "MOST_ROWS", 10)
+    monkeypatch.setattr("analysis.atlas.MOST_ROWS", 10)
     assert np.array_equal(rows_of_searches([snapshot, snapshot], 2).masks[:5], snapshot["masks"][2][::2])
     assert len(rows_of_searches([], 2).masks) == 0
 
@@ -352,4 +356,4 @@ def test_chance_is_a_distribution():
     every = (np.arange(16)[:, None] >> np.arange(4) & 1).astype(bool).reshape(-1, 2, 2)
     assert sum(chance(mask, "bernoulli") for mask in every) == pytest.approx(1)
     assert chance(every[0], "box") is None
-    assert module._p(1, np.zeros(99)) == 0.01  # never zero
+    assert permutations.share_as_far(1, np.zeros(99)) == 0.01  # never zero

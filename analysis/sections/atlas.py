@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from analysis.atlas import Statement, atlas_of
+from analysis.atlas import atlas_of
 from analysis.patterns import figures_of
+from analysis.permutations import Statement
 from analysis.run_folder import RunFolder
 from analysis.sections.parts import by_run, figure, paragraph, section
 from analysis.settings import settings_of

@@ -12,11 +12,9 @@ from math import prod
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from evo.arrays import Array
 from evo.packed import Masks, full_words
-
-Array = NDArray[Any]
 
 
 def sample_bernoulli(count: int, grid: int, rng: np.random.Generator) -> Array:

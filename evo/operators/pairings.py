@@ -6,14 +6,10 @@ partner's row is found by one scatter.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
+from evo.arrays import Array
 from evo.operators.masks import draw_hits
-
-Array = NDArray[Any]
 
 
 def pmx(first: Array, second: Array, rng: np.random.Generator) -> Array:

@@ -7,14 +7,13 @@ from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
+from evo.arrays import Array
 from evo.genome import Population
 from evo.operators.masks import flip_cells, uniform_cells
 from evo.operators.pairings import pmx
 from evo.packed import Masks
 
-Array = NDArray[Any]
 DENSE = 128  # rows up to which all pairs are looked at: half a millisecond
 BLOCK = 16  # rows that deal their partners anew at once: ten microseconds
 UNIFORM = (

@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from analysis.run_folder import RunFolder
+from evo.arrays import Array
 from evo.objectives import parse_objectives
 from evo.operators import MASK_SAMPLERS
 from evo.pair_table import PairTable
@@ -37,8 +37,6 @@ from training.feature_probe import FeatureProbe
 from training.models.trained import TrainedModel, load_trained
 from training.probe import Losses, probe
 from training.progress import Progress
-
-Array = NDArray[Any]
 
 BATCH = 64
 (OBJECTIVE,) = parse_objectives("image_reducible")

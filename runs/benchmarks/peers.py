@@ -17,11 +17,9 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from deap import algorithms, base, tools
-from numpy.typing import NDArray
 
+from evo.arrays import Array
 from evo.operators import MASK_SAMPLERS
-
-Array = NDArray[Any]
 
 TOURNAMENT = 3
 CROSSOVER = 0.9

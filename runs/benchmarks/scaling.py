@@ -16,15 +16,12 @@ from typing import Any
 
 import numpy as np
 from matplotlib.ticker import LogLocator, NullFormatter
-from numpy.typing import NDArray
 
 from analysis.style import GREY, look, new_figure, save, tidy
 from evo.search import Search
 from runs.benchmarks import result_path, row
 from runs.benchmarks.timed_searches import draw_losses, time_generation
 from training.progress import Progress
-
-Array = NDArray[Any]
 
 
 @dataclass(frozen=True, order=True)

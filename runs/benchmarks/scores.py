@@ -28,9 +28,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from evo.arrays import Array
 from evo.objectives import OBJECTIVES, RowLosses
 from evo.operators import MASK_SAMPLERS
 from evo.packed import Masks
@@ -50,7 +50,6 @@ from training.run_events import begin_epoch, begin_run, end_epoch
 from training.stage_probe import StageProbe
 from training.train import epoch_batches, training_step
 
-Array = NDArray[Any]
 Probe = Callable[[Rows], Losses]
 Models = tuple[nn.Module, nn.Module]  # the live one, the average of its weights
 

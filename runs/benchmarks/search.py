@@ -24,12 +24,12 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.ticker import LogLocator, NullFormatter
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from analysis.run_folder import RunFolder, out_root
 from analysis.style import GREY, colour, look, new_figure, save, tidy
 from evo.archive import RowArchive
+from evo.arrays import Array
 from evo.genome import Population
 from evo.packed import Masks
 from evo.scoring import Scoring, combine_scores, measure_scale
@@ -47,7 +47,6 @@ from training.probe import probe
 from training.progress import Progress
 from training.train import train
 
-Array = NDArray[Any]
 Evaluate = Callable[[Rows], Array]  # R rows -> their cell losses (R,G,G), nats
 
 OURS = "Evomix Search"

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from evo.arrays import Array
 from evo.search import Rows, Search
 
-Array = NDArray[Any]
 CLASSES = 10
 
 
