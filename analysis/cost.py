@@ -49,7 +49,7 @@ class Spent(NamedTuple):
 def spent_by(trials: pd.DataFrame, order: Sequence[str] | None = None, *, steps_alike: bool = False) -> list[Spent]:
     """The variants that share seeds with the reference, in `order` (else as they come), the reference among them.
 
-    trials: with the columns of analysis.ablation.PER_SEED. steps_alike: but for its search every variant takes the same
+    trials: with the columns of analysis.per_seed.PER_SEED. steps_alike: but for its search every variant takes the same
     time; then cost is what the search adds within each run, else it is seconds, which a machine's changing speed blurs.
     Empty where no ratio is: the reference took no time.
     """

@@ -16,7 +16,8 @@ import numpy as np
 
 from analysis.estimates import checks_of
 from analysis.files import replace_text
-from analysis.run_folder import RunFolder, RunFolderError, places_of
+from analysis.run_folder import RunFolder, places_of
+from analysis.run_format import RunFolderError
 from analysis.settings import by_setting, seed_of
 from analysis.statistics import t_interval
 from analysis.words import shortened

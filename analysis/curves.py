@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 
 from analysis.curve_lines import SMALL, Panel, legend
 from analysis.curve_tables import Setting, settings_of, write_table
-from analysis.curve_topics import bands, fitness, topics_of
+from analysis.curve_topics import topics_of
+from analysis.curve_words import bands, fitness
 from analysis.files import joined_name
 from analysis.run_folder import RunFolder, out_root
 from analysis.style import new_figure, save, soft, theme

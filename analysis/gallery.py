@@ -12,7 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from analysis.rounding import decimal_text
-from analysis.run_folder import RunFolder, RunFolderError, read_snapshot
+from analysis.run_folder import RunFolder
+from analysis.run_format import RunFolderError
+from analysis.snapshots import read_snapshot
 from analysis.style import ink, new_figure, save, soft, theme
 from analysis.words import plain
 from evo.arrays import Array

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from analysis.files import joined_name, replace_text
-from analysis.run_folder import RunFolder, RunFolderError, in_places, out_root
+from analysis.run_folder import RunFolder, in_places, out_root
+from analysis.run_format import RunFolderError
 from analysis.sections.atlas import atlas
 from analysis.sections.caveats import caveats
 from analysis.sections.cost import cost

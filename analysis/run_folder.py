@@ -1,4 +1,4 @@
-"""The only reader of a run folder's format (training/run_log.py writes it)."""
+"""One run, read when asked: its config, logs, state and files. (training/run_log.py writes them.)"""
 
 from __future__ import annotations
 
@@ -13,53 +13,23 @@ from statistics import fmean
 from types import NoneType
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
+from analysis.log_lines import checked_events, checked_generations, read_lines, whole_lines, wrong_in_event
+from analysis.run_format import RunFolderError, as_today, check_schema
+from analysis.snapshots import read_snapshot
 from analysis.states import State, state_of_event
-from evo.errors import UserError, did_you_mean, on_one_line
-from evo.storage import UNSOUND
+from evo.errors import did_you_mean
+from evo.locks import LOCK, is_locked
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA = 2  # version 1 is read as well
-ADDED: dict[str, Any] = {  # options since version 1, with what runs did before
-    "model.head": "own",
-    "mix.draws": 4,
-    "mix.keep": "rows",
-    "mix.alpha": 1.0,
-    "mix.stop_epoch": None,
-    "data.validation": None,
-    "data.levels": None,
-    "data.exclude_near_duplicates": False,
-    "search.stop_epoch": None,
-    "search.consume": "each",
-    "search.sampler": None,
-    "search.start_share": 0.5,
-    "search.minutes": None,
-    "search.compose_at": "pixels",
-    "search.pair_masks": None,
-    "search.verify": 0,
-    "search.temperature": 0.5,
-}
-REMOVED: dict[str, Any] = {  # options that are gone, with the value that does as runs do now; see training/removed.py
-    "search.rows": 1.0,
-    "search.weights": "live",
-    "search.carry": False,
-    "search.bank_pairing": "random",
-    "search.rescore": "hold",
-}
 KINDS = {(str,): "a text", (int,): "a whole number", (int, NoneType): "a whole number or null"}
 NEEDED = (  # options that every config has
     ("data", "name", (str,)), ("model", "name", (str,)), ("mix", "name", (str,)), ("run", "seed", (int,)),
     ("train", "epochs", (int,)), ("search", "generations", (int, NoneType)), ("search", "objective", (str,)),
 )  # fmt: skip
-LOCK = ".lock"  # held by the process that writes a run, see training/locks.py
-
-
-class RunFolderError(UserError):
-    """A run folder that is missing, damaged or of another version; told in one line."""
 
 
 def out_root() -> Path:
@@ -275,27 +245,6 @@ class RunFolder:
         return self
 
 
-def as_today(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A recorded config as one of today says the same, so that equal settings are equal whatever version wrote them.
-
-    Options of ADDED are there also where the config is older than they are. Those of REMOVED are left out where they
-    have the value given there; with another one they stay, to be shown and compared.
-    """
-    found = {name: dict(keys) if isinstance(keys, Mapping) else keys for name, keys in config.items()}
-    for option, value in ADDED.items():
-        section, name = option.split(".")
-        if isinstance(found.get(section), dict):
-            found[section].setdefault(name, value)
-    for option, value in REMOVED.items():
-        section, name = option.split(".")
-        if isinstance(found.get(section), dict) and found[section].get(name) == value:
-            del found[section][name]
-    search = found.get("search")
-    if isinstance(search, dict) and search.get("consume") == "auto" and "rescore" not in search:
-        search["consume"] = "last"  # with `rescore` it meant each
-    return found
-
-
 def in_places(runs: Sequence[RunFolder]) -> list[RunFolder]:
     """The runs to be shown together, each once, in their order; every one learns its place among them."""
     found = list({run.path.resolve(): run for run in runs}.values())
@@ -329,210 +278,6 @@ def first_to_last(run: RunFolder) -> tuple[float, float]:
     found = ([pair[place]["best"] for pair in ends.values() if pair[place]["best"] is not None] for place in (0, 1))
     first_mean, last_mean = (fmean(values) if values else float("nan") for values in found)
     return first_mean, last_mean
-
-
-def check_schema(path: Path, schema: Any) -> None:
-    """Raise RunFolderError where this version does not read a file's schema."""
-    if type(schema) is not int or not 1 <= schema <= SCHEMA:
-        raise RunFolderError(f"{path} has schema {schema!r:.20}, this version reads 1 to {SCHEMA}; update Evomix")
-
-
-def read_lines(path: Path, head: dict[str, Any] | None = None) -> list[dict[str, Any]]:
-    """The objects of a .jsonl file, but for the first line, of schema and the run's id, which goes into `head`. A torn
-    last line, as a crash leaves it, is left out.
-    """
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError as error:
-        raise RunFolderError(f"{path} cannot be read: {error.strerror}") from None
-    records = parsed(path, lines)
-    if records and is_head(records[0]):
-        check_schema(path, records[0]["schema"])
-        (head if head is not None else {}).update(records.pop(0))
-    return records
-
-
-def is_head(record: Mapping[str, Any]) -> bool:
-    """Whether it is the first line of a log."""
-    return "schema" in record and record.keys() <= {"schema", "id"}
-
-
-def parsed(path: Path, lines: list[bytes]) -> list[dict[str, Any]]:
-    """The objects that lines of JSON stand for, all at once, which takes half the time of one by one."""
-    try:
-        found = json.loads(b"[" + b",".join(lines) + b"]")
-        if len(found) == len(lines) and all(type(record) is dict for record in found):
-            return list(found)
-    except (ValueError, RecursionError):
-        pass
-    found = []
-    for number, line in enumerate(lines, 1):
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            record = None
-        if type(record) is not dict:
-            if number == len(lines):
-                break
-            raise RunFolderError(f"{path}: line {number} is damaged: {line.decode(errors='replace')!r:.60}")
-        found.append(record)
-    return found
-
-
-def whole_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a .jsonl file whose lines are partly damaged, but for its schema."""
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError:
-        return []
-    found = []
-    for line in lines:
-        with suppress(ValueError, RecursionError):
-            record = json.loads(line)
-            if type(record) is dict and record.keys() != {"schema"}:
-                found.append(record)
-    return found
-
-
-# What lines of the logs hold, where they hold it
-TEXTS = ("event", "reason")
-COUNTS = (
-    "epoch", "step", "steps", "training_images", "test_images", "image_forwards", "search_forwards", "processes", "search",
-    "generation", "generations", "forwards", "scored", "verified", "verified_rank",
-    "verified_forwards", "checked_rows",
-)  # fmt: skip
-NUMBERS = (
-    "accuracy", "live_accuracy", "test_loss", "image_loss", "training_accuracy", "last_accuracy", "median10_accuracy",
-    "best_accuracy", "seconds", "search_seconds", "best", "mean", "first", "last", "verified_fitness", "verified_first",
-    "verified_last", "rank_correlation", "bias", "gain_estimated", "gain_true",
-)  # fmt: skip
-LARGEST = 2**53  # of a count; a larger one, or a number of 400 digits, is none that we wrote
-
-
-def checked_events(path: Path, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The records. Raises RunFolderError where one is no event, or a value is of another kind than we write."""
-    for number, record in enumerate(records, 1):
-        if what := wrong_in_event(record):
-            raise RunFolderError(f"{path}: event {number} is damaged: it has {what}")
-    return records
-
-
-def wrong_in_event(record: Mapping[str, Any]) -> str | None:
-    """What is wrong with an event; None where nothing is."""
-    if "event" not in record:
-        return "no name"
-    try:
-        if "time" in record:
-            datetime.fromisoformat(record["time"])
-    except (TypeError, ValueError):
-        return f"no time, but {record['time']!r:.40}"
-    return wrong_in(record)
-
-
-def checked_generations(path: Path, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The records. Raises RunFolderError where a value is of another kind than we write."""
-    for number, record in enumerate(records, 1):
-        if what := wrong_in(record, (*COUNTS, "images")):  # a start event has its images' digest by that name
-            raise RunFolderError(f"{path}: generation {number} of the file has {what}")
-    return records
-
-
-def wrong_in(record: Mapping[str, Any], counts: Sequence[str] = COUNTS) -> str | None:
-    """The first value of a record that is not of its kind; None where all are."""
-    for name in TEXTS:
-        if name in record and type(record[name]) is not str:
-            return f"no text {name!r}, but {record[name]!r:.40}"
-    for name in counts:
-        if name in record and not (type(record[name]) in (int, float) and abs(record[name]) <= LARGEST):
-            return f"no number {name!r}, but {record[name]!r:.40}"
-    for name in NUMBERS:
-        value = record.get(name)  # null where it was no finite number
-        if value is not None and type(value) is not float and not (type(value) is int and abs(value) <= LARGEST):
-            return f"no number {name!r}, but {value!r:.40}"
-    return None
-
-
-def read_snapshot(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of one elites/*.npz, as training/run_log.py names them; those of version 1 are brought to the
-    same form: its gallery is of the last generation, with row -1.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as data:
-            check_schema(path, data["schema"].item())
-            found = dict(data)
-        whole = found if "gallery_kind" in found else _from_version_1(found)
-        _check_snapshot(whole)
-        return whole
-    except RunFolderError:
-        raise
-    except UNSOUND as error:
-        what = on_one_line(f"{type(error).__name__}: {error}")
-        raise RunFolderError(f"{path} cannot be read: {what}; remove it to leave that search out") from None
-
-
-ARRAYS = {  # of a snapshot: kinds of numpy, and dimensions; N, R and U as training/run_log.py has them
-    "epoch": "iu", "search": "iu", "generation": "iu N", "masks": "b NBGG", "pairings": "iu NB", "labels": "iu B",
-    "class_names": "U K", "gallery_kind": "U R", "gallery_generation": "iu R", "gallery_row": "iu R", "gallery_masks": "b RGG",
-    "gallery_cell_losses": "f RGG", "gallery_scores": "f R", "gallery_labels": "iu R2", "gallery_own": "iu R",
-    "gallery_partner": "iu R", "gallery_pictures": "u UCHW", "gallery_mixed": "u RCHW",
-}  # fmt: skip
-
-
-def _check_snapshot(found: Mapping[str, NDArray[Any]]) -> None:
-    """Raises ValueError or KeyError where an array is missing, or its shape or kind is another than what we write."""
-    sizes: dict[str, int] = {"2": 2}
-    for name, meant in ARRAYS.items():
-        array, (kinds, *letters) = found[name], meant.split()
-        shape = letters[0] if letters else ""
-        fits = array.dtype.kind in kinds and len(array.shape) == len(shape)
-        if not fits or any(sizes.setdefault(key, size) != size for key, size in zip(shape, array.shape, strict=True)):
-            raise ValueError(f"{name} is {array.dtype} {array.shape}")
-    for name, below in (("own", "U"), ("partner", "U"), ("labels", "K")):
-        values = found[f"gallery_{name}"]
-        if values.size and not 0 <= values.min() <= values.max() < sizes[below]:
-            raise ValueError(f"gallery_{name} is not within 0 to {sizes[below] - 1}")
-
-
-def _from_version_1(found: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    rows = np.arange(len(found["gallery_scores"]))
-    return {
-        **found,
-        "gallery_kind": np.where(rows < (len(rows) + 1) // 2, "best", "worst"),
-        "gallery_generation": np.full(len(rows), found["generation"].max()),
-        "gallery_row": np.full(len(rows), -1),
-        "gallery_pictures": np.concatenate([found["gallery_own"], found["gallery_partner"]]),
-        "gallery_own": rows,
-        "gallery_partner": rows + len(rows),
-    }
-
-
-def is_locked(path: Path) -> bool:
-    """Whether a process holds a lock on a file. Looks where Linux lists them, which disturbs nobody; where there is
-    no such list, and on file systems without a device of their own (NFS, btrfs, ...), it tries the lock for a moment.
-    It does not see a process of another container.
-    """
-    try:
-        status = path.stat()
-    except OSError:
-        return False
-    try:
-        held = Path("/proc/locks").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return _try_lock(path)
-    place = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
-    listed = any(place in line.split() for line in held.splitlines())
-    return listed or (os.major(status.st_dev) == 0 and _try_lock(path))
-
-
-def _try_lock(path: Path) -> bool:
-    import fcntl
-
-    with open(path) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
-    return False
 
 
 def _table(records: list[dict[str, Any]]) -> pd.DataFrame:

@@ -13,7 +13,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from analysis.run_folder import REMOVED, RunFolder
+from analysis.run_folder import RunFolder
+from analysis.run_format import REMOVED
 
 # Besides seed and name of a run: options that cannot change a result. training/config.py marks them and gives the reasons.
 NO_SETTING = ("run.", "data.root", "data.download", "data.resident", "train.eval_batch", "train.save_minutes")

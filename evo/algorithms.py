@@ -25,8 +25,9 @@ import numpy as np
 from deap import base, tools
 
 from evo.arrays import Array
-from evo.genome import Individual, Population
+from evo.genome import Population
 from evo.hall import enter
+from evo.individual import Individual
 from evo.records import first_value
 from evo.selection import tournament
 

@@ -20,7 +20,8 @@ import numpy as np
 from evo.arrays import Array
 from evo.ask_tell import Evaluate, as_losses, store_losses
 from evo.errors import UserError
-from evo.genome import Individual, Population
+from evo.genome import Population
+from evo.individual import Individual
 from evo.objectives import RELATIVE
 from evo.operators import CROSSOVERS, MASK_MUTATIONS, PAIRING_MUTATIONS
 from evo.proposal import Question

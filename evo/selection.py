@@ -12,7 +12,8 @@ from deap import tools
 
 from evo.arrays import Array
 from evo.errors import UserError
-from evo.genome import Individual, Population
+from evo.genome import Population
+from evo.individual import Individual
 from evo.proposal import Elites
 
 

@@ -224,7 +224,7 @@ def list_runs(
 @app.command()
 def show(run: RunName, as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False) -> None:
     """Show one run: its state and why, progress, result, cost, how to repeat it."""
-    from runs.listing import run_show
+    from runs.card import run_show
 
     run_show(run, as_json=as_json)
 
@@ -280,7 +280,7 @@ def lineage(
 ) -> None:
     """Tell which operators made a run's elites, and write the table as CSV."""
     from analysis.lineage import MEANING, as_text, of_one_kind, operator_table, write_operator_table
-    from analysis.run_folder import RunFolderError
+    from analysis.run_format import RunFolderError
     from runs.folders import file_to_write
 
     out = file_to_write(out)

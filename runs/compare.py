@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from analysis.run_folder import REMOVED, RunFolder, find_run, out_root
+from analysis.run_folder import RunFolder, find_run, out_root
+from analysis.run_format import REMOVED
 from analysis.settings import Readings, common, counted, difference, readings_of
 from analysis.tested import images_beside, images_of_test, unlike
 from evo.errors import UserError, did_you_mean
@@ -28,7 +29,8 @@ def run_compare(names: list[str], measure: str, baseline: str | None, out: Path 
     names: of tables (a per_seed.csv, or a folder with one, also by its name in runs/out or runs/results) and of runs,
     of which those named VARIANT-sN are seeds of one variant. Raises UserError.
     """
-    from analysis.ablation import MEASURES, as_text, write_tables
+    from analysis.comparison_forms import as_text, write_tables
+    from analysis.per_seed import MEASURES
     from analysis.statistics import compare
     from runs.ablation.tables import FORMS
 
@@ -111,7 +113,7 @@ def table_of(name: str) -> Path | None:
 
 def read_trials(tables: list[Path], runs: list[RunFolder]) -> pd.DataFrame:
     """The trials of tables and runs, one row per variant and seed. Raises UserError."""
-    from analysis.ablation import read_per_seed
+    from analysis.per_seed import read_per_seed
 
     parts = [(shown(table), read_per_seed(table)) for table in tables]
     return together([*parts, ("the runs named", read_runs(runs))] if runs else parts)
@@ -122,7 +124,7 @@ def read_runs(runs: list[RunFolder]) -> pd.DataFrame:
 
     Raises UserError for a run that has not ended, and a variant whose runs differ in more than their seed.
     """
-    from analysis.ablation import per_seed
+    from analysis.per_seed import per_seed
 
     trials: list[tuple[str, int, RunFolder]] = []
     firsts: dict[str, RunFolder] = {}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from analysis.run_folder import RunFolder, RunFolderError, find_run
+from analysis.run_folder import RunFolder, find_run
+from analysis.run_format import RunFolderError
 from evo.bank import PatternBank
 from evo.bank_files import load_bank, save_bank
 from evo.errors import UserError

@@ -99,7 +99,8 @@ def read_mark(text: str, where: str) -> Mark:
 
 def block(mark: Mark, page: str) -> str:
     """The table that a mark of a page asks for, and what made it."""
-    from analysis.ablation import MEASURES, as_markdown, read_per_seed
+    from analysis.comparison_forms import as_markdown
+    from analysis.per_seed import MEASURES, read_per_seed
     from analysis.statistics import compare
 
     root = PROJECT / "runs" / "results"

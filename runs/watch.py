@@ -15,7 +15,7 @@ from runs.folders import shown
 from training.config import Config
 
 if TYPE_CHECKING:
-    from analysis.watch import Host
+    from analysis.live_server import Host
 
 
 def run_watch(
@@ -27,9 +27,10 @@ def run_watch(
     may reach it as well, through a tunnel or a proxy; base_path: where that proxy shows it. Raises UserError where no
     port is free, or a host or the path is none.
     """
+    from analysis.live_page import LivePage, place_of
+    from analysis.live_server import Server, base_of
     from analysis.report import SECTIONS  # matplotlib
     from analysis.sections.how import how
-    from analysis.watch import LivePage, Server, base_of, place_of
 
     allowed = [allowed_host(text) for text in allow_hosts]
     base = base_of(base_path)
@@ -63,7 +64,7 @@ def run_watch(
 
 def allowed_host(text: str) -> Host:
     """The host that --allow-host names. Raises UserError where it is none."""
-    from analysis.watch import parsed_host
+    from analysis.live_server import parsed_host
 
     host = parsed_host(text)
     if host is None:

@@ -22,7 +22,8 @@ import runs.ablation.command as command
 import runs.ablation.engines.local as local
 import runs.ablation.engines.ray as on_ray
 import runs.ablation.published as kept
-from analysis.run_folder import SCHEMA, RunFolder
+from analysis.run_folder import RunFolder
+from analysis.run_format import SCHEMA
 from evo.errors import UserError
 from runs.ablation.command import run_ablation
 from runs.ablation.engines.archive import ArchiveError, pack, unpack

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.ablation import PER_SEED, write_tables
+from analysis.comparison_forms import write_tables
 from analysis.cost import APART, BOUND, draw_cost, side_by_side, spent_by, write_cost
 from analysis.labels import boxes, overlaps, place_labels
+from analysis.per_seed import PER_SEED
 from analysis.statistics import t_interval
 
 FRAME = (0, 0, 600, 300)  # about that of the figure, in 1/72 inch

@@ -27,7 +27,8 @@ from analysis.curve_tables import (
 )
 from analysis.curve_topics import topics_of
 from analysis.curves import by_generation, draw_curves, figures_of, fitness_label, write_curves
-from analysis.run_folder import RunFolder, RunFolderError, find_run
+from analysis.run_folder import RunFolder, find_run
+from analysis.run_format import RunFolderError
 from analysis.statistics import t_interval
 from analysis.style import as_svg, for_page
 from runs.benchmarks.made_up import make_run

@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from analysis.live_page import LivePage
 from analysis.report import write_report
-from analysis.run_folder import RunFolder, RunFolderError, find_run, read_snapshot
-from analysis.watch import LivePage
+from analysis.run_folder import RunFolder, find_run
+from analysis.run_format import RunFolderError
+from analysis.snapshots import read_snapshot
 from tests.flips import flip_bits
 
 OLD_RUN = Path(__file__).parent / "data" / "runs-v1" / "evolved"

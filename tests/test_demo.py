@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from analysis.run_folder import RunFolder, read_lines
+from analysis.log_lines import read_lines
+from analysis.run_folder import RunFolder
 from tests.conftest import TINY
 
 

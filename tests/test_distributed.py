@@ -17,7 +17,8 @@ import torch
 import torch._dynamo  # here, once: every forked process would import it
 
 import runs.launch
-from analysis.run_folder import RunFolder, read_lines
+from analysis.log_lines import read_lines
+from analysis.run_folder import RunFolder
 from evo.errors import LostProcessError, UserError
 from tests.conftest import TINY
 from tests.test_resume import At

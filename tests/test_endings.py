@@ -10,12 +10,14 @@ import pytest
 
 from analysis import time_left
 from analysis.endings import ending, reasons
-from analysis.run_folder import RunFolder, RunFolderError, first_to_last
+from analysis.run_folder import RunFolder, first_to_last
+from analysis.run_format import RunFolderError
 from analysis.sections.head import head
 from analysis.sections.search import search
 from analysis.states import State
 from evo.ends import ENDS
-from runs.listing import as_table, row_of
+from runs.listing import as_table
+from runs.standing import row_of
 from tests.conftest import TINY
 from tests.test_damage import drawn_at_once  # noqa: F401 (a fixture for every test here)
 from tests.test_listing import END, generation, lines, write_run

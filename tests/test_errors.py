@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from analysis.run_folder import RunFolderError
+from analysis.run_format import RunFolderError
 from evo.bank import random_masks
 from evo.errors import BankError, LostProcessError, UserError, did_you_mean
 from evo.search import Search

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from analysis.lineage import ancestors, operator_table
-from analysis.run_folder import RunFolder, read_lines
+from analysis.log_lines import read_lines
+from analysis.run_folder import RunFolder
 from evo.errors import UserError
 from tests.conftest import TINY
 from training.config import load_config

@@ -14,9 +14,9 @@ import analysis.files
 import training.checkpoint
 from analysis.report import SECTIONS
 from analysis.run_folder import RunFolder
+from evo.locks import LOCK
 from runs.failures import REMEDIES, told
 from tests.conftest import TINY
-from training.locks import LOCK
 
 SET = [word for override in TINY for word in ("-s", override)]
 

@@ -23,7 +23,9 @@ from analysis.gallery import (
     way_of,
     write_gallery,
 )
-from analysis.run_folder import RunFolder, RunFolderError, read_snapshot
+from analysis.run_folder import RunFolder
+from analysis.run_format import RunFolderError
+from analysis.snapshots import read_snapshot
 
 VERSION_1 = Path(__file__).parent / "data" / "runs-v1"
 

@@ -13,22 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.run_folder import RunFolder, RunFolderError
+from analysis.run_folder import RunFolder
+from analysis.run_format import RunFolderError
 from analysis.states import State
 from analysis.time_left import seconds_left
 from evo.errors import UserError
-from runs.listing import (
-    SORTS,
-    WIDTH,
-    human,
-    in_order,
-    last_records,
-    row_of,
-    run_folders,
-    run_list,
-    run_show,
-    shortened,
-)
+from runs.card import run_show
+from runs.listing import SORTS, WIDTH, human, in_order, run_list, shortened
+from runs.standing import last_records, row_of, run_folders
 
 KEYS = {
     "name", "path", "kind", "state", "reason", "data", "model", "mix", "seed", "epoch", "epochs", "generation",
@@ -425,7 +417,7 @@ def test_neither_needs_pandas_nor_torch(runs):
     import subprocess
 
     code = (
-        "import sys; from runs.listing import run_list, run_show;"
+        "import sys; from runs.card import run_show; from runs.listing import run_list;"
         "run_list(states=[],data=None,model=None,mix=None,sort='age',reverse=False,as_json=False);"
         "run_show('done',as_json=True);"
         "assert not {'pandas', 'torch', 'matplotlib'} & set(sys.modules)"

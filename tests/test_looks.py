@@ -13,12 +13,12 @@ from matplotlib.lines import Line2D
 
 from analysis import style
 from analysis.curves import figures_of
+from analysis.live_page import LivePage
 from analysis.report import render_sections
 from analysis.run_folder import RunFolder, in_places, places_of
 from analysis.sections import training
 from analysis.sections.parts import key
 from analysis.style import look
-from analysis.watch import LivePage
 from runs.benchmarks.made_up import make_run
 
 CSS = (Path(__file__).parents[1] / "analysis" / "report.css").read_text(encoding="utf-8")

@@ -5,7 +5,8 @@ import shutil
 
 import pytest
 
-from analysis.run_folder import RunFolder, RunFolderError
+from analysis.run_folder import RunFolder
+from analysis.run_format import RunFolderError
 from evo.errors import UserError
 from tests.conftest import TINY
 from tests.test_resume import OFTEN, At, killed, tiny

@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 import runs.train
 from analysis.files import joined_name
 from analysis.report import default_path
-from analysis.run_folder import RunFolder, RunFolderError, out_root
+from analysis.run_folder import RunFolder, out_root
+from analysis.run_format import RunFolderError
 from evo.errors import UserError
+from evo.locks import take_lock
 from runs.ablation.file import read_ablation
 from runs.folders import TAKEN, new_run_folder, numbered
 from training.config import data_root, make_config
-from training.locks import take_lock
 from training.places import spoken
 from training.run_log import RunLog
 

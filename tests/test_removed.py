@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from analysis import run_folder
-from analysis.run_folder import RunFolder, as_today, find_run
+from analysis import run_format
+from analysis.run_folder import RunFolder, find_run
+from analysis.run_format import as_today
 from analysis.settings import by_setting, differing, flat, settings_of
 from evo.errors import UserError
 from runs.ablation.file import read_ablation
@@ -45,7 +46,7 @@ def dotted(option: str) -> str:
 
 
 def test_what_reads_run_folders_knows_the_same_removed_options():
-    assert {option: entry.value for option, entry in REMOVED.items()} == run_folder.REMOVED
+    assert {option: entry.value for option, entry in REMOVED.items()} == run_format.REMOVED
     assert OTHER.keys() == REMOVED.keys()
     assert not REMOVED.keys() & flat(load_config("digits").model_dump()).keys()
 

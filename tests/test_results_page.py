@@ -9,7 +9,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis.ablation import PER_SEED, as_markdown
+from analysis.comparison_forms import as_markdown
+from analysis.per_seed import PER_SEED
 from analysis.statistics import compare
 from evo.errors import UserError
 from runs import results_page

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis import ablation
-from analysis.ablation import as_markdown
+from analysis import per_seed
+from analysis.comparison_forms import as_markdown
 from analysis.rounding import decimal_text
 from analysis.statistics import compare, paired_permutation_test
 from runs.results_page import run_results
@@ -59,10 +59,10 @@ def test_ties_go_away_from_zero_in_every_form(value, form, told):
 def test_pages_of_results_are_current_whatever_the_last_bits_are(towards, monkeypatch, capsys):
     def moved(path):
         trials = read(path)
-        return trials.assign(**{name: np.nextafter(trials[name], towards) for name in ablation.MEASURES})
+        return trials.assign(**{name: np.nextafter(trials[name], towards) for name in per_seed.MEASURES})
 
-    read = ablation.read_per_seed
-    monkeypatch.setattr(ablation, "read_per_seed", moved)
+    read = per_seed.read_per_seed
+    monkeypatch.setattr(per_seed, "read_per_seed", moved)
     assert run_results(check=True) == 0, capsys.readouterr().out
 
 

@@ -11,19 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.run_folder import (
-    SCHEMA,
-    RunFolder,
-    RunFolderError,
-    find_run,
-    first_to_last,
-    is_locked,
-    read_lines,
-    read_snapshot,
-)
+from analysis.log_lines import read_lines
+from analysis.run_folder import RunFolder, find_run, first_to_last, is_locked
+from analysis.run_format import SCHEMA, RunFolderError
+from analysis.snapshots import read_snapshot
 from evo.errors import UserError
+from evo.locks import LOCK, take_lock
 from training.config import load_config
-from training.locks import LOCK, take_lock
 from training.progress import Progress
 from training.train import train
 

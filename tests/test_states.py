@@ -6,11 +6,11 @@ import re
 
 import pytest
 
+from analysis.live_page import BY_WEIGHT, LivePage
 from analysis.run_folder import RunFolder
 from analysis.sections.caveats import caveats_of
 from analysis.sections.head import head
 from analysis.states import SYNONYMS, State, state_named
-from analysis.watch import BY_WEIGHT, LivePage
 from tests.test_listing import END, FAILED, write_run
 
 LAST = {

@@ -13,19 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.ablation import (
-    PER_SEED,
-    as_html,
-    as_latex,
-    as_markdown,
-    as_text,
-    bold_rows,
-    notes,
-    per_seed,
-    read_per_seed,
-    write_tables,
-)
-from analysis.run_folder import RunFolder, RunFolderError
+from analysis.comparison import bold_rows, notes
+from analysis.comparison_forms import as_html, as_latex, as_markdown, as_text, write_tables
+from analysis.per_seed import PER_SEED, per_seed, read_per_seed
+from analysis.run_folder import RunFolder
+from analysis.run_format import RunFolderError
 from analysis.statistics import compare
 from evo.errors import UserError
 from runs.compare import run_compare

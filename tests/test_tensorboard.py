@@ -4,7 +4,8 @@ import time
 
 import pytest
 
-from analysis.run_folder import RunFolder, read_lines
+from analysis.log_lines import read_lines
+from analysis.run_folder import RunFolder
 from evo.errors import UserError
 from tests.conftest import TINY
 from tests.test_experiment import MANY, Stopped

@@ -4,7 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.ablation import PER_SEED, as_html, as_latex, as_markdown, as_text, bold_rows, notes
+from analysis.comparison import bold_rows, notes
+from analysis.comparison_forms import as_html, as_latex, as_markdown, as_text
+from analysis.per_seed import PER_SEED
 from analysis.statistics import accuracy_interval, compare, least_images, widest_interval
 
 

@@ -555,7 +555,7 @@ def test_the_weights_are_the_average_where_the_run_was_tested_with_one(out):
 def test_mistakes_are_told_before_anything_is_computed(tiny, monkeypatch, change, words):
     from pathlib import Path
 
-    from analysis.run_folder import RunFolderError
+    from analysis.run_format import RunFolderError
 
     monkeypatch.setattr(transfer, "measure", None)
     arguments = {"names": ["group/tiny-s0"], "datasets": ["digits"], "overrides": [], **change}

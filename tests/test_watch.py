@@ -22,9 +22,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from analysis.live_page import LivePage, stats, summed_up
+from analysis.live_server import Server, content_policy
 from analysis.report import SECTIONS
 from analysis.run_folder import RunFolder
-from analysis.watch import LivePage, Server, content_policy, stats, summed_up
 from tests.test_listing import END, FAILED, generation, write_run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -60,7 +61,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     found = Clock()
-    monkeypatch.setattr("analysis.watch.time", found)
+    monkeypatch.setattr("analysis.live_page.time", found)
     return found
 
 
@@ -266,7 +267,7 @@ def test_words_and_status_change_together_and_older_figures_say_of_when_they_are
     """What a page gets in any one answer is of one moment, or says that it is not."""
     moments = iter(range(60))
     fixed = SimpleNamespace(now=lambda zone: datetime(2026, 1, 1, 0, 0, next(moments), tzinfo=zone))
-    monkeypatch.setattr("analysis.watch.datetime", fixed)
+    monkeypatch.setattr("analysis.live_page.datetime", fixed)
     folder = write_run(out / "a")
     names = ("head", "warnings", "training", "gallery")
     live = LivePage(["a"], {name: counting([], name) for name in names})
@@ -529,13 +530,13 @@ def test_many_pages_at_once_cost_one_making(server, out, calls):
 
 def test_nothing_is_made_while_nobody_looks(server, out, calls, monkeypatch):
     until(server, 60, lambda head: "6 lines" in head)
-    monkeypatch.setattr("analysis.watch.FORGOTTEN", 0.0)
+    monkeypatch.setattr("analysis.live_page.FORGOTTEN", 0.0)
     time.sleep(0.5)
     calls.clear()
     append(out / "a" / "generations.jsonl", generation(4))
     time.sleep(1.5)
     assert calls == []
-    monkeypatch.setattr("analysis.watch.FORGOTTEN", 10.0)
+    monkeypatch.setattr("analysis.live_page.FORGOTTEN", 10.0)
     until(server, 60, lambda head: "7 lines" in head)
 
 
@@ -549,7 +550,7 @@ def test_no_port_left_is_an_error(server, monkeypatch):
     from evo.errors import UserError
     from runs.watch import run_watch
 
-    monkeypatch.setattr("analysis.watch.PORTS_TRIED", 1)
+    monkeypatch.setattr("analysis.live_server.PORTS_TRIED", 1)
     with pytest.raises(UserError, match=f"--port {server.server_port}: .*Address already in use; name another"):
         run_watch(["a"], port=server.server_port, open_browser=False)
 
@@ -578,7 +579,7 @@ def test_the_command_ends_at_once_without_a_traceback(out):
 
 
 def test_the_page_needs_no_torch():
-    code = "import sys, analysis.watch, runs.watch; assert not {'torch', 'pandas'} & set(sys.modules)"
+    code = "import sys, analysis.live_server, runs.watch; assert not {'torch', 'pandas'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
@@ -776,7 +777,7 @@ def test_what_is_no_host_or_path_is_one_line(cli, option, value, words):
     ("given", "base"), [("/", "/"), ("", "/"), ("x", "/x/"), ("/x/y", "/x/y/"), ("/~me/x y", None)]
 )
 def test_paths_have_a_slash_at_either_end(given, base):
-    from analysis.watch import base_of
+    from analysis.live_server import base_of
 
     assert base_of(given) == base
 

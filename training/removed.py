@@ -26,7 +26,7 @@ class Removed(NamedTuple):
     instead: str
 
 
-REMOVED = {  # the values are also in analysis/run_folder.py, which imports nothing from here
+REMOVED = {  # the values are also in analysis/run_format.py, which imports nothing from here
     "search.rows": Removed(
         1.0,
         "searching half of each batch ended 0.45 points below random PatchMix, searching all of it 0.19 below "

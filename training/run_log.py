@@ -36,13 +36,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evo.errors import UserError
+from evo.locks import LOCK, take_lock
 from evo.records import spread
 from evo.storage import naming, replacing
 from training.belonging import id_of, new_id
 from training.checkpoint import write_atomically
 from training.compose import compose
 from training.config import PROJECT, Config
-from training.locks import LOCK, take_lock
 from training.mixes.evolved import SearchRecord
 from training.places import taken
 from training.tensorboard import CHECKED, GENERATION, Board

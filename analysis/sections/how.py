@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from analysis.run_folder import REMOVED, RunFolder
+from analysis.run_folder import RunFolder
+from analysis.run_format import REMOVED
 from analysis.sections.parts import section
 from analysis.settings import flat
 

@@ -23,9 +23,10 @@ from analysis.gallery import (
     way_of,
 )
 from analysis.rounding import decimal_text
-from analysis.run_folder import RunFolder, read_snapshot
+from analysis.run_folder import RunFolder
 from analysis.sections.atlas import first_of_settings
 from analysis.sections.parts import by_run, count, paragraph, picture, section
+from analysis.snapshots import read_snapshot
 
 BUDGET = 1_500_000  # bytes of all pictures of a page
 GENERATIONS = 4  # of a search are kept where not all fit, before searches are left out

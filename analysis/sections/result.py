@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis.ablation import MEASURES, as_html, per_seed
+from analysis.comparison_forms import as_html
 from analysis.estimates import is_estimated
+from analysis.per_seed import MEASURES, per_seed
 from analysis.rounding import decimal_text
 from analysis.run_folder import RunFolder, first_to_last, places_of
 from analysis.sections.head import last_test

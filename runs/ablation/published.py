@@ -13,7 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from analysis.run_folder import REMOVED, as_today, read_lines
+from analysis.log_lines import read_lines
+from analysis.run_format import REMOVED, as_today
 from evo.errors import UserError
 from runs.ablation.trials import Trial, told_apart_by
 from training.config import PROJECT

@@ -24,7 +24,8 @@ def write_tables_of(file: Path, trials: Sequence[Trial], done: Sequence[Trial], 
     """Print and write the tables of what is done, if anything is; variants without it have a row of their own."""
     if not done:
         return
-    from analysis.ablation import as_text, per_seed_of, write_tables
+    from analysis.comparison_forms import as_text, write_tables
+    from analysis.per_seed import per_seed_of
 
     folder = out_root() / file.stem
     variants = list(dict.fromkeys(trial.variant for trial in trials))

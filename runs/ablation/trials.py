@@ -18,13 +18,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from analysis.run_folder import RunFolder, as_today, is_locked
+from analysis.run_folder import RunFolder
+from analysis.run_format import as_today
 from evo.errors import UserError
+from evo.locks import LOCK, is_locked, take_lock
 from evo.storage import replacing
 from runs.folders import known_config
 from training import removed
 from training.config import Config, idle_options, make_config
-from training.locks import LOCK, take_lock
 
 SCHEMA = 1  # of failed.json
 RESULTS = ("mix.bank", "search.start", "search.reference")  # options that may name what another trial has found

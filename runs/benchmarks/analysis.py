@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from analysis.run_folder import read_lines
+from analysis.log_lines import read_lines
 from evo.bank import PatternBank
 from evo.bank_files import save_bank
 from evo.operators import MASK_SAMPLERS

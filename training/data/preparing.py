@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from evo.errors import UserError
+from evo.locks import LOCK, alone_in
 from evo.storage import replacing
 from training.checkpoint import sha256_of, write_atomically
 from training.data.decode import Decoder, decode_into
@@ -38,7 +39,6 @@ from training.data.prepared import (
     record_from,
 )
 from training.data.tree import Files, read_tree
-from training.locks import LOCK, alone_in
 
 SHARD_BYTES = 256 * 2**20  # held in memory twice; what a kill costs at most
 DECODER = 2  # raised when Decoder's pixels change, so that shards are made anew

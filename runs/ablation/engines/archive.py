@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path, PurePosixPath
 
 from evo.errors import UserError
-from training.locks import LOCK
+from evo.locks import LOCK
 
 LARGEST = 2**30  # bytes of a folder; of a larger one the checkpoints stay behind
 MOST = 100_000  # files

@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from evo.errors import UserError
+from evo.locks import take_lock
 from runs.ablation.engines.archive import ArchiveError, pack, unpack
 from runs.ablation.engines.local import TrialProcess
 from runs.ablation.trials import Outcome, Trial
 from runs.folders import python_path
 from training.cores import usable_cores
-from training.locks import take_lock
 
 PATIENCE = 150.0  # seconds a task waits for the process of a lost worker, which writes a checkpoint
 WAIT = 0.2
