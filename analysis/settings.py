@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from analysis.run_folder import RunFolder
 from analysis.run_format import REMOVED
 
-# Besides seed and name of a run: options that cannot change a result. training/config.py marks them and gives the reasons.
+# Besides seed and name of a run: options that cannot change a result. training/options.py marks them and gives the reasons.
 NO_SETTING = ("run.", "data.root", "data.download", "data.resident", "train.eval_batch", "train.save_minutes")
 SEARCHING = ("evolved", "best-of-k")  # mixes for which the options of `search` count
 IMAGES = ("data.subset_start", "data.subset_seed")  # options that say which images of the data set a run trains on

@@ -64,7 +64,7 @@ def train(
 ) -> None:
     """Train a model as a recipe says."""
     if options:
-        from training.config import describe_options
+        from training.options import describe_options
 
         print(describe_options())
         return

@@ -13,8 +13,7 @@ from analysis.settings import Readings, common, counted, difference, readings_of
 from analysis.tested import images_beside, images_of_test, unlike
 from evo.errors import UserError, did_you_mean
 from runs.folders import folder_to_write, known_config, shown
-from training.config import PROJECT
-from training.places import spoken, user_path
+from training.places import PROJECT, spoken, user_path
 
 if TYPE_CHECKING:
     import pandas as pd

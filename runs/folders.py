@@ -13,9 +13,10 @@ from analysis.run_folder import RunFolder, find_run, out_root
 from analysis.settings import flat
 from evo.errors import UserError
 from training import removed
-from training.config import PROJECT, Config, idle_options, make_config
-from training.options import Place
-from training.places import spoken, taken, user_path
+from training.config import Config, make_config
+from training.option_types import Place
+from training.options import idle_options
+from training.places import PROJECT, spoken, taken, user_path
 from training.progress import speaks
 from training.registry import MIXES
 

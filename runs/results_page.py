@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from analysis.files import replace_text
 from evo.errors import UserError, did_you_mean
-from training.config import PROJECT
+from training.places import PROJECT
 
 PAGES = ("README.md", "RESULTS.md", "runs/results/TABLES.md")
 BASELINE = "patchmix"  # what a mix that searches has to beat

@@ -25,10 +25,11 @@ from runs.folders import (
     with_run_paths,
 )
 from runs.launch import launch
-from training.config import Config, load_config, recipe_path
+from training.config import Config, load_config
 from training.launched import check_launched
 from training.places import spoken
 from training.progress import speaks
+from training.recipe import recipe_path
 
 
 def run_train(recipe: str | None, overrides: list[str], resume: str | None, devices: int = 1) -> int:

@@ -11,8 +11,9 @@ from evo.operators import MASK_SAMPLERS
 from runs.ablation.file import read_ablation
 from runs.ablation.published import with_published
 from runs.ablation.tables import steps_alike
-from training.config import RECIPES, make_config, read_yaml, recipe_path
+from training.config import make_config
 from training.models.patch_model import build_model
+from training.recipe import RECIPES, read_yaml, recipe_path
 
 FILES = {path.stem: path for path in sorted((RECIPES.parent / "ablations").glob("*.yaml"))}
 OURS = [name for name in FILES if name != "cifar10-small"]  # whose table is published with the file as it was

@@ -3,7 +3,9 @@
 import pytest
 
 from evo.errors import UserError
-from training.config import RECIPES, Config, describe_options, load_config, make_config, read_yaml
+from training.config import Config, load_config, make_config
+from training.options import describe_options
+from training.recipe import RECIPES, read_yaml
 
 
 def refused(*overrides, sections=None):

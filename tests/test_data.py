@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from evo.errors import UserError
-from training.config import DataOptions
 from training.data import folder, image_set
 from training.data.augment import GREY, augment
 from training.data.decode import Decoder
 from training.data.image_set import CPU, FileSet, ImageSet, ShardSet, UnreadableImage, subset_indices
 from training.data.load import load_data, place, without_near_duplicates
 from training.data.prefetch import AHEAD, prefetch
+from training.options import DataOptions
 from training.registry import DATASETS, load_entry
 
 

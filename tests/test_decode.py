@@ -15,7 +15,7 @@ from PIL import Image
 from evo.errors import UserError
 from runs.prepare import run_prepare
 from tests.test_data import write_images
-from training.config import DataOptions, make_config
+from training.config import make_config
 from training.data import folder
 from training.data.decode import Decoder
 from training.data.image_set import UnreadableImage
@@ -23,6 +23,7 @@ from training.data.levels import Levels
 from training.data.load import load_data
 from training.data.metadata import without_metadata
 from training.data.walk import image_endings
+from training.options import DataOptions
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
 RAMP = np.linspace(0, 4095, 64).astype(np.uint16).reshape(8, 8)  # 12 bits

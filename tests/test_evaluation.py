@@ -15,14 +15,15 @@ from evo.operators import MASK_SAMPLERS
 from evo.search import Rows
 from evo.settings import SearchSettings, option
 from training.compose import compose
-from training.config import MixOptions, make_config
+from training.config import make_config
 from training.distributed import World
 from training.mixes import scoring
 from training.mixes.batch import MixContext
 from training.mixes.evolved import Evolved
 from training.models.patch_model import PatchModel
 from training.models.scaling import Prepare
-from training.options import Section
+from training.option_types import Section
+from training.options import MixOptions
 from training.randomness import Streams
 from training.search_options import SearchOptions, options_of
 

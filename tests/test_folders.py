@@ -11,11 +11,12 @@ from PIL import Image
 
 from evo.errors import UserError
 from tests.test_data import write_images
-from training.config import DataOptions, make_config
+from training.config import make_config
 from training.data import folder, walk
 from training.data.load import load_data
 from training.data.names import printable
 from training.data.tree import read_tree
+from training.options import DataOptions
 
 ODD = [
     b"caf\xe9",

@@ -9,11 +9,13 @@ from torch import nn
 
 from evo.errors import UserError
 from tests.conftest import TINY
-from training.config import RECIPES, ModelOptions, load_config, make_config
+from training.config import load_config, make_config
 from training.models.patch_model import PatchModel, build_model, feature_shape
 from training.models.reference import load_reference
 from training.models.torchvision_models import load_in_order, load_published, without_classifier
 from training.models.trained import load_trained
+from training.options import ModelOptions
+from training.recipe import RECIPES
 from training.registry import MODELS, load_entry
 from training.run import set_up
 from training.train import train

@@ -16,8 +16,9 @@ from runs.folders import check_unchanged
 from tests.conftest import TINY
 from tests.test_experiment import MANY, Stopped
 from tests.test_resume import OFTEN, At, Killed, die
-from training.config import Config, idle_options, make_config
+from training.config import Config, make_config
 from training.experiment import Experiment
+from training.options import idle_options
 from training.progress import Progress
 
 TINY_WORDS = [word for option in TINY for word in ("-s", option)]

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from evo.errors import UserError
-from training.config import TrainOptions
 from training.models.patch_model import PatchModel
 from training.models.resnet import resnet_small
 from training.optimisers import Optimiser, learning_rate_factor
+from training.options import TrainOptions
 
 
 def model(seed=0, layout=torch.channels_last):

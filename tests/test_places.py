@@ -20,8 +20,8 @@ from evo.errors import UserError
 from evo.locks import take_lock
 from runs.ablation.file import read_ablation
 from runs.folders import TAKEN, new_run_folder, numbered
-from training.config import data_root, make_config
-from training.places import spoken
+from training.config import make_config
+from training.places import data_root, spoken
 from training.run_log import RunLog
 
 NAMES = st.lists(st.text(min_size=1, max_size=90), min_size=1, max_size=6)
@@ -200,8 +200,8 @@ def test_the_home_folder_is_understood_wherever_a_path_is_given(tmp_path, monkey
     monkeypatch.setenv("EVOMIX_OUT", "~/results")
     monkeypatch.setenv("EVOMIX_DATA", "~/data")
     assert out_root() == tmp_path / "results"
-    assert data_root(make_config({}).data) == tmp_path / "data"
-    assert data_root(make_config({}, ["data.root=~/x"]).data) == tmp_path / "x"
+    assert data_root(make_config({}).data.root) == tmp_path / "data"
+    assert data_root(make_config({}, ["data.root=~/x"]).data.root) == tmp_path / "x"
     (tmp_path / "own.yaml").write_text("train: {epochs: 3}\n")
     assert runs.train.load_config("~/own.yaml").train.epochs == 3
     assert (

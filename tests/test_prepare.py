@@ -10,10 +10,10 @@ import torch
 from evo.errors import UserError
 from runs.prepare import run_prepare
 from tests.test_data import write_images
-from training.config import DataOptions
 from training.data import folder, preparing
 from training.data.image_set import ImageSet, ShardSet
 from training.data.load import load_data
+from training.options import DataOptions
 
 SIZE = 8
 

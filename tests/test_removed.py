@@ -16,7 +16,9 @@ from runs.ablation.file import read_ablation
 from runs.ablation.published import settings, with_published
 from runs.ablation.trials import Outcome
 from runs.folders import known_config, recorded_config
-from training.config import PROJECT, RECIPES, load_config, make_config
+from training.config import load_config, make_config
+from training.places import PROJECT
+from training.recipe import RECIPES
 from training.removed import REMOVED
 
 OLD = {"search": {"rows": 1.0, "weights": "live", "carry": False, "bank_pairing": "random", "rescore": "hold"}}

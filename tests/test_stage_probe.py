@@ -14,12 +14,13 @@ from evo.errors import UserError
 from evo.search import Rows
 from tests.conftest import TINY
 from tests.test_feature_probe import draw_rows
-from training.config import ModelOptions, describe_options, load_config
+from training.config import load_config
 from training.distributed import World
 from training.feature_probe import FeatureProbe
 from training.models.patch_model import PatchModel, build_model
 from training.models.scaling import Prepare, Rescaled
 from training.models.stages import cut_backbone
+from training.options import ModelOptions, describe_options
 from training.probe import probe
 from training.stage_probe import StageProbe
 from training.train import train

@@ -8,12 +8,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from training.config import TrainOptions
 from training.data.image_set import AnyImageSet
 from training.devices import compiles
 from training.distributed import World
 from training.divergence import diverged
 from training.models.scaling import Prepare
+from training.options import TrainOptions
 from training.run import ALWAYS_TESTED, Run
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from evo.errors import UserError
-from training.config import TrainOptions
 from training.models.patch_model import PatchModel
+from training.options import TrainOptions
 
 # As torch's OneCycleLR:
 ONE_CYCLE_RISE = 0.3  # share of steps going up

@@ -6,6 +6,8 @@ import os
 import shlex
 from pathlib import Path
 
+PROJECT = Path(__file__).resolve().parent.parent
+
 
 def user_path(given: str | Path) -> Path:
     """A path a person gave: `~` and `~name` at its beginning are home folders, also where no shell has replaced them."""
@@ -26,3 +28,8 @@ def taken(folder: Path) -> str:
     return f"{folder} is there already; choose another run.name, or go on with it if it was cut off: " + spoken(
         "train", options=("--resume", str(folder))
     )
+
+
+def data_root(root: str | None) -> Path:
+    """Where data sets are looked for. root: data.root."""
+    return user_path(root or os.environ.get("EVOMIX_DATA") or PROJECT / "data")

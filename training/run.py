@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from evo.errors import UserError
 from training.average import WeightAverage
 from training.clock import Clock, Mark
-from training.config import Config, DataOptions, TrainOptions
+from training.config import Config
 from training.data.image_set import AnyImageSet, ImageSet
 from training.data.load import load_data, place
 from training.devices import autocast_type, compiles, memory_explained, pick_device
@@ -26,6 +26,7 @@ from training.models.reference import load_reference, needs_average
 from training.models.scaling import Prepare
 from training.models.trained import TrainedModel, without_fetching
 from training.optimisers import Optimiser, learning_rate_factor
+from training.options import DataOptions, TrainOptions
 from training.origin import describe_origin
 from training.randomness import Streams
 from training.registry import MIXES, load_entry

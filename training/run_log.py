@@ -42,9 +42,9 @@ from evo.storage import naming, replacing
 from training.belonging import id_of, new_id
 from training.checkpoint import write_atomically
 from training.compose import compose
-from training.config import PROJECT, Config
+from training.config import Config
 from training.mixes.evolved import SearchRecord
-from training.places import taken
+from training.places import PROJECT, taken
 from training.tensorboard import CHECKED, GENERATION, Board
 
 Array = NDArray[Any]

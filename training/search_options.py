@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, cre
 from evo.ends import has_end
 from evo.objectives import parse_objectives
 from evo.settings import SearchSettings, make_settings
-from training.options import Place, Section, one_of
+from training.option_types import Place, Section, one_of
 
 # A few dozen: more find little more, for as many times the time (runs/benchmarks/estimates.py).
 PAIR_MASKS = 32

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from evo.errors import UserError
 from training.checkpoint import write_atomically
-from training.config import Config, DataOptions, TrainOptions
+from training.config import Config
 from training.data.augment import augment
 from training.data.image_set import AnyImageSet
 from training.data.load import load_data, place
@@ -38,6 +38,7 @@ from training.models.patch_model import PatchModel, build_model
 from training.models.scaling import Prepare
 from training.models.trained import load_trained, without_fetching
 from training.optimisers import half_cosine
+from training.options import DataOptions, TrainOptions
 from training.randomness import Streams
 
 SCHEMA = 1

@@ -14,8 +14,7 @@ from runs.ablation.published import publish_done, publish_trial, with_needed, wi
 from runs.ablation.schedule import Estimate, Report, Schedule, accuracy, overview, run_schedule
 from runs.ablation.tables import write_tables_of
 from runs.ablation.trials import Trial, check_same_images
-from training.config import PROJECT
-from training.places import spoken, user_path
+from training.places import PROJECT, spoken, user_path
 
 ENGINES = ("local", "ray")
 SHELVES = ("ablations", "evidence")  # folders of runs/: questions anyone may ask, and what our results are of

@@ -34,7 +34,8 @@ from evo.errors import UserError
 from runs.ablation.trials import Trial
 from runs.folders import with_run_paths
 from training import removed
-from training.config import Config, make_config, read_yaml, recipe_path
+from training.config import Config, make_config
+from training.recipe import read_yaml, recipe_path
 
 REQUIRED = ("recipe", "seeds")
 OPTIONAL = ("common", "by_seed", "variants", "grid", "resources", "removed")

@@ -17,7 +17,7 @@ from analysis.log_lines import read_lines
 from analysis.run_format import REMOVED, as_today
 from evo.errors import UserError
 from runs.ablation.trials import Trial, told_apart_by
-from training.config import PROJECT
+from training.places import PROJECT
 
 SCHEMA = 1
 RESULT = (

@@ -15,7 +15,7 @@ from analysis.tested import Tested, of_options, unlike
 from runs.ablation.published import results_folder
 from runs.ablation.trials import Trial
 from runs.folders import shown
-from training.config import read_yaml, recipe_path
+from training.recipe import read_yaml, recipe_path
 
 FORMS = ("per_seed.csv", "table.csv", "table.md", "table.tex", "figure.png", "figure.svg", "cost.png", "cost.svg")
 

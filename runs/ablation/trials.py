@@ -25,7 +25,8 @@ from evo.locks import LOCK, is_locked, take_lock
 from evo.storage import replacing
 from runs.folders import known_config
 from training import removed
-from training.config import Config, idle_options, make_config
+from training.config import Config, make_config
+from training.options import idle_options
 
 SCHEMA = 1  # of failed.json
 RESULTS = ("mix.bank", "search.start", "search.reference")  # options that may name what another trial has found

@@ -17,7 +17,7 @@ from typing import Any
 
 from evo.errors import UserError
 from runs.folders import shown
-from training.config import PROJECT
+from training.places import PROJECT
 from training.registry import load_entry
 
 BENCHMARKS = {

@@ -25,8 +25,8 @@ from evo.operators import MASK_SAMPLERS
 from evo.search import Elites
 from runs.benchmarks import row
 from runs.benchmarks.made_up import make_run
-from training.config import PROJECT
 from training.mixes.evolved import SearchRecord
+from training.places import PROJECT
 from training.run_log import RunLog
 
 BATCH = 512

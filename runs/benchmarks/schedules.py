@@ -22,13 +22,14 @@ from typing import Any
 import torch
 
 from training.checkpoint import write_atomically
-from training.config import PROJECT, load_config
+from training.config import load_config
 from training.evaluation import evaluate
 from training.losses import cell_losses
 from training.mixes.batch import Batch, Mixed, compose_batch
 from training.mixes.evolved import Evolved
 from training.mixes.grouping import group_batches, mix_group
 from training.mixes.patchmix import PatchMix
+from training.places import PROJECT
 from training.run import Run, set_up
 from training.run_events import begin_epoch, begin_run, end_epoch
 from training.run_log import environment, now

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from evo.errors import UserError
-from training.config import DataOptions
 from training.data.image_set import ImageSet
+from training.options import DataOptions
 
 TEST_IMAGES = 360
 

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 
-from training.config import DataOptions
 from training.data.decode import Decoder, decode_into
 from training.data.image_set import (
     AnyImageSet,
@@ -28,6 +27,7 @@ from training.data.prefetch import decoding_threads
 from training.data.prepared import is_prepared, load_prepared
 from training.data.survey import survey
 from training.data.tree import Files, read_tree, tell
+from training.options import DataOptions
 
 MEMORY_LIMIT = 4 * 2**30  # bytes of decoded pixels
 SIZE = 224

@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evo.errors import UserError
-from training.config import DataOptions
 from training.data.identity import digest_of_files, digest_of_pixels, digests_of
 from training.data.names import printable
 from training.data.prefetch import decoding_threads, prefetch, prefetch_with_threads
 from training.devices import send
+from training.options import DataOptions
 
 # Per channel, fractions; those of ImageNet, as in torchvision's references.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 
 from evo.errors import UserError
-from training.config import DataOptions, data_root
 from training.data.image_set import AnyImageSet, subset_indices
+from training.options import DataOptions
+from training.places import data_root
 from training.registry import DATASETS, load_entry
 
 NEAR_DUPLICATES = Path(__file__).with_name("near_duplicates.json")  # its `source` says whose
@@ -23,7 +24,7 @@ def load_data(options: DataOptions) -> tuple[AnyImageSet, AnyImageSet]:
     Raises UserError where files are missing, and for options that would have no effect.
     """
     _check(options)
-    training, test = load_entry(DATASETS, options.name, "data set")(options, data_root(options))
+    training, test = load_entry(DATASETS, options.name, "data set")(options, data_root(options.root))
     _check_sizes(options, training)
     if options.exclude_near_duplicates:
         test = test.select(without_near_duplicates(options.name, len(test)))

@@ -22,9 +22,9 @@ from torch import Tensor
 
 from evo.errors import UserError
 from training.checkpoint import sha256_of
-from training.config import DataOptions
 from training.data.image_set import AnyImageSet, ImageSet, ShardSet, statistics_of
 from training.data.tree import HOLD_OUT
+from training.options import DataOptions
 
 FORMAT = "evomix-prepared"
 SCHEMA = 1

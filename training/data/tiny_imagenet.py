@@ -12,12 +12,12 @@ from pathlib import Path
 
 from evo.errors import UserError
 from evo.locks import alone_in
-from training.config import DataOptions
 from training.data.folder import image_set
 from training.data.image_set import AnyImageSet
 from training.data.levels import Levels
 from training.data.names import printable
 from training.data.tree import Files, class_folders, files_by_class
+from training.options import DataOptions
 
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 MD5 = "90528d7ca1a48142e341f4ef8d21d0de"

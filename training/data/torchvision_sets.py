@@ -9,8 +9,8 @@ import torch
 
 from evo.errors import UserError
 from evo.locks import alone_in
-from training.config import DataOptions
 from training.data.image_set import ImageSet
+from training.options import DataOptions
 
 
 def load_cifar10(options: DataOptions, root: Path) -> tuple[ImageSet, ImageSet]:

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evo.errors import UserError
-from training.config import ModelOptions
 from training.models.timm_models import PREFIX, at_stage, build_timm
 from training.models.torchvision_models import load_published, without_classifier
+from training.options import ModelOptions
 from training.registry import MODELS, load_entry
 
 Head = Literal["own", "shared"]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from evo.errors import UserError, did_you_mean
-from training.config import ModelOptions
+from training.options import ModelOptions
 
 PREFIX = "timm:"
 LEAST_SIDE = 4  # of the map, where no grid is asked for

@@ -11,9 +11,10 @@ from torch import nn
 from evo.errors import UserError
 from training.belonging import check_belonging
 from training.checkpoint import Checkpoint, load_checkpoint
-from training.config import Config, ModelOptions
+from training.config import Config
 from training.models.patch_model import PatchModel, build_model
 from training.models.scaling import Prepare
+from training.options import ModelOptions
 
 
 @dataclass(frozen=True)
