@@ -4,33 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
-from evo.storage import naming, removing
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Where to write a file that takes the place of `path` when the block ends; its folder is made. A reader never
-    meets half of it, nor does another process take it away unfinished. Where writing fails nothing is left of it, and an
-    OSError names `path`.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name[:40]}.{os.getpid()}-{threading.get_ident():x}.tmp")
-    with naming(path, unfinished), removing(unfinished):
-        yield unfinished
-        os.replace(unfinished, path)
+from evo.storage import replacing
 
 
 def replace_text(path: Path, text: str) -> Path:
-    """Write a text file whole; return its path."""
-    with replacing(path) as unfinished:
-        unfinished.write_text(text, encoding="utf-8")
+    """Write a text file whole, and its folder if it is missing; return its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as file:
+        file.write(text.encode())
     return path
 
 

@@ -20,7 +20,11 @@ from analysis.run_format import REMOVED
 NO_SETTING = ("run.", "data.root", "data.download", "data.resident", "train.eval_batch", "train.save_minutes")
 SEARCHING = ("evolved", "best-of-k")  # mixes for which the options of `search` count
 IMAGES = ("data.subset_start", "data.subset_seed")  # options that say which images of the data set a run trains on
-RESULTS = ("mix.bank", "search.start", "search.reference", "model")  # options that may name results of other runs
+RESULT_FILES = {  # options that may name what another run has found: which file of its folder, "" for the folder itself
+    "mix.bank": "patterns/bank.npz",
+    "search.start": "patterns/bank.npz",
+    "search.reference": "",
+}
 
 ANY = "*"  # no value as JSON
 Readings = dict[str, frozenset[str]]  # of each option the values that it may stand for, as JSON
@@ -67,7 +71,7 @@ def flat(config: Mapping[str, Any]) -> dict[str, Any]:
 def readings_of(run: RunFolder) -> Readings:
     """The run's setting, to compare with others by `difference`."""
     found = {name: {json.dumps(value)} for name, value in counted(run).items()}
-    for name in RESULTS:
+    for name in (*RESULT_FILES, "model"):
         if name in found:
             found[name] |= {without_seed(value, seed_of(run)) for value in found[name]}
     for name in IMAGES:

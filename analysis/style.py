@@ -24,7 +24,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis.files import replacing
+from evo.storage import replacing
 
 
 class Theme(NamedTuple):
@@ -200,11 +200,12 @@ SVG: dict[Any, Any] = {"svg.hashsalt": "evomix", "svg.fonttype": "none"}
 
 
 def save(figure: Figure, path: Path, **options: Any) -> Path:
-    """Write a figure whole, in the format of the path's ending."""
+    """Write a figure whole, in the format of the path's ending, and its folder if it is missing."""
     if path.suffix == ".svg":
         options = {"metadata": {"Date": None}, **options}
-    with matplotlib.rc_context(SVG), replacing(path) as unfinished:
-        figure.savefig(unfinished, format=path.suffix[1:], dpi=160, **options)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with matplotlib.rc_context(SVG), replacing(path) as file:
+        figure.savefig(file, format=path.suffix[1:], dpi=160, **options)
     return path
 
 

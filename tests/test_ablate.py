@@ -24,12 +24,13 @@ import runs.ablation.engines.ray as on_ray
 import runs.ablation.published as kept
 from analysis.run_folder import RunFolder
 from analysis.run_format import SCHEMA
+from evo.durations import duration
 from evo.errors import UserError
 from runs.ablation.command import run_ablation
 from runs.ablation.engines.archive import ArchiveError, pack, unpack
 from runs.ablation.file import _word, chosen, read_ablation
 from runs.ablation.published import published_lines
-from runs.ablation.schedule import LOST, Estimate, Report, Schedule, duration, run_schedule
+from runs.ablation.schedule import LOST, Estimate, Report, Schedule, run_schedule
 from runs.ablation.trials import Outcome, run_trial
 from tests.conftest import TINY
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from safetensors import SafetensorError
 
-import analysis.files
 import training.checkpoint
 from analysis.report import SECTIONS
 from analysis.run_folder import RunFolder
@@ -48,7 +47,7 @@ def refusing(monkeypatch, number):
     def replace(source, target):
         raise OSError(number, os.strerror(number), str(source), None, str(target))
 
-    monkeypatch.setattr(analysis.files.os, "replace", replace)
+    monkeypatch.setattr(os, "replace", replace)
 
 
 @pytest.mark.parametrize("number", REMEDIES)

@@ -8,10 +8,10 @@ import shutil
 import pytest
 
 from analysis.run_folder import RunFolder
-from analysis.settings import NO_SETTING
+from analysis.settings import NO_SETTING, RESULT_FILES
 from evo.errors import UserError
 from runs.ablation.file import read_ablation
-from runs.ablation.trials import RESULTS, told_apart_by
+from runs.ablation.trials import told_apart_by
 from runs.folders import check_unchanged
 from tests.conftest import TINY
 from tests.test_experiment import MANY, Stopped
@@ -124,11 +124,11 @@ def test_options_that_cannot_change_a_result_are_marked_with_a_reason():
     assert not {"run.seed", "train.precision", "train.batch", "train.evaluate_every", "search.forward_batch"} & set(
         found
     )
-    assert set(RESULTS) <= set(found)  # they may lie elsewhere; what is there counts
+    assert set(RESULT_FILES) <= set(found)  # they may lie elsewhere; what is there counts
 
 
 def test_a_setting_of_runs_leaves_out_the_same_options():
-    ours = {option for option in idle_options() if not option.startswith("run.")} - set(RESULTS)
+    ours = {option for option in idle_options() if not option.startswith("run.")} - set(RESULT_FILES)
     assert ours == {option for option in NO_SETTING if option != "run."}
 
 

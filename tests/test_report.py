@@ -22,11 +22,12 @@ from analysis.sections.caveats import caveats_of
 from analysis.sections.cost import cost
 from analysis.sections.head import head
 from analysis.sections.how import how
-from analysis.sections.parts import duration, figure, picture, table
+from analysis.sections.parts import figure, picture, table
 from analysis.sections.result import comparison, result
 from analysis.settings import differing, settings_of
 from analysis.statistics import accuracy_interval
 from analysis.style import for_page, new_figure
+from evo.durations import duration
 from tests.test_listing import write_run
 
 VERSION_1 = Path(__file__).parent / "data" / "runs-v1"
@@ -446,10 +447,11 @@ def test_figures_follow_the_pages_colours():
 def test_tables_and_durations():
     text = table(("a", "b"), [("<x>", "1")], "c")
     assert '<th scope="row">&lt;x&gt;</th><td class="number">1</td>' in text
-    assert [duration(s) for s in (None, float("nan"), 4.25, 185, 7620)] == [
+    assert [duration(s, 1) for s in (None, float("nan"), 4.25, 59.96, 185, 7620)] == [
         "–",
         "–",
         "4.2 s",
+        "1 min 00 s",
         "3 min 05 s",
         "2 h 07 min",
     ]

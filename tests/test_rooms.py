@@ -20,7 +20,16 @@ FORBIDDEN = {
 }
 # What a reader of run folders needs of a search: pattern files, masks under the grid's symmetries, how files are
 # written whole and folders locked, and what a user's mistake is. No DEAP in any.
-READABLE = {"evo.arrays", "evo.bank", "evo.bank_files", "evo.errors", "evo.locks", "evo.storage", "evo.symmetry"}
+READABLE = {
+    "evo.arrays",
+    "evo.bank",
+    "evo.bank_files",
+    "evo.durations",
+    "evo.errors",
+    "evo.locks",
+    "evo.storage",
+    "evo.symmetry",
+}
 PEERS = ROOT / "runs" / "benchmarks" / "peers.py"  # DEAP is what it measures
 SOURCES = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py")) if "out" not in path.parts]
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from analysis.run_folder import RunFolder
+from evo.durations import duration
 from evo.errors import UserError
 from tests.conftest import TINY
 from training import devices
@@ -15,7 +16,7 @@ from training.cores import emulates_bfloat16
 from training.devices import autocast_type, compile_explained, compiles, dtype_of, memory_explained, pick_device
 from training.mixes.batch import leave_unmixed
 from training.models.trained import load_trained
-from training.progress import Progress, duration
+from training.progress import Progress
 from training.run import set_up
 from training.train import epoch_batches, train, training_step
 

@@ -19,15 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from evo.arrays import Array
 from evo.errors import UserError
 from evo.storage import naming, removing, replacing
 
-Array = NDArray[Any]
 SCHEMA = 1
 SUFFIXES = {"tensors": "safetensors", "arrays": "npz"}
 

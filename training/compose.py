@@ -6,15 +6,12 @@ pairing is (B,) integer: row b's partner is image pairing[b].
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd import forward_ad
 
-Array = NDArray[Any]
+from evo.arrays import Array
 
 INDICES_AT_ONCE = 12 * 1024  # 96 KiB: they stay in cache, and malloc asks the system for no fresh pages
 WORDS = {16: torch.complex128, 8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.uint8}  # by their bytes

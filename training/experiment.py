@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from evo import storage
+from evo.arrays import Array
 from evo.bank_files import save_bank
 from evo.ends import Stopwatch
 from evo.errors import UserError
@@ -23,7 +24,7 @@ from training.data.identity import check_images
 from training.data.load import load_data
 from training.devices import autocast_type, pick_device
 from training.distributed import World
-from training.mixes.batch import Array, MixContext
+from training.mixes.batch import MixContext
 from training.mixes.evolved import Evolved, SearchRecord
 from training.models.reference import load_reference, needs_average
 from training.models.trained import load_trained
@@ -32,7 +33,7 @@ from training.randomness import Streams
 from training.run_log import RunLog, command_line
 from training.tensorboard import check_tensorboard
 
-RESULTS = ("last", "image_forwards", "seconds")
+MEASURES = ("last", "image_forwards", "seconds")
 
 
 def search_batch(
@@ -127,7 +128,7 @@ def search_batch(
             experiment.take_up(bool(other_ends))
         with log.telling_failure():
             if resume:
-                log.watch(config, RESULTS, experiment.cut_logs())
+                log.watch(config, MEASURES, experiment.cut_logs())
                 log.record(config)
                 if other_ends:
                     log.repeat_with(other_ends)
@@ -142,7 +143,7 @@ def search_batch(
                     model=str(trained.absolute()),
                     model_digest=checkpoint_digest(trained),
                 )
-                log.watch(config, RESULTS)
+                log.watch(config, MEASURES)
                 experiment.begin()
             evolved.go_on(experiment.search, experiment.elites, images, labels, checks=("first", "last"))
             result = experiment.result(full_rows=config.search.population * config.search.islands * count)

@@ -13,14 +13,13 @@ two cells sees both images, and attention sees the whole; the maps kept are of i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from evo.arrays import Array
 from evo.errors import UserError
 from evo.objectives import RowLosses
 from evo.packed import Masks
@@ -33,7 +32,6 @@ from training.kept_maps import MapProbe
 from training.losses import cell_losses, image_losses
 from training.probe import Losses
 
-Array = NDArray[Any]
 Places = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 # Of logits that rows gather at a time: 16 MiB, in float32, for each of an image and its partner.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from evo.durations import duration
 from training.divergence import check_finite
 from training.mixes.scoring import probe_chunk
-from training.progress import duration, loss_text
+from training.progress import loss_text
 from training.run import Run
 
 

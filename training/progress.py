@@ -56,13 +56,3 @@ class Progress:
             self.stream.write("\n")
             self.stream.flush()
             self._open = False
-
-
-def duration(seconds: float) -> str:
-    """`45 s`, `3 min 05 s` or `2 h 07 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

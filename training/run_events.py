@@ -9,7 +9,7 @@ from training.divergence import check_finite
 from training.run import ALWAYS_TESTED, Run
 from training.run_log import command_line
 
-RESULTS = ("last_accuracy", "median10_accuracy", "best_accuracy", "image_forwards", "seconds")
+MEASURES = ("last_accuracy", "median10_accuracy", "best_accuracy", "image_forwards", "seconds")
 
 
 def begin_run(run: Run) -> None:
@@ -28,13 +28,13 @@ def begin_run(run: Run) -> None:
         parameters=sum(parameter.numel() for parameter in run.model.parameters()),
         processes=run.world.size,
     )
-    run.log.watch(run.config, RESULTS)
+    run.log.watch(run.config, MEASURES)
 
 
 def continue_run(run: Run, board: int | None) -> None:
     """What follows a resume. board: bytes of TensorBoard's file that the checkpoint knows of."""
     run.log.event("resume", epoch=run.state.epoch, step=run.state.step, processes=run.world.size)
-    run.log.watch(run.config, RESULTS, board)
+    run.log.watch(run.config, MEASURES, board)
     run.clock.began = run.curves.told = run.mark
 
 

@@ -32,9 +32,9 @@ from typing import Any, Literal, TextIO
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
+from evo.arrays import Array
 from evo.errors import UserError
 from evo.locks import LOCK, take_lock
 from evo.records import spread
@@ -46,8 +46,6 @@ from training.config import Config
 from training.mixes.evolved import SearchRecord
 from training.places import PROJECT, taken
 from training.tensorboard import CHECKED, GENERATION, Board
-
-Array = NDArray[Any]
 
 SCHEMA = 2
 LOGS = ("log.jsonl", "generations.jsonl")

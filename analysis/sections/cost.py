@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 from analysis.estimates import is_estimated
 from analysis.run_folder import RunFolder, places_of
 from analysis.sections.head import cost_of
-from analysis.sections.parts import count, duration, figure, key, paragraph, section, table
+from analysis.sections.parts import count, figure, key, paragraph, section, table
 from analysis.style import colour, for_page, ink, new_figure, soft, tidy
 from analysis.words import plain, shortened
+from evo.durations import duration
 
 MOST = 24  # runs in one figure
 UNITS = (("hours", 3600), ("minutes", 60), ("seconds", 1))
@@ -54,7 +55,7 @@ def cost(runs: Sequence[RunFolder]) -> str:
     rows = [
         [
             c.name,
-            *map(duration, (c.training, c.search, c.rest)),
+            *(duration(spent, 1) for spent in (c.training, c.search, c.rest)),
             *map(count, (c.training_forwards, c.search_forwards, c.saved)),
         ]
         for c in found

@@ -10,11 +10,12 @@ from typing import Any
 from analysis.estimates import is_estimated
 from analysis.rounding import decimal_text
 from analysis.run_folder import RunFolder, first_to_last
-from analysis.sections.parts import count, duration, percent
+from analysis.sections.parts import count, percent
 from analysis.settings import Setting, seed_of, settings_of
 from analysis.states import State
 from analysis.statistics import accuracy_interval, t_interval
 from analysis.time_left import seconds_left
+from evo.durations import duration
 
 MOST_SETTINGS = 6  # with a key figure
 
@@ -85,7 +86,7 @@ def _facts(runs: Sequence[RunFolder]) -> list[tuple[str, str]]:
             else ""
         )
         facts.append(
-            (duration(cost["seconds"]), f"training without tests{share}" if "model" not in run.start else "search")
+            (duration(cost["seconds"], 1), f"training without tests{share}" if "model" not in run.start else "search")
         )
         facts.append((count(cost["image_forwards"]), "images forwarded through the model"))
     return facts
@@ -153,7 +154,7 @@ def _left(runs: Sequence[RunFolder]) -> list[tuple[str, str]]:
     if not known:
         return []
     whose = "" if len(runs) == 1 else f" until the last of {len(known)} running runs has ended"
-    return [(f"about {duration(max(known))}", f"left at the pace so far{whose}")]
+    return [(f"about {duration(max(known), 1)}", f"left at the pace so far{whose}")]
 
 
 def _progress(run: RunFolder) -> list[tuple[str, str]]:

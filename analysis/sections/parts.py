@@ -117,17 +117,3 @@ def percent(value: float | None, digits: int = 2) -> str:
 
 def count(value: float | None) -> str:
     return "–" if value is None or math.isnan(value) else decimal_text(value, ",.0f")
-
-
-def duration(seconds: float | None) -> str:
-    """45.2 s, 3 min 05 s or 2 h 07 min."""
-    if seconds is None or math.isnan(seconds):
-        return "–"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    if seconds == math.inf:
-        return "inf"
-    whole = round(seconds)
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

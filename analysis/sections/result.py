@@ -16,12 +16,13 @@ from analysis.per_seed import MEASURES, per_seed
 from analysis.rounding import decimal_text
 from analysis.run_folder import RunFolder, first_to_last, places_of
 from analysis.sections.head import last_test
-from analysis.sections.parts import count, duration, figure, key, paragraph, percent, section, table
+from analysis.sections.parts import count, figure, key, paragraph, percent, section, table
 from analysis.settings import Setting, differing, seed_of, settings_of
 from analysis.statistics import accuracy_interval, compare, t_interval, widest_interval
 from analysis.style import LEAST_POINTS, for_page, ink, look, new_figure, soft, tidy, widen
 from analysis.tested import images_of_test, unlike
 from analysis.words import plain, shortened
+from evo.durations import duration
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,7 +98,7 @@ def _search_line(run: RunFolder) -> list[str]:
         decimal_text(first, ".3f") + estimated,
         decimal_text(last, ".3f") + estimated,
         count(forwards),
-        duration(cost.get("seconds")),
+        duration(cost.get("seconds"), 1),
     ]
 
 

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.run_folder import out_root
+from analysis.settings import RESULT_FILES
 from evo.errors import UserError
 from runs.ablation.trials import Trial
 from runs.folders import with_run_paths
@@ -46,7 +47,6 @@ SET_BY_TRIAL = {
     "run.name": "trials are named after their variant and seed",
 }
 RESOURCES = ("cpus", "gpus")
-RESULTS = {"mix.bank": "patterns/bank.npz", "search.start": "patterns/bank.npz", "search.reference": ""}
 REFERENCE = "trial:"
 
 
@@ -308,13 +308,13 @@ def _needed(plan: Plan, variant: str, configs: Mapping[tuple[str, int], Config])
                 f"{plan.file}: {variant}: {key}: variant {name} has options that were removed and cannot be run, so that "
                 "nothing can be trained on what it finds; use another variant"
             )
-        if RESULTS[key] and not (mix := configs[name, seed].mix).kind.finds_patterns:
+        if RESULT_FILES[key] and not (mix := configs[name, seed].mix).kind.finds_patterns:
             raise UserError(
                 f"{plan.file}: {variant}: {key}: expected a variant that finds patterns (mix.name=evolved), and {name} has "
                 f"mix.name={mix.name}"
             )
         grids = [configs[which, seed].model.grid for which in (variant, name)]
-        if RESULTS[key] and None not in grids and grids[0] != grids[1]:
+        if RESULT_FILES[key] and None not in grids and grids[0] != grids[1]:
             raise UserError(
                 f"{plan.file}: {variant}: {key}: expected patterns of its own grid, model.grid={grids[0]}, and {name} has "
                 f"model.grid={grids[1]}"
@@ -341,7 +341,7 @@ def _check_cycles(plan: Plan, needs: Mapping[str, list[str]]) -> None:
 
 def _with_results(plan: Plan, config: Config, seed: int) -> Config:
     """The config with whole paths, those of other trials' results too, which are not there yet."""
-    found = {key: str(_folder(plan, name, seed) / RESULTS[key]) for key, name in _references(config).items()}
+    found = {key: str(_folder(plan, name, seed) / RESULT_FILES[key]) for key, name in _references(config).items()}
     plain = with_run_paths(_replaced(config, {key: _default(key) for key in found}))
     return _replaced(plain, found)
 

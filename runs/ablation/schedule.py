@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterable
 from statistics import fmean
 from typing import Literal
 
+from evo.durations import duration
 from evo.errors import UserError
 from runs.ablation.engines import Engine
 from runs.ablation.trials import Outcome, State, Trial
 from runs.folders import shown
-from training.progress import Progress, duration
+from training.progress import Progress
 from training.stopping import Interruption
 
 LOST = 3  # times a trial whose worker was lost is run again

@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from analysis.run_folder import RunFolder
 from analysis.run_format import as_today
+from analysis.settings import RESULT_FILES
 from evo.errors import UserError
 from evo.locks import LOCK, is_locked, take_lock
 from evo.storage import replacing
@@ -29,7 +30,6 @@ from training.config import Config, make_config
 from training.options import idle_options
 
 SCHEMA = 1  # of failed.json
-RESULTS = ("mix.bank", "search.start", "search.reference")  # options that may name what another trial has found
 LEFT = (LOCK, ".config.json.*tmp")  # in a run folder before its config.json
 
 State = Literal["new", "started", "done", "failed"]
@@ -197,7 +197,7 @@ class Trial:
         for section in [name for name in wanted if name not in ignored]:
             for key, value in wanted[section].items():
                 option = f"{section}.{key}"
-                counts = option in RESULTS or option not in idle
+                counts = option in RESULT_FILES or option not in idle
                 if counts and not self._same(option, made[section][key], value):
                     raise UserError(self._other_setting(option, made[section][key], value))
         departs = removed.departing(run.config) if self.config.searches else {}
@@ -215,7 +215,7 @@ class Trial:
     def _same(self, option: str, made: Any, wanted: Any) -> bool:
         """Whether two values mean the same, also where the ablation's folder or the data have been moved."""
         place = self.folder.parent
-        if option in RESULTS and made and wanted and Path(wanted).is_relative_to(place):
+        if option in RESULT_FILES and made and wanted and Path(wanted).is_relative_to(place):
             within = Path(wanted).relative_to(place).parts
             return Path(made).parts[-len(within) :] == within
         return bool(made == wanted)
@@ -251,7 +251,7 @@ def told_apart_by(config: Config) -> dict[str, Any]:
     sections.pop("run")
     for option in idle_options():
         section, _, name = option.partition(".")
-        if section in sections and option not in RESULTS:
+        if section in sections and option not in RESULT_FILES:
             del sections[section][name]
     return sections
 

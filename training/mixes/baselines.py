@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from training.mixes.batch import Array, Batch, Mix, MixContext, Mixed, leave_unmixed
+from evo.arrays import Array
+from training.mixes.batch import Batch, Mix, MixContext, Mixed, leave_unmixed
 
 
 class Plain:

@@ -13,9 +13,9 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from evo.arrays import Array
 from training.compose import cell_targets, compose, image_targets
 from training.config import Config
 from training.devices import send
@@ -23,7 +23,6 @@ from training.distributed import World
 from training.models.patch_model import PatchModel
 from training.randomness import Streams
 
-Array = NDArray[Any]
 Batch = tuple[Tensor, Tensor]  # images (B,C,H,W) uint8, labels (B,) int64
 
 

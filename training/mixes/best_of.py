@@ -15,11 +15,12 @@ from collections.abc import Iterator
 import numpy as np
 from torch import Tensor
 
+from evo.arrays import Array
 from evo.errors import UserError
 from evo.objectives import RowLosses, parse_objectives
 from evo.packed import Masks
 from evo.search import Rows
-from training.mixes.batch import Array, Batch, Mix, MixContext, Mixed
+from training.mixes.batch import Batch, Mix, MixContext, Mixed
 from training.mixes.scoring import ScoringMix
 
 

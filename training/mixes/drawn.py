@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from evo.arrays import Array
 from evo.bank_files import load_bank
 from evo.errors import UserError
 from training.devices import send
-from training.mixes.batch import Array, Batch, Mix, MixContext, Mixed, compose_batch
+from training.mixes.batch import Batch, Mix, MixContext, Mixed, compose_batch
 from training.mixes.patchmix import PatchMix
 
 

@@ -10,10 +10,10 @@ import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from evo.archive import group_equal_rows
+from evo.arrays import Array
 from evo.genome import Population
 from evo.islands import Islands
 from evo.objectives import RowLosses, parse_objectives
@@ -29,7 +29,6 @@ from training.probe import Losses
 if TYPE_CHECKING:
     from training.mixes.scoring import ScoringMix
 
-Array = NDArray[Any]
 
 MOST_CHECKS = 50  # of a training
 CHECKED_IMAGES = 8  # of a search batch

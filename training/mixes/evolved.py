@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from evo.arrays import Array
 from evo.bank import PatternBank
 from evo.errors import UserError
 from evo.islands import Islands
@@ -32,7 +33,7 @@ from evo.rules import Rules
 from evo.scoring import combine_scores, measure_scale
 from evo.search import Elites, Search, SearchSettings
 from training.feature_probe import FeatureProbe
-from training.mixes.batch import Array, Batch, Mix, MixContext, Mixed
+from training.mixes.batch import Batch, Mix, MixContext, Mixed
 from training.mixes.drawn import PatternFile
 from training.mixes.estimates import Verified, verify
 from training.mixes.scoring import ScoringMix

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from evo.arrays import Array
 from evo.errors import UserError
 from evo.packed import Masks
 from evo.rules import Rules
@@ -19,7 +20,7 @@ from evo.search import Rows
 from training.config import Config
 from training.devices import dtype_of, send
 from training.feature_probe import FeatureProbe, Places
-from training.mixes.batch import Array, Batch, MixContext, Mixed, compose_batch, generator_state, set_generator_state
+from training.mixes.batch import Batch, MixContext, Mixed, compose_batch, generator_state, set_generator_state
 from training.mixes.estimates import Checks
 from training.mixes.patchmix import PatchMix
 from training.probe import CPU_CHUNK, Losses, check_independence, gather_losses, probe
