@@ -29,7 +29,7 @@ def tiny(trained, out):
 @pytest.fixture(autouse=True)
 def drawn_at_once(monkeypatch):
     """What a figure or a page shows is tested elsewhere, and takes seconds."""
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda self, path, **_: path.write_bytes(b"drawn"))
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda self, file, **_: file.write(b"drawn"))
     monkeypatch.setattr("analysis.report.render_sections", lambda runs, defaults: dict.fromkeys(SECTIONS, ""))
 
 
