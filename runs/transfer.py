@@ -201,7 +201,7 @@ def chosen_weights(run: RunFolder, asked: str | None) -> str:
 
 def open_subjects(sources: list[Source], config: Config, device: torch.device) -> list[Subject]:
     """The backbones, then their networks untrained, each once; opens every checkpoint, and so checks it."""
-    from training.transfer import about_backbone
+    from training.transfer_results import about_backbone
 
     trained = [Subject(source, about_backbone(source, config, device), [source.folder]) for source in sources]
     untrained: list[Subject] = []
@@ -218,7 +218,7 @@ def open_subjects(sources: list[Source], config: Config, device: torch.device) -
 
 def plan(subject: Subject, target: Target, methods: list[str], seeds: int, config: Config) -> Iterator[Job]:
     """A backbone's outcomes on a data set that the table needs."""
-    from training.transfer import identity, kept_file
+    from training.transfer_results import identity, kept_file
 
     for method in methods:
         for seed in range(config.run.seed, config.run.seed + (seeds if method == "finetune" else 1)):
@@ -230,7 +230,8 @@ def plan(subject: Subject, target: Target, methods: list[str], seeds: int, confi
 def get_outcomes(jobs: list[Job], config: Config, device: torch.device, fresh: bool) -> list[tuple[Job, Outcome]]:
     """The outcome of every job: kept ones, unless `fresh`, and new ones, which are then kept."""
     from training.progress import Progress
-    from training.transfer import check_same_weights, keep, kept, measure, open_source
+    from training.transfer import measure, open_source
+    from training.transfer_results import check_same_weights, keep, kept
 
     outcomes: list[tuple[Job, Outcome]] = []
     missing: list[Job] = []

@@ -17,7 +17,7 @@ from evo.errors import UserError
 from runs import transfer as command
 from runs.folders import recorded_config
 from tests.conftest import TINY
-from training import transfer
+from training import transfer, transfer_results
 from training.config import make_config
 from training.data.image_set import ImageSet
 
@@ -354,10 +354,12 @@ def test_what_identifies_an_outcome(tiny, digits):
     def file(overrides=(), seed=0, method="finetune", subject=None, training=digits.training):
         config = command.target_config("digits", ["data.subset=30", *overrides])
         target = transfer.Target("digits", config.data, training, digits.test)
-        return transfer.kept_file(tiny, "digits", transfer.identity(subject or about, target, method, seed, config))
+        return transfer_results.kept_file(
+            tiny, "digits", transfer_results.identity(subject or about, target, method, seed, config)
+        )
 
     source = transfer.Source(recorded_config(find_run("group/tiny-s0")), tiny, "model")
-    about = transfer.about_backbone(source, make_config({}), CPU)
+    about = transfer_results.about_backbone(source, make_config({}), CPU)
     first = file()
     assert first == file(["run.threads=2", "train.eval_batch=9", "data.download=false"])
     assert first == file(["data.root=/moved"])
@@ -376,10 +378,10 @@ def test_what_identifies_an_outcome(tiny, digits):
     ]
     assert len({first, *others}) == len(others) + 1
     assert file(method="knn", seed=3) == file(method="knn", seed=4)
-    transfer.keep(first, {"of": "another"}, transfer.Outcome(1.0, 10))
-    assert transfer.kept(first, {"of": "another"}) == transfer.Outcome(1.0, 10)
-    assert transfer.kept(first, {"of": "this"}) is None
-    precise = transfer.about_backbone(source, make_config({}, ["train.precision=bfloat16"]), CPU)
+    transfer_results.keep(first, {"of": "another"}, transfer.Outcome(1.0, 10))
+    assert transfer_results.kept(first, {"of": "another"}) == transfer.Outcome(1.0, 10)
+    assert transfer_results.kept(first, {"of": "this"}) is None
+    precise = transfer_results.about_backbone(source, make_config({}, ["train.precision=bfloat16"]), CPU)
     assert (about["precision"], precise["precision"]) == ("float32", "bfloat16")
 
 
@@ -528,7 +530,7 @@ def test_the_weights_are_the_average_where_the_run_was_tested_with_one(out):
         source = transfer.Source(recorded_config(run), folder, weights)
         state = transfer.open_source(source, make_config({}), CPU).model.state_dict()
         assert all(torch.equal(saved[f"{weights}.{name}"], tensor) for name, tensor in state.items())
-        first[weights] = state["image_head.weight"], transfer.about_backbone(source, make_config({}), CPU)
+        first[weights] = state["image_head.weight"], transfer_results.about_backbone(source, make_config({}), CPU)
     assert not torch.equal(first["model"][0], first["ema"][0]) and first["model"][1] != first["ema"][1]
 
 

@@ -21,15 +21,17 @@ from evo.search import Elites, Search
 from training.belonging import checkpoint_digest
 from training.config import Config
 from training.data.identity import check_images
+from training.data.image_set import AnyImageSet
 from training.data.load import load_data
 from training.devices import autocast_type, pick_device
 from training.distributed import World
 from training.mixes.batch import MixContext
 from training.mixes.evolved import Evolved, SearchRecord
 from training.models.reference import load_reference, needs_average
-from training.models.trained import load_trained
+from training.models.trained import TrainedModel, load_trained
 from training.progress import Progress, loss_text
 from training.randomness import Streams
+from training.registry import MIXES
 from training.run_log import RunLog, command_line
 from training.tensorboard import check_tensorboard
 
@@ -56,69 +58,30 @@ def search_batch(
     """
     progress = progress or Progress()
     device = pick_device(config.run.device, config.run.threads)
-    if config.run.tensorboard:
-        check_tensorboard()
-    training_set = load_data(config.data)[0].to(device)
+    training_set, count = _open_images(config, device)
     names = training_set.class_names
-    count = config.search.batch or config.train.batch
-    if count > len(training_set):
-        raise UserError(f"search.batch={count} is larger than the training set of {len(training_set)} images")
     source = load_trained(trained_config, trained, device)
     model = source.model
-    if (source.image_shape, source.class_names) != (training_set.shape, names):
-        raise UserError(
-            f"data.name={config.data.name} has images {training_set.shape} of {len(names)} classes, the run was trained "
-            f"on {source.image_shape} of {len(source.class_names)} classes, or other ones; search on the run's own data"
-        )
-    if _selection(config) == _selection(trained_config):
-        check_images(str(trained), "training images", source.images, training_set.identity())
-    if not trained_config.trains_cells:
-        raise UserError(
-            f"the run was trained with mix {trained_config.mix.name}, patch_weight {trained_config.mix.patch_weight}: its "
-            "cells are untrained and cannot score a search; take a run of patchmix, evolved or bank with a patch loss"
-        )
-    if config.model.grid not in (None, model.grid):
-        raise UserError(f"model.grid={config.model.grid}, but the run was trained with {model.grid}; leave it out")
+    _check_source(config, trained_config, trained, source, training_set)
     average = load_trained(trained_config, trained, device, "average").model if needs_average(config) else None
 
     log, streams = RunLog(folder), Streams(config.run.seed)
 
-    planned = "" if config.search.generations is None else f"/{config.search.generations}"
-
     def on_generation(record: dict[str, Any]) -> None:
         experiment.after(record, log.generation(record))
-        volume = f"hypervolume {loss_text(record['hypervolume'])}  " if "hypervolume" in record else ""
-        progress.update(
-            f"generation {record['generation']}{planned}  best {loss_text(record['best'])}  "
-            f"mean {loss_text(record['mean'])}  {volume}{spent_text(record)}",
-            final="stopped" in record,
-        )
+        progress.update(_line(record, config.search.generations), final="stopped" in record)
 
     def on_search(record: SearchRecord) -> None:
         log.search_ended(record)
         log.search(record, names)
-        genome, row = distinct_rows(record.elites[-1])
-        labels, last = record.labels.cpu().numpy(), record.elites[-1]
-        evolved.bank.collect(last.masks[genome, row], labels[row], labels[last.pairings[genome, row]])
         log.check_place()
-        save_bank(evolved.bank, folder / "patterns" / "bank.npz")
+        _save_patterns(evolved, record, folder / "patterns" / "bank.npz")
 
-    evolved = Evolved(
-        MixContext(
-            config,
-            model,
-            names,
-            source.prepare,
-            autocast_type(config.train.precision, device),
-            streams,
-            World(),
-            on_generation,
-            on_search,
-            load_reference(config, source, average),
-            log.check,
-            training_set.shape,
-        )
-    )
+    context = MixContext(
+        config, model, names, source.prepare, autocast_type(config.train.precision, device), streams, World(),
+        on_generation, on_search, load_reference(config, source, average), log.check, training_set.shape,
+    )  # fmt: skip
+    evolved = Evolved(context)
     experiment = Experiment(folder, log, training_set.identity(), evolved)
     images, labels = training_set.batch(torch.randperm(len(training_set), generator=streams.torch("order"))[:count])
     experiment.search = evolved.make_search(images, labels)
@@ -128,23 +91,9 @@ def search_batch(
             experiment.take_up(bool(other_ends))
         with log.telling_failure():
             if resume:
-                log.watch(config, MEASURES, experiment.cut_logs())
-                log.record(config)
-                if other_ends:
-                    log.repeat_with(other_ends)
+                experiment.go_on(config, other_ends)
             else:
-                log.begin(config, device, command_line())
-                log.event(
-                    "start",
-                    training_images=count,
-                    images=experiment.images,
-                    classes=names,
-                    grid=model.grid,
-                    model=str(trained.absolute()),
-                    model_digest=checkpoint_digest(trained),
-                )
-                log.watch(config, MEASURES)
-                experiment.begin()
+                experiment.begin(config, device, trained, count)
             evolved.go_on(experiment.search, experiment.elites, images, labels, checks=("first", "last"))
             result = experiment.result(full_rows=config.search.population * config.search.islands * count)
             log.event("end", **result)
@@ -152,6 +101,58 @@ def search_batch(
     finally:
         log.close()
     return result
+
+
+def _open_images(config: Config, device: torch.device) -> tuple[AnyImageSet, int]:
+    """The training images, and how many of them are searched on. Raises UserError where there are fewer."""
+    if config.run.tensorboard:
+        check_tensorboard()
+    training_set = load_data(config.data)[0].to(device)
+    count = config.search.batch or config.train.batch
+    if count > len(training_set):
+        raise UserError(f"search.batch={count} is larger than the training set of {len(training_set)} images")
+    return training_set, count
+
+
+def _check_source(
+    config: Config, trained_config: Config, trained: Path, source: TrainedModel, training_set: AnyImageSet
+) -> None:
+    """Raise UserError where a trained model cannot score compositions of these images."""
+    names = training_set.class_names
+    if (source.image_shape, source.class_names) != (training_set.shape, names):
+        raise UserError(
+            f"data.name={config.data.name} has images {training_set.shape} of {len(names)} classes, the run was trained "
+            f"on {source.image_shape} of {len(source.class_names)} classes, or other ones; search on the run's own data"
+        )
+    if _selection(config) == _selection(trained_config):
+        check_images(str(trained), "training images", source.images, training_set.identity())
+    if not trained_config.trains_cells:
+        with_cells = " or ".join(name for name, kind in MIXES.items() if kind.trains_cells)
+        raise UserError(
+            f"the run was trained with mix {trained_config.mix.name}, patch_weight {trained_config.mix.patch_weight}: its "
+            f"cells are untrained and cannot score a search; take a run of {with_cells} with a patch loss"
+        )
+    if config.model.grid not in (None, source.model.grid):
+        raise UserError(
+            f"model.grid={config.model.grid}, but the run was trained with {source.model.grid}; leave it out"
+        )
+
+
+def _line(record: Mapping[str, Any], planned: int | None) -> str:
+    """A generation, for a person. planned: generations, where there is a limit."""
+    volume = f"hypervolume {loss_text(record['hypervolume'])}  " if "hypervolume" in record else ""
+    return (
+        f"generation {record['generation']}{'' if planned is None else f'/{planned}'}  best {loss_text(record['best'])}  "
+        f"mean {loss_text(record['mean'])}  {volume}{spent_text(record)}"
+    )
+
+
+def _save_patterns(evolved: Evolved, record: SearchRecord, path: Path) -> None:
+    """Collect the rows of a search's last elites, each once, and write the pattern file."""
+    last, labels = record.elites[-1], record.labels.cpu().numpy()
+    genome, row = distinct_rows(last)
+    evolved.bank.collect(last.masks[genome, row], labels[row], labels[last.pairings[genome, row]])
+    save_bank(evolved.bank, path)
 
 
 def _selection(config: Config) -> dict[str, Any]:
@@ -182,11 +183,28 @@ class Experiment:
         self.seconds = 0.0  # before this start
         self.began = self.saved = time.perf_counter()
 
-    def begin(self) -> None:
-        """Before the first generation, which a small budget may cut short."""
-        self.mix.checks.report_trial()
+    def begin(self, config: Config, device: torch.device, trained: Path, count: int) -> None:
+        """Make the run folder, before the first generation, which a small budget may cut short."""
+        self.log.begin(config, device, command_line())
+        self.log.event(
+            "start",
+            training_images=count,
+            images=self.images,
+            classes=self.mix.context.class_names,
+            grid=self.mix.context.model.grid,
+            model=str(trained.absolute()),
+            model_digest=checkpoint_digest(trained),
+        )
+        self.log.watch(config, MEASURES)
         self.search.ask()
         self._look_at_budget()
+
+    def go_on(self, config: Config, other_ends: Sequence[str]) -> None:
+        """Write down that it goes on, once it has taken up what was saved."""
+        self.log.watch(config, MEASURES, self.cut_logs())
+        self.log.record(config)
+        if other_ends:
+            self.log.repeat_with(other_ends)
 
     def after(self, record: dict[str, Any], length: int) -> None:
         """A generation has ended, and is in the log as a line of `length` bytes."""

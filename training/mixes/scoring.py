@@ -34,8 +34,6 @@ class ScoringMix:
     was spent. scores: of the batch at hand. checks: of scores that are estimates.
     """
 
-    cells = True
-
     def __init__(self, context: MixContext) -> None:
         options = context.config.search
         self.context = context
