@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,6 @@ def search_batch(
     training_set, count = _open_images(config, device)
     names = training_set.class_names
     source = load_trained(trained_config, trained, device)
-    model = source.model
     _check_source(config, trained_config, trained, source, training_set)
     average = load_trained(trained_config, trained, device, "average").model if needs_average(config) else None
 
@@ -78,14 +78,14 @@ def search_batch(
         _save_patterns(evolved, record, folder / "patterns" / "bank.npz")
 
     context = MixContext(
-        config, model, names, source.prepare, autocast_type(config.train.precision, device), streams, World(),
+        config, source.model, names, source.prepare, autocast_type(config.train.precision, device), streams, World(),
         on_generation, on_search, load_reference(config, source, average), log.check, training_set.shape,
     )  # fmt: skip
     evolved = Evolved(context)
     experiment = Experiment(folder, log, training_set.identity(), evolved)
     images, labels = training_set.batch(torch.randperm(len(training_set), generator=streams.torch("order"))[:count])
     experiment.search = evolved.make_search(images, labels)
-    try:
+    with closing(log):
         if resume:  # what is refused leaves the folder as it was, with the end that it may have come to
             log.claim()
             experiment.take_up(bool(other_ends))
@@ -98,8 +98,6 @@ def search_batch(
             result = experiment.result(full_rows=config.search.population * config.search.islands * count)
             log.event("end", **result)
             log.check_place()
-    finally:
-        log.close()
     return result
 
 
