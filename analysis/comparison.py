@@ -69,6 +69,22 @@ def cells_of(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     return [column.head for column in columns], [[column.cell(row) for column in columns] for row in table.itertuples()]
 
 
+def summary_cells_of(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows of the same for a first page: five columns at most."""
+    measure, baseline = table["measure"].iloc[0], table["baseline"].iloc[0]
+    heading, form = MEASURES[measure]
+    columns = [
+        Column("training", lambda row: str(row.variant)),
+        Column(heading, lambda row: _plus_minus(row.mean, row.high, form)),
+        Column(f"over {baseline}", lambda row: _plus_minus(row.difference, row.difference_high, f"+{form}")),
+    ]
+    if measure != "last_test_loss" and "last_test_loss" in table:
+        columns.append(Column("test loss, nats", lambda row: _shown(row.last_test_loss, ".3f")))
+    if "search_adds" in table and table["search_adds"].max() > 0:
+        columns.append(Column("time for searching", lambda row: _shown(row.search_adds, "+.0%").replace("%", " %")))
+    return [column.head for column in columns], [[column.cell(row) for column in columns] for row in table.itertuples()]
+
+
 def _shown(value: float, form: str) -> str:
     return "-" if math.isnan(value) else decimal_text(value, form)
 

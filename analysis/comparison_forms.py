@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from analysis.comparison import bold_rows, cells_of, notes
+from analysis.comparison import bold_rows, cells_of, notes, summary_cells_of
 from analysis.comparison_figure import draw_comparison
 from analysis.cost import write_cost
 from analysis.files import replace_text
@@ -32,6 +32,11 @@ def as_text(table: pd.DataFrame) -> str:
     return "\n".join([*lines, "", *notes(table)])
 
 
+def with_titles(table: pd.DataFrame, titles: Mapping[str, str]) -> pd.DataFrame:
+    """A comparison whose variants are called by their titles, where they have one."""
+    return table.assign(**{name: table[name].replace(dict(titles)) for name in ("variant", "baseline")})
+
+
 def as_markdown(table: pd.DataFrame) -> str:
     """The comparison as a Markdown table. The best mean is bold where every other can be told from it."""
     head, rows = cells_of(table)
@@ -41,6 +46,15 @@ def as_markdown(table: pd.DataFrame) -> str:
         shown[2] = f"**{shown[2]}**" if bold else shown[2]
         lines.append(f"| {' | '.join(shown)} |")
     return "\n".join([*lines, "", *(f"{_markdown(note)}  " for note in notes(table))]).rstrip() + "\n"
+
+
+def summarise_markdown(table: pd.DataFrame) -> str:
+    """The comparison for a first page: five columns at most, and a sentence."""
+    head, rows = summary_cells_of(table)
+    seeds = table["seeds"].to_list()
+    count = f"{seeds[0]:,}" if len(set(seeds)) == 1 else f"{min(seeds):,} to {max(seeds):,}"
+    text = f"Means over {count} seeds at the last epoch, ± half of a 95 % interval; differences are paired by seed."
+    return "\n".join([_markdown_line(head), _markdown_rule(len(head)), *map(_markdown_line, rows), "", text]) + "\n"
 
 
 def _markdown_line(cells: list[str]) -> str:
@@ -116,19 +130,23 @@ def write_tables(
     measure: str = "last_accuracy",
     baseline: str | None = None,
     steps_alike: bool = False,
+    titles: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
     """Write per_seed.csv, table.csv, table.md, table.tex, figure.png and figure.svg into `folder`, of 3 variants and
     more cost.png and cost.svg too; return `compare`'s table. Raises its ValueError before anything is written.
 
-    steps_alike: the variants differ in nothing that costs time but their mixes, see `analysis.cost.spent_by`.
+    steps_alike: the variants differ in nothing that costs time but their mixes, see `analysis.cost.spent_by`. titles: what
+    pages and figures call variants; the CSV files keep their names.
     """
     table = compare(trials, measure, baseline, order)
+    titled = with_titles(table, titles or {})
     folder.mkdir(parents=True, exist_ok=True)
     replace_text(folder / "per_seed.csv", trials.to_csv(index=False))
     replace_text(folder / "table.csv", table.round(10).round(6).to_csv(index=False))
-    replace_text(folder / "table.md", as_markdown(table))
-    replace_text(folder / "table.tex", as_latex(table))
-    draw_comparison(trials, table, folder / "figure.png")
-    draw_comparison(trials, table, folder / "figure.svg")
-    write_cost(trials, folder, list(table["variant"]), steps_alike=steps_alike)
+    replace_text(folder / "table.md", as_markdown(titled))
+    replace_text(folder / "table.tex", as_latex(titled))
+    named = trials.assign(variant=trials["variant"].replace(dict(titles or {})))
+    draw_comparison(named, titled, folder / "figure.png")
+    draw_comparison(named, titled, folder / "figure.svg")
+    write_cost(trials, folder, list(table["variant"]), steps_alike=steps_alike, titles=titles)
     return table

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,6 +28,7 @@ BOUND = 1.35  # times random PatchMix: what a search may cost
 SEARCHED_FROM = 1.1  # times the reference; below that no variant searched, and the bound means nothing
 LABEL_SIZE = 9
 NAMED_UP_TO, LONGEST_NAME = 14, 30  # variants and characters; beyond, points have numbers and the names are a key
+LONGEST_TITLE = 70  # characters of a title in the key
 MARKER = 7  # points across
 APART = 0.018  # of the range of costs, between variants of equal cost
 LEADER_FROM = 9.0  # points; a name that is nearer needs no line to its point
@@ -76,14 +77,22 @@ def reference_of(variants: Sequence[str]) -> str:
 
 
 def write_cost(
-    trials: pd.DataFrame, folder: Path, order: Sequence[str] | None = None, *, steps_alike: bool = False
+    trials: pd.DataFrame,
+    folder: Path,
+    order: Sequence[str] | None = None,
+    *,
+    steps_alike: bool = False,
+    titles: Mapping[str, str] | None = None,
 ) -> list[Path]:
-    """Write cost.png and cost.svg where there are enough variants; return their paths. steps_alike: as for spent_by."""
+    """Write cost.png and cost.svg where there are enough variants; return their paths.
+
+    steps_alike: as for spent_by. titles: what variants are called beside their points, where not by their names.
+    """
     steps_alike = steps_alike and bool(trials["search_seconds"].notna().all())
     found = spent_by(trials, order, steps_alike=steps_alike)
     if len(found) < DRAWN_FROM:
         return []
-    figure = draw_cost(side_by_side(found), steps_alike=steps_alike)
+    figure = draw_cost(side_by_side(found), steps_alike=steps_alike, titles=titles)
     return [save(figure, folder / f"cost{ending}") for ending in (".png", ".svg")]
 
 
@@ -103,12 +112,14 @@ def side_by_side(found: Sequence[Spent]) -> list[Spent]:
     return [moved[one.variant] for one in found]
 
 
-def draw_cost(found: Sequence[Spent], *, steps_alike: bool = False) -> Figure:
-    """One named point per variant: cost along x, the gain with its interval along y. steps_alike: as for spent_by."""
+def draw_cost(found: Sequence[Spent], *, steps_alike: bool = False, titles: Mapping[str, str] | None = None) -> Figure:
+    """One named point per variant: cost along x, the gain with its interval along y. See write_cost for the others."""
     reference = reference_of([one.variant for one in found])
-    names = [plain(shortened(one.variant, 40)) for one in found]
+    titles = titles or {}
+    called = [titles.get(one.variant, one.variant) for one in found]
+    names = [plain(shortened(name, LONGEST_TITLE if titles else LONGEST_NAME + 16)) for name in called]
     if len(names) > NAMED_UP_TO or max(map(len, names)) > LONGEST_NAME:
-        figure = new_figure(9, max(4.6, 1 + 0.17 * len(names)))
+        figure = new_figure(11 if titles else 9, max(4.6, 1 + 0.17 * len(names)))
         _draw_key(figure, names)
         names = [str(number) for number, _ in enumerate(names, 1)]
     else:
@@ -122,7 +133,8 @@ def draw_cost(found: Sequence[Spent], *, steps_alike: bool = False) -> Figure:
             one.cost, one.gain, yerr=half, fmt=marker, color=shade, ecolor=shade, elinewidth=1, capsize=3, capthick=1,
             markersize=MARKER, zorder=4 if own else 3,
         )  # fmt: skip
-    tidy(axes, xlabel=_xlabel(reference, steps_alike), ylabel=_ylabel(reference), title=_title(found))
+    unit = titles.get(reference, reference)
+    tidy(axes, xlabel=_xlabel(unit, steps_alike), ylabel=_ylabel(unit), title=_title(found))
     axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 2.5, 5, 10]))
     axes.margins(x=0.15, y=0.08)
     widen(axes.yaxis, within=(-100, 100))

@@ -6,7 +6,7 @@ The errors that more than one room raises or catches stand here; others are defi
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 OBEYED = ("Cc", "Cf", "Cs", "Zl", "Zp")  # kinds of characters: controls, directions, surrogates, line ends
@@ -59,6 +59,14 @@ def did_you_mean(name: str, known: Iterable[str], *, most: int = 1, prefix: str 
         return ""
     before_last = f"{', '.join(close[:-1])} or " if close[1:] else ""
     return f"; did you mean {before_last}{close[-1]}?"
+
+
+def known_or_refused(names: Iterable[str], known: Sequence[str], kind: str, where: str) -> None:
+    """Raises UserError for a name that is none of those known."""
+    for name in names:
+        if name not in known:
+            hint = did_you_mean(name, known)
+            raise UserError(f"{where}: there is no {kind} {name!r:.60}{hint} (choose from {', '.join(known)})")
 
 
 def on_one_line(text: str) -> str:

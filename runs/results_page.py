@@ -1,4 +1,4 @@
-"""`./run results`: the tables in README.md, RESULTS.md and runs/results/TABLES.md, made from runs/results/.
+"""`./run results`: the tables and figures of the pages (README.md, RESULTS.md and others), made from runs/results/.
 
 A page keeps a table between two lines, and this writes what lies between them:
 
@@ -6,7 +6,9 @@ A page keeps a table between two lines, and this writes what lies between them:
     <!-- end -->
 
 NAME is a folder of runs/results with a per_seed.csv. Variants after it choose and order the rows, baseline=VARIANT says
-what they are compared with, measure=MEASURE by what (else by last_accuracy); names with spaces are quoted.
+what they are compared with, measure=MEASURE by what (else by last_accuracy); names with spaces are quoted. `summary` in the
+place of `table` makes one of five columns. Rows have the titles that the ablation's file gives its variants. What explains
+the columns stands below the first table of a page alone. Figures within sentences: runs/inline_figures.py.
 """
 
 from __future__ import annotations
@@ -15,25 +17,41 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from analysis.files import replace_text
-from evo.errors import UserError, did_you_mean
+from evo.errors import UserError, known_or_refused
+from runs.ablation.file import SHELVES, titles_of
+from runs.inline_figures import with_figures
 from training.places import PROJECT
 
-PAGES = ("README.md", "RESULTS.md", "runs/results/TABLES.md")
+PAGES = (
+    "README.md",
+    "RESULTS.md",
+    "evo/README.md",
+    "evo/operators/README.md",
+    "training/README.md",
+    "training/data/README.md",
+    "analysis/README.md",
+    "runs/README.md",
+    "runs/benchmarks/README.md",
+    "runs/results/README.md",
+    "runs/results/TABLES.md",
+)
 BASELINE = "patchmix"  # what a mix that searches has to beat
 TABLE = "per_seed.csv"
-BEGIN = re.compile(r"<!-- table: (\S.*) -->")
+BEGIN = re.compile(r"<!-- (table|summary): (\S.*) -->")
 END = "<!-- end -->"
-ALMOST = re.compile(r"\s*<!--\s*(table\s*:|end\s*-->)", re.I)  # a mark that would be passed over for a slip of the hand
+ALMOST = re.compile(
+    r"\s*<!--\s*((table|summary)\s*:|end\s*-->)", re.I
+)  # a mark that would be passed over for a slip of the hand
 
 
 class Mark(NamedTuple):
     """What a line `<!-- table: ... -->` asks for; where: its file and line."""
 
+    kind: str  # table or summary
     name: str
     variants: list[str]
     baseline: str | None
@@ -63,12 +81,17 @@ def with_tables(text: str, page: str) -> str:
     """A page's text with what lies between its marks made anew. page: its path from the project's top."""
     lines: list[str] = []
     mark: Mark | None = None
+    explained: set[str] = set()  # sentences below tables so far
+    fenced = False  # a block of code shows marks, and has none
     for number, line in enumerate(text.splitlines(keepends=True), 1):
         where = f"{page} line {number}"
         bare = line.rstrip("\r\n")
-        if (begins := BEGIN.fullmatch(bare)) and mark is None:
-            mark = read_mark(begins[1], where)
-            lines += [line if line.endswith("\n") else f"{line}\n", block(mark, page)]
+        fenced ^= bare.lstrip().startswith("```")
+        if fenced:
+            lines.append(line)
+        elif (begins := BEGIN.fullmatch(bare)) and mark is None:
+            mark = read_mark(begins[1], begins[2], where)
+            lines += [line if line.endswith("\n") else f"{line}\n", block(mark, page, explained)]
         elif bare == END and mark is not None:
             mark = None
             lines.append(line)
@@ -78,13 +101,13 @@ def with_tables(text: str, page: str) -> str:
                 f"{where}: {bare.strip()!r:.60}{within}; expected a line <!-- table: NAME -->, then a line {END}"
             )
         elif mark is None:
-            lines.append(line)
+            lines.append(with_figures(line, PROJECT / "runs" / "results", where))
     if mark is not None:
         raise UserError(f"{mark.where}: the table of {mark.name} has no end; expected a line {END} below it")
     return "".join(lines)
 
 
-def read_mark(text: str, where: str) -> Mark:
+def read_mark(kind: str, text: str, where: str) -> Mark:
     """NAME [VARIANT...] [baseline=VARIANT] [measure=MEASURE]."""
     try:
         name, *words = shlex.split(text)
@@ -94,12 +117,15 @@ def read_mark(text: str, where: str) -> Mark:
     keys = [word for word in words if word.startswith(("baseline=", "measure="))]
     options = dict(word.split("=", 1) for word in keys)
     variants = [word for word in words if word not in keys]
-    return Mark(name, variants, options.get("baseline"), options.get("measure", "last_accuracy"), where)
+    return Mark(kind, name, variants, options.get("baseline"), options.get("measure", "last_accuracy"), where)
 
 
-def block(mark: Mark, page: str) -> str:
-    """The table that a mark of a page asks for, and what made it."""
-    from analysis.comparison_forms import as_markdown
+def block(mark: Mark, page: str, explained: set[str]) -> str:
+    """The table that a mark of a page asks for, and what made it.
+
+    explained: the sentences below the page's tables so far, which are left out here; those that stand here are added.
+    """
+    from analysis.comparison_forms import as_markdown, summarise_markdown, with_titles
     from analysis.per_seed import MEASURES, read_per_seed
     from analysis.statistics import compare
 
@@ -115,8 +141,28 @@ def block(mark: Mark, page: str) -> str:
     chosen = trials[trials["variant"].isin(shown)]
     if chosen[mark.measure].isna().all():
         raise UserError(f"{mark.where}: the results of {mark.name} are of before {mark.measure} was kept")
-    table = compare(chosen, mark.measure, baseline=baseline, order=shown)
-    return f"{as_markdown(table)}\n{origin(root / mark.name, page)}\n"
+    table = with_titles(compare(chosen, mark.measure, baseline=baseline, order=shown), titles(mark.name))
+    made = summarise_markdown(table) if mark.kind == "summary" else as_markdown(table)
+    return f"{explained_once(made, explained)}\n{origin(root / mark.name, page)}\n"
+
+
+def titles(name: str) -> dict[str, str]:
+    """What the variants of published results are called: by the ablation's file, else by its copy beside the results."""
+    runs = PROJECT / "runs"
+    files = [*(runs / shelf / f"{name}.yaml" for shelf in SHELVES), runs / "results" / name / "ablation.yaml"]
+    return next((titles_of(file) for file in files if file.is_file()), {})
+
+
+def explained_once(made: str, explained: set[str]) -> str:
+    """A table without those sentences below it that a page has already."""
+    rows, _, below = made.partition("\n\n")
+    lines = []
+    for line in below.splitlines():
+        sentences = re.split(r"(?<=[.]) (?=[A-Z])", line.strip())
+        kept = [one for one in sentences if one not in explained]
+        explained.update(sentences)
+        lines += [f"{' '.join(kept)}  "] if kept else []
+    return "\n".join([rows, "", *lines]).rstrip() + "\n"
 
 
 def origin(folder: Path, page: str) -> str:
@@ -141,11 +187,3 @@ def environment(path: Path) -> dict[str, Any]:
     if not isinstance(made, dict):
         raise UserError(f"{path}: expected a JSON object, got {made!r:.60}")
     return made
-
-
-def known_or_refused(names: Iterable[str], known: Sequence[str], kind: str, where: str) -> None:
-    """Raises UserError for a name that is none of those known."""
-    for name in names:
-        if name not in known:
-            hint = did_you_mean(name, known)
-            raise UserError(f"{where}: there is no {kind} {name!r:.60}{hint} (choose from {', '.join(known)})")

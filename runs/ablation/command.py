@@ -9,7 +9,7 @@ from pathlib import Path
 
 from evo.errors import UserError
 from runs.ablation.engines import Engine
-from runs.ablation.file import chosen, fits, read_ablation
+from runs.ablation.file import SHELVES, chosen, fits, read_ablation
 from runs.ablation.published import publish_done, publish_trial, with_needed, with_published
 from runs.ablation.schedule import Estimate, Report, Schedule, accuracy, overview, run_schedule
 from runs.ablation.tables import write_tables_of
@@ -17,7 +17,6 @@ from runs.ablation.trials import Trial, check_same_images
 from training.places import PROJECT, spoken, user_path
 
 ENGINES = ("local", "ray")
-SHELVES = ("ablations", "evidence")  # folders of runs/: questions anyone may ask, and what our results are of
 
 
 def run_ablation(

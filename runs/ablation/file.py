@@ -6,7 +6,7 @@
     by_seed: {data.subset_start: [0, 50]}  # optional, for all: seed S has value number S, from the first again behind the last
     variants:
       plain: {mix.name: plain}
-      evolved: {mix.name: evolved}
+      evolved: {title: "PatchMix, evolved", mix.name: evolved}   # a title is what tables and figures call it
       replay: {mix.name: bank, mix.bank: "trial:evolved"}
     grid:                               # instead of variants, or after them: every combination
       mix.patch_weight: [0.1, 0.5]
@@ -39,6 +39,9 @@ from training.config import Config, make_config
 from training.recipe import read_yaml, recipe_path
 
 REQUIRED = ("recipe", "seeds")
+SHELVES = ("ablations", "evidence")  # folders of runs/: questions anyone may ask, and what our results are of
+TITLE = "title"  # beside a variant's settings
+TITLE_LENGTH = 80  # characters
 OPTIONAL = ("common", "by_seed", "variants", "grid", "resources", "removed")
 MOST = 10_000  # trials of a file: more is a slip
 LONGEST = 200  # characters of a variant's name, which becomes a folder's
@@ -61,6 +64,7 @@ class Plan:
     variants: Mapping[str, dict[str, Any]]
     resources: Mapping[str, float]
     removed: Sequence[str]  # variants that cannot be run anew
+    titles: Mapping[str, str]  # what tables and figures call a variant; those without have none
 
     def gone(self, variant: str) -> dict[str, Any]:
         """The options of a variant that were removed, with their values; none of a variant that can be run."""
@@ -91,6 +95,34 @@ def read_ablation(file: Path) -> list[Trial]:
         )
         for (variant, seed), config in configs.items()
     ]
+
+
+def titles_of(file: Path) -> dict[str, str]:
+    """What an ablation's file has tables and figures call its variants; only those that have a title."""
+    return _titles(file, read_yaml(file).get("variants") or {})
+
+
+def _titles(file: Path, variants: Mapping[Any, Any]) -> dict[str, str]:
+    titles = {
+        str(name): settings[TITLE]
+        for name, settings in variants.items()
+        if isinstance(settings, dict) and TITLE in settings
+    }
+    seen: dict[str, str] = {}
+    for name, title in titles.items():
+        if not isinstance(title, str) or not title.isprintable() or not 0 < len(title.strip()) <= TITLE_LENGTH:
+            raise UserError(
+                f"{file}: {name}: title: expected up to {TITLE_LENGTH} printable characters, got {title!r:.60}"
+            )
+        if (other := seen.setdefault(title, name)) != name:
+            raise UserError(f"{file}: variants {other} and {name} have the same title, {title!r}; give each its own")
+        if title in variants and title != name:
+            raise UserError(f"{file}: {name}: title: {title!r} is the name of another variant; give it another title")
+    return titles
+
+
+def _without_title(settings: Any) -> Any:
+    return {key: value for key, value in settings.items() if key != TITLE} if isinstance(settings, dict) else settings
 
 
 def chosen(trials: list[Trial], only: list[str]) -> list[Trial]:
@@ -124,7 +156,11 @@ def _read_plan(file: Path) -> Plan:
     if not isinstance(listed, dict) or not (listed or "grid" in data):
         raise UserError(f"{file}: variants: expected names with settings below them, got {listed!r:.60}")
     _check_keys(file, "variants", listed)
-    variants = {str(name): {**common, **_settings(file, str(name), settings)} for name, settings in listed.items()}
+    titles = _titles(file, listed)
+    variants = {
+        str(name): {**common, **_settings(file, str(name), _without_title(settings))}
+        for name, settings in listed.items()
+    }
     for name, settings in _grid(file, data["grid"]) if "grid" in data else ():
         if name in variants:
             raise UserError(f"{file}: two variants have the name {name}; list them under variants, with other names")
@@ -148,7 +184,14 @@ def _read_plan(file: Path) -> Plan:
     by_seed = _by_seed(file, data.get("by_seed"), variants)
     sections = read_yaml(recipe_path(str(data["recipe"])))
     plan = Plan(
-        file, sections, seeds, by_seed, variants, _resources(file, data.get("resources")), data.get("removed", [])
+        file,
+        sections,
+        seeds,
+        by_seed,
+        variants,
+        _resources(file, data.get("resources")),
+        data.get("removed", []),
+        titles,
     )
     _check_removed(plan)
     return plan

@@ -12,6 +12,7 @@ from typing import Any
 from analysis.run_folder import out_root
 from analysis.settings import IMAGES
 from analysis.tested import Tested, of_options, unlike
+from runs.ablation.file import titles_of
 from runs.ablation.published import results_folder
 from runs.ablation.trials import Trial
 from runs.folders import shown
@@ -33,7 +34,8 @@ def write_tables_of(file: Path, trials: Sequence[Trial], done: Sequence[Trial], 
     tests = [Tested(trial.title, trial.seed, of_options(trial.config.data.model_dump())) for trial in done]
     if what := unlike(tests):
         print(f"run: {what}: the differences between such variants mean nothing", file=sys.stderr)
-    print(as_text(write_tables(per_seed_of(results), folder, variants, steps_alike=steps_alike(done))))
+    found = write_tables(per_seed_of(results), folder, variants, steps_alike=steps_alike(done), titles=titles_of(file))
+    print(as_text(found))
     print(f"tables in {shown(folder)}: {', '.join(name for name in FORMS if (folder / name).is_file())}")
     if publish:
         print(f"and in {shown(publish_tables(file, done, folder))}")
