@@ -6,9 +6,10 @@ import re
 
 import pytest
 
+from evo.errors import UserError
 from evo.objectives import OBJECTIVES, parse_objectives
 from evo.operators import MASK_SAMPLERS
-from runs.ablation.file import read_ablation
+from runs.ablation.file import read_ablation, titles_of
 from runs.ablation.published import with_published
 from runs.ablation.tables import steps_alike
 from training.config import make_config
@@ -25,7 +26,10 @@ ASKED = {
 
 def settings(data):
     """Settings of every variant by a name of ours: those of `variants`, then the product of `grid`."""
-    found = {name: dict(options or {}) for name, options in data.get("variants", {}).items()}
+    found = {
+        name: {key: value for key, value in (options or {}).items() if key != "title"}
+        for name, options in data.get("variants", {}).items()
+    }
     grid = data.get("grid", {})
     for values in itertools.product(*grid.values()) if grid else ():
         found[" ".join(map(str, values))] = dict(zip(grid, values, strict=True))
@@ -149,3 +153,18 @@ def test_search_time_is_compared_within_runs_where_nothing_else_costs_time(monke
     assert steps_alike(read_ablation(EVIDENCE["cifar10-1000-p1"]))  # some seeds in another precision
     assert not steps_alike(read_ablation(FILES["search-or-draw"]))  # patchmix-longer
     assert not steps_alike(read_ablation(FILES["grid"])) and not steps_alike(read_ablation(FILES["head"]))
+
+
+@pytest.mark.parametrize(
+    "variants", ["", "  a: {title: [1]}\n", "  a: {title: x}\n  b: {title: x}\n", "  a: {title: b}\n  b: {}\n"]
+)
+def test_titles_are_checked_and_are_no_settings(tmp_path, variants):
+    file = tmp_path / "study.yaml"
+    file.write_text(f"recipe: digits\nseeds: 1\nvariants:\n{variants or '  a: {title: Ours, mix.name: plain}'}")
+    if not variants:
+        (trial,) = read_ablation(file)
+        assert (trial.variant, trial.config.mix.name) == ("a", "plain") and titles_of(file) == {"a": "Ours"}
+        return
+    with pytest.raises(UserError, match="title") as caught:
+        read_ablation(file)
+    assert "\n" not in str(caught.value)

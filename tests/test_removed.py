@@ -270,7 +270,7 @@ def test_a_published_line_with_a_removed_option_is_no_result_of_a_variant_withou
     text = (
         EVIDENCE.read_text()
         .replace("removed: [evolved-hard-rows.5, ", "removed: [")
-        .replace("{search.rows: 0.5}", "{}")
+        .replace(", search.rows: 0.5}", "}")
     )
     file = tmp_path / EVIDENCE.name
     file.write_text(text)

@@ -191,3 +191,35 @@ def test_an_unsound_file_of_seeds_is_told_in_a_line(project, cli):
     (project / "runs" / "results" / "few" / "per_seed.csv").write_text("variant,seed\n")
     status, _, error = cli("results")
     assert status == 2 and "has no column last_accuracy" in error and error.count("\n") == 1
+
+
+def test_rows_have_the_titles_of_the_ablations_file(project):
+    titles = {"plain": "No mixing", "patchmix": "PatchMix (every batch)"}
+    variants = "".join(f"  {name}: {{title: {title}}}\n" for name, title in titles.items())
+    (project / "runs" / "results" / "few" / "ablation.yaml").write_text(f"variants:\n{variants}")
+    named = {"plain": "No mixing", "cutmix": "cutmix", "patchmix": "PatchMix (every batch)"}
+    assert names_of(written(project, "few plain cutmix patchmix")) == (list(named.values()), named["patchmix"])
+
+
+def test_a_summary_has_five_columns_at_most(project):
+    (project / "README.md").write_text(marked("few plain patchmix baseline=plain").replace("table:", "summary:"))
+    assert run_results() == 0
+    table = [line for line in (project / "README.md").read_text().splitlines() if line.startswith("|")]
+    assert table[0] == "| training | accuracy, % | over plain | test loss, nats |"
+    assert [line.split(" | ")[0] for line in table[2:]] == ["| plain", "| patchmix"]
+
+
+def test_what_explains_the_columns_stands_below_the_first_table_alone(project):
+    (project / "README.md").write_text(marked("few") + "\n" + marked("few baseline=plain"))
+    assert run_results() == 0
+    text = (project / "README.md").read_text()
+    assert text.count("Means over seeds") == 1 and text.count("Accuracy is of the test images") == 1
+    assert run_results(check=True) == 0
+
+
+def test_figures_stand_within_sentences_and_code_is_left_alone(project):
+    sentence = "It gains <!-- difference: few patchmix plain -->?<!-- end --> points.\n"
+    shown = "```\n<!-- table: NAME -->\n<!-- difference: NAME A B --><!-- end -->\n```\n"
+    (project / "README.md").write_text(sentence + shown)
+    assert run_results() == 0
+    assert (project / "README.md").read_text() == sentence.replace("?", "+1.50 ± 1.24") + shown
