@@ -36,6 +36,14 @@ REMOVED: dict[str, Any] = {  # options that are gone, with the value that does a
     "search.rescore": "hold",
 }
 
+FORMER_NAMES = {  # of options, with today's; see training/removed.py
+    "train.batch": "batch_size",
+    "train.eval_batch": "eval_batch_size",
+    "train.optimiser": "optimizer",
+    "search.batch": "batch_size",
+    "search.forward_batch": "forward_batch_size",
+}
+
 
 class RunFolderError(UserError):
     """A run folder that is missing, damaged or of another version; told in one line."""
@@ -44,10 +52,15 @@ class RunFolderError(UserError):
 def as_today(config: Mapping[str, Any]) -> dict[str, Any]:
     """A recorded config as one of today says the same, so that equal settings are equal whatever version wrote them.
 
-    Options of ADDED are there also where the config is older than they are. Those of REMOVED are left out where they
-    have the value given there; with another one they stay, to be shown and compared.
+    Options have today's names. Those of ADDED are there also where the config is older than they are. Those of REMOVED are
+    left out where they have the value given there; with another one they stay, to be shown and compared.
     """
     found = {name: dict(keys) if isinstance(keys, Mapping) else keys for name, keys in config.items()}
+    for option, today in FORMER_NAMES.items():
+        section, name = option.split(".")
+        keys = found.get(section)
+        if isinstance(keys, dict) and name in keys:
+            found[section] = {today if key == name else key: value for key, value in keys.items()}
     for option, value in ADDED.items():
         section, name = option.split(".")
         if isinstance(found.get(section), dict):

@@ -17,7 +17,7 @@ from analysis.run_folder import RunFolder
 from analysis.run_format import REMOVED
 
 # Besides seed and name of a run: options that cannot change a result. training/options.py marks them and gives the reasons.
-NO_SETTING = ("run.", "data.root", "data.download", "data.resident", "train.eval_batch", "train.save_minutes")
+NO_SETTING = ("run.", "data.root", "data.download", "data.resident", "train.eval_batch_size", "train.save_minutes")
 SEARCHING = ("evolved", "best-of-k")  # mixes for which the options of `search` count
 IMAGES = ("data.subset_start", "data.subset_seed")  # options that say which images of the data set a run trains on
 RESULT_FILES = {  # options that may name what another run has found: which file of its folder, "" for the folder itself

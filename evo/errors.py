@@ -18,10 +18,10 @@ class UserError(ValueError):
     The command line prints the line and ends with exit status 2. In a program it is a ValueError like any other.
 
     Example:
-        >>> raise UserError("train.batch must be a positive number, got 0; set it to 1 or more")
+        >>> raise UserError("train.batch_size must be a positive number, got 0; set it to 1 or more")
         Traceback (most recent call last):
         ...
-        evo.errors.UserError: train.batch must be a positive number, got 0; set it to 1 or more
+        evo.errors.UserError: train.batch_size must be a positive number, got 0; set it to 1 or more
     """
 
 

@@ -1,6 +1,6 @@
 """`./run demo`: the main job on real digits.
 
-Three runs of the same number of optimiser steps, without mixing, with random and with evolved compositions; then a
+Three runs of the same number of optimizer steps, without mixing, with random and with evolved compositions; then a
 search experiment on the model that the evolved run trained.
 """
 
@@ -92,7 +92,7 @@ def search_text(run: RunFolder) -> list[str]:
     best = by_generation(run)["best"]
     points = best.iloc[spread(len(best), POINTS)]
     return [
-        f"search experiment on the evolved run's model: {options['batch']} images, {options['population']} genomes, "
+        f"search experiment on the evolved run's model: {options['batch_size']} images, {options['population']} genomes, "
         f"{len(best)} generations",
         f"{'generation':<24}" + "".join(f"{generation:>9}" for generation in points.index),
         f"{'fitness (' + options['objective'] + '), nats':<24}"

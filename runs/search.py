@@ -22,7 +22,7 @@ from training.places import spoken
 
 END_OPTIONS = tuple(f"search.{end}" for end in ENDS)  # what a search may be extended by
 # A search experiment is larger than a search within training; -s overrides these.
-DEFAULTS = ("search.population=32", "search.generations=60", "search.batch=64", "search.elites=2")
+DEFAULTS = ("search.population=32", "search.generations=60", "search.batch_size=64", "search.elites=2")
 
 
 def run_search(name: str | None, overrides: list[str], evaluation: str | None, resume: str | None) -> None:

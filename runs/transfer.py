@@ -36,10 +36,19 @@ if TYPE_CHECKING:
 METHODS = ("linear", "knn", "finetune")
 WEIGHTS = ("model", "ema")
 SEED = re.compile(r"(.+)-s\d+")  # how ablations name the seeds of a variant
-DEFAULTS = {"epochs": 5, "batch": 64}  # of fine-tuning, which is short
+DEFAULTS = {"epochs": 5, "batch_size": 64}  # of fine-tuning, which is short
 TAKEN = {
     "data": None,  # None: all of its options
-    "train": {"epochs", "batch", "lr", "momentum", "weight_decay", "label_smoothing", "precision", "eval_batch"},
+    "train": {
+        "epochs",
+        "batch_size",
+        "lr",
+        "momentum",
+        "weight_decay",
+        "label_smoothing",
+        "precision",
+        "eval_batch_size",
+    },
     "run": {"seed", "device", "threads"},
 }
 COLUMNS = (

@@ -25,7 +25,7 @@ for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIG
 TINY = (
     "data.subset=16",
     "model.width=8",
-    "train.batch=16",
+    "train.batch_size=16",
     "train.epochs=2",
     "train.warmup=0",
     "search.population=4",

@@ -126,11 +126,11 @@ def test_a_grid_is_the_product_of_its_values_after_the_variants(tmp_path):
 
 
 def test_names_of_a_grid_are_short_where_that_is_clear(tmp_path):
-    grid = {"mix.name": ["plain"], "search.batch": [None], "train.batch": [16], "search.objective": ["hard+0.5*easy"],
+    grid = {"mix.name": ["plain"], "search.batch_size": [None], "train.batch_size": [16], "search.objective": ["hard+0.5*easy"],
             "train.step_at": [[0.5, 0.75]], "model.pretrained": [False]}  # fmt: skip
     (trial,) = read_ablation(written(tmp_path / "abl.yaml", grid=grid))
     assert trial.variant == (
-        "mix=plain+search.batch=none+train.batch=16+objective=hard+0.5-easy+step_at=0.5-0.75+pretrained=false"
+        "mix=plain+search.batch_size=none+train.batch_size=16+objective=hard+0.5-easy+step_at=0.5-0.75+pretrained=false"
     )
 
 

@@ -71,7 +71,7 @@ def test_resume(cli, tiny):
 
 def test_search_writes_a_run_of_its_own(cli, tiny, out):
     status, text, _ = cli(
-        "search", "tiny", "-s", "search.generations=4", "-s", "search.population=6", "-s", "search.batch=20"
+        "search", "tiny", "-s", "search.generations=4", "-s", "search.population=6", "-s", "search.batch_size=20"
     )
     assert status == 0
     run = RunFolder(out / "tiny-search-1")
@@ -122,7 +122,7 @@ def test_a_reference_and_a_start_may_be_runs_by_name(cli, tiny, out):
 def test_a_search_on_a_run_without_one_asks_its_model_alone(cli, out):
     mixed = ("-s", "mix.name=patchmix", "-s", "search.objective=image_reducible", "-s", "run.name=mixed")
     assert cli("train", "digits", *SET, *mixed)[0] == 0
-    small = ("-s", "search.population=4", "-s", "search.generations=2", "-s", "search.batch=8")
+    small = ("-s", "search.population=4", "-s", "search.generations=2", "-s", "search.batch_size=8")
     status, _, error = cli("search", "mixed", *small)
     assert status == 0, error
     assert RunFolder(out / "mixed-search-1").config["search"]["objective"] == "hard"
@@ -170,7 +170,7 @@ def test_bench_writes_its_table(cli, tmp_path, monkeypatch):
             "none.json; `./run patterns RUN` writes one",
         ),
         (("train", "digits", "-s", "model.grid=5"), "the largest grid that fits is 4"),
-        (("train", "digits", "-s", "train.batch=5000"), "larger than the training set of 1437"),
+        (("train", "digits", "-s", "train.batch_size=5000"), "larger than the training set of 1437"),
         (("train", "digits", "-s", "run.device=cuda:7"), "run.device=cuda:7 is not there"),
         (("train", "digits", "-s", "data.subset=1000"), "data.subset: class '0' has"),
         (
@@ -179,7 +179,10 @@ def test_bench_writes_its_table(cli, tmp_path, monkeypatch):
         ),
         (("train", "--resume", "none"), "no run 'none'"),
         (("search", "none"), "no run 'none'"),
-        (("search", "tiny", "-s", "search.batch=99999"), "search.batch=99999 is larger than the training set of 160"),
+        (
+            ("search", "tiny", "-s", "search.batch_size=99999"),
+            "search.batch_size=99999 is larger than the training set of 160",
+        ),
         (("search", "tiny", "-s", "model.grid=2"), "the run was trained with 4"),
         (("curves", "none"), "no run 'none'"),
         (("patterns", "none"), "no run 'none'"),

@@ -2,7 +2,10 @@
 
 import pytest
 
+from analysis import run_format
+from analysis.run_format import as_today
 from evo.errors import UserError
+from training import removed
 from training.config import Config, load_config, make_config
 from training.options import describe_options
 from training.recipe import RECIPES, read_yaml
@@ -34,8 +37,8 @@ def test_overrides_arrive_with_their_types(tmp_path):
     assert make_config({}, ["data.subset=null"]).data.subset is None
     path = tmp_path / "own.yaml"
     path.write_text("train:\n  lr: 2e-1\n  weight_decay: 1E-4\nrun:\n  name: off\n")
-    own = load_config(str(path), ["train.batch=8"])
-    assert (own.train.lr, own.train.weight_decay, own.run.name, own.train.batch) == (0.2, 0.0001, "off", 8)
+    own = load_config(str(path), ["train.batch_size=8"])
+    assert (own.train.lr, own.train.weight_decay, own.run.name, own.train.batch_size) == (0.2, 0.0001, "off", 8)
 
 
 @pytest.mark.parametrize(
@@ -63,11 +66,11 @@ def test_overrides_arrive_with_their_types(tmp_path):
         ("search.objective=hard 2", "search.objective: expected objectives such as hard, hard+0.5*contrast"),
         ("search.reference_decay=1", "search.reference_decay: expected less than 1, got 1"),
         ("search.evaluation=all", "search.evaluation: expected 'auto', 'incremental' or 'full', got 'all'"),
-        ("search.forward_batch=0", "search.forward_batch: expected greater than or equal to 1, got 0"),
+        ("search.forward_batch_size=0", "search.forward_batch_size: expected greater than or equal to 1, got 0"),
         ("data.subset_seed=1180591620717411303424", "data.subset_seed: expected less than"),
         ("mix.name=bank", "mix.name=bank needs mix.bank, a pattern file"),
         ("search.elites=99", "search.elites must be at most search.population, got 99 of 4"),
-        ("search.batch=65", "search.batch must be a multiple of train.batch, got 65 and 64"),
+        ("search.batch_size=65", "search.batch_size must be a multiple of train.batch_size, got 65 and 64"),
         ("search.budget=0.5", "search.budget: expected greater than or equal to 1, got 0.5"),
         ("run.name=../away", "run.name: expected a name of letters"),
         ("run.device=tpu", "run.device: expected auto, cpu, mps, cuda or cuda:N, got 'tpu'"),
@@ -131,3 +134,21 @@ def test_every_option_is_described():
         "mix.name" in line and "plain | mixup | cutmix | mixup-or-cutmix | patchmix | evolved | bank" in line
         for line in lines
     )
+
+
+@pytest.mark.parametrize(("former", "today"), [*removed.FORMER_NAMES.items()])
+def test_options_are_read_by_their_former_names_too(former, today):
+    section, name = former.split(".")
+    value = "adamw" if today == "optimizer" else 128  # a multiple of the other batch size
+    plain = make_config({section: {today: value}})
+    assert make_config({section: {name: value}}) == plain
+    assert make_config({}, [f"{former}={value}"]) == plain == make_config({}, settings={former: value})
+    assert make_config({section: {name: 64 if value == 128 else "sgd"}}, [f"{section}.{today}={value}"]) == plain
+    recorded = as_today({section: {name: value}})
+    assert recorded[section][today] == value and name not in recorded[section]
+    with pytest.raises(UserError, match=f"{section}: {name} and {today} are one option by two names"):
+        make_config({section: {name: value, today: value}})
+
+
+def test_readers_and_trainer_know_the_same_former_names():
+    assert removed.FORMER_NAMES == run_format.FORMER_NAMES

@@ -122,7 +122,7 @@ def test_train_and_search_say_why(trained, out, cli, monkeypatch):
         r"All \d+ searches ended because all generations were done \(search\.generations=2\)\.", told[0]
     )
     shutil.copytree(trained, out / "model")
-    options = ("search.generations=null", "search.budget=3", "search.population=6", "search.batch=16")
+    options = ("search.generations=null", "search.budget=3", "search.population=6", "search.batch_size=16")
     status, text, error = cli("search", "model", *(word for option in options for word in ("-s", option)))
     assert status == 0, error
     run = RunFolder(out / "model-search-1")

@@ -40,7 +40,7 @@ def mix(*overrides, model=None, **context):
     config = make_config(
         {},
         [
-            f"train.batch={B}",
+            f"train.batch_size={B}",
             "search.population=4",
             "search.generations=3",
             "search.objective=hard",
@@ -79,7 +79,7 @@ def calls_of(monkeypatch):
 
 def test_rows_are_evaluated_alone_where_samples_do_not_influence_each_other(capsys, monkeypatch):
     calls, records = calls_of(monkeypatch), []
-    given = mix("search.forward_batch=5", on_generation=records.append)
+    given = mix("search.forward_batch_size=5", on_generation=records.append)
     given.evolve(*batch())
     assert given.evaluation == "incremental" and capsys.readouterr().err == ""
     assert sum(call["rows"] for call in calls) == given.forwards < 7 * 4 * B
@@ -250,7 +250,7 @@ def test_a_search_that_could_go_on_for_ever_is_refused(option):
     with pytest.raises(UserError, match="a search needs an end, and search.generations is null"):
         mix(*option.split())
     assert mix("search.generations=null", "search.minutes=1").make_search(*batch()).generations is None
-    with pytest.raises(UserError, match=r"search.consume=each trains .* set search.generations, or search.batch"):
+    with pytest.raises(UserError, match=r"search.consume=each trains .* set search.generations, or search.batch_size"):
         mix("search.generations=null", "search.minutes=1", "search.consume=each")
 
 

@@ -21,7 +21,7 @@ B = 8
 
 
 def context(*overrides, name="evolved", **events):
-    options = [f"mix.name={name}", "model.grid=2", "model.width=8", f"train.batch={B}", "search.population=4",
+    options = [f"mix.name={name}", "model.grid=2", "model.width=8", f"train.batch_size={B}", "search.population=4",
                "search.generations=3", "search.every=1", "search.consume=each", "search.start_epoch=1",
                "search.objective=hard"]  # fmt: skip
     config = make_config({}, [*options, *overrides])
@@ -168,7 +168,7 @@ def test_the_live_bank_holds_the_last_elites_and_fades():
 @pytest.mark.parametrize("batch", [None, 3 * B])
 def test_the_last_elites_alone_can_be_trained_on(batch):
     searches = []
-    options = ["search.consume=last", "search.elites=2", f"search.batch={'null' if batch is None else batch}"]
+    options = ["search.consume=last", "search.elites=2", f"search.batch_size={'null' if batch is None else batch}"]
     mix = build(*options, on_search=searches.append)
     steps = mix.span
     assert steps == (2 if batch is None else 3)  # one batch for each of the two elites

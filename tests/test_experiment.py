@@ -13,7 +13,7 @@ from training.experiment import Experiment, search_batch
 from training.progress import Progress
 
 MANY = (
-    "search.batch=32",
+    "search.batch_size=32",
     "search.population=6",
     "search.generations=7",
     "search.elites=2",

@@ -36,7 +36,7 @@ def tree(tmp_path):
 
 def of(root, *overrides):
     data = ("data.name=folder", f"data.root={root}", "data.image_size=8", "data.subset=null")
-    return load_config("digits", [*TINY, *data, "train.batch=8", "mix.name=patchmix", *overrides])
+    return load_config("digits", [*TINY, *data, "train.batch_size=8", "mix.name=patchmix", *overrides])
 
 
 def repaint(path):
@@ -133,17 +133,17 @@ def test_a_checkpoint_of_an_older_version_is_gone_on_with_and_a_line_says_so(tre
 def test_a_search_refuses_images_that_are_not_the_runs(tree, tmp_path):
     config, run = of(tree, "train.epochs=1"), tmp_path / "run"
     train(config, run)
-    wanted = of(tree, "mix.name=evolved", "search.objective=hard", "search.batch=8")
+    wanted = of(tree, "mix.name=evolved", "search.objective=hard", "search.batch_size=8")
     assert search_batch(wanted, tmp_path / "whole", run, config)["generations"] == 2
     repaint(tree / "train" / "cat" / "0.png")
     with pytest.raises(UserError, match="run: the training images have changed since it was made"):
         search_batch(wanted, tmp_path / "search", run, config)
     assert not (tmp_path / "search").exists()
-    others = of(tree, "mix.name=evolved", "search.objective=hard", "search.batch=8", "data.subset=8")
+    others = of(tree, "mix.name=evolved", "search.objective=hard", "search.batch_size=8", "data.subset=8")
     assert search_batch(others, tmp_path / "others", run, config)["generations"] == 2  # chosen by the user
     assert RunFolder(tmp_path / "others").events[0]["images"] != RunFolder(tmp_path / "whole").events[0]["images"]
     with pytest.raises(UserError, match="whole: the training images have changed since it was made"):
-        search_batch(of(tree, "mix.name=evolved", "search.objective=hard", "search.batch=8", "data.subset=8"),
+        search_batch(of(tree, "mix.name=evolved", "search.objective=hard", "search.batch_size=8", "data.subset=8"),
                      tmp_path / "whole", run, config, resume=True)  # fmt: skip
 
 

@@ -86,7 +86,7 @@ class AtGeneration(Progress):
 @pytest.mark.parametrize("lose", [remove, move, replace_by_a_copy, replace_by_a_new_run])
 def test_so_does_a_search(trained, tmp_path, lose):
     folder, config = tmp_path / "search", load_config("digits", TINY)
-    options = [*TINY, "search.generations=6", "search.batch=16"]
+    options = [*TINY, "search.generations=6", "search.batch_size=16"]
     with pytest.raises(UserError, match=LOSSES[lose]):
         search_batch(load_config("digits", options), folder, trained, config, AtGeneration(lambda: lose(folder)))
 

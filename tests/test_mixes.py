@@ -27,7 +27,7 @@ def bank(names=NAMES, grid=2):
 def context(mix, tmp_path, *more, **events):
     save_bank(bank(), tmp_path / "bank.json")
     overrides = [f"mix.name={mix}", f"mix.bank={tmp_path / 'bank.json'}", "model.grid=2", "model.width=8",
-                 "train.batch=6", "search.population=4", "search.generations=3", "search.elites=2", "search.consume=each",
+                 "train.batch_size=6", "search.population=4", "search.generations=3", "search.elites=2", "search.consume=each",
                  "search.start_epoch=1", "search.objective=hard", "search.every=2", *more]  # fmt: skip
     config = make_config({}, overrides)
     torch.manual_seed(0)

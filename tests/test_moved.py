@@ -117,13 +117,22 @@ def test_the_run_that_a_search_asks_may_have_moved(cli, tiny, out, monkeypatch, 
 
 def test_options_that_cannot_change_a_result_are_marked_with_a_reason():
     found = idle_options()
-    assert {"train.save_minutes", "train.eval_batch", "data.root", "run.threads", "run.tensorboard", "run.name"} <= set(
-        found
-    )
+    assert {
+        "train.save_minutes",
+        "train.eval_batch_size",
+        "data.root",
+        "run.threads",
+        "run.tensorboard",
+        "run.name",
+    } <= set(found)
     assert all(reason for reason in found.values())
-    assert not {"run.seed", "train.precision", "train.batch", "train.evaluate_every", "search.forward_batch"} & set(
-        found
-    )
+    assert not {
+        "run.seed",
+        "train.precision",
+        "train.batch_size",
+        "train.evaluate_every",
+        "search.forward_batch_size",
+    } & set(found)
     assert set(RESULT_FILES) <= set(found)  # they may lie elsewhere; what is there counts
 
 
@@ -138,10 +147,10 @@ def test_a_run_goes_on_with_other_values_of_them(cli, out, monkeypatch):
     assert status == 2 and "-s train.lr=1: a run goes on with its own config" in error and "train.save_minutes" in error
     assert "here train.lr=0.1, since another value could change its result: start a run anew for it" in error
     status, _, error = cli("train", "--resume", "own", "-s", "train.batchh=1")
-    assert status == 2 and "did you mean 'train.batch'?" in error
+    assert status == 2 and "did you mean 'train.batch_size'?" in error
     assert cli("train", "--resume", "own", "-s", "run.name=other")[0] == 2
-    assert cli("train", "--resume", "own", "-s", "train.eval_batch=0")[0] == 2
-    status, _, error = cli("train", "--resume", "own", "-s", "train.save_minutes=7", "-s", "train.eval_batch=50")
+    assert cli("train", "--resume", "own", "-s", "train.eval_batch_size=0")[0] == 2
+    status, _, error = cli("train", "--resume", "own", "-s", "train.save_minutes=7", "-s", "train.eval_batch_size=50")
     assert status == 0, error
     assert RunFolder(out / "own").config["train"]["save_minutes"] == 7
 
@@ -188,7 +197,7 @@ def test_they_do_not_void_finished_trials(tmp_path, out):
     (made.folder / "config.json").write_text(json.dumps({"schema": 2, **made.config.model_dump()}))
     end = {"event": "end", "last_accuracy": 90.0}
     (made.folder / "log.jsonl").write_text(f'{{"schema": 2}}\n{json.dumps(end)}\n')
-    values = {"train.save_minutes": 3, "train.eval_batch": 50, "data.resident": "host", "data.download": False}
+    values = {"train.save_minutes": 3, "train.eval_batch_size": 50, "data.resident": "host", "data.download": False}
     for option, value in {**values, "data.root": "/x", "run.threads": 1, "run.device": "cpu"}.items():
         other = trial(**{option: value})
         assert other.state() == "done", option

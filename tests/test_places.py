@@ -221,5 +221,5 @@ def test_written_pages_go_to_the_home_folder(tmp_path, monkeypatch, cli, trained
 
 
 def test_an_interrupted_or_refused_training_leaves_no_folder(out, cli):
-    assert cli("train", "digits", "-s", "train.batch=5000")[0] == 2
+    assert cli("train", "digits", "-s", "train.batch_size=5000")[0] == 2
     assert not any(out.rglob("*")) if out.exists() else True

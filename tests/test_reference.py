@@ -18,7 +18,7 @@ from training.run import set_up
 from training.train import train
 
 CPU = torch.device("cpu")
-SEARCH = ("search.batch=32", "search.population=6", "search.generations=3")
+SEARCH = ("search.batch_size=32", "search.population=6", "search.generations=3")
 
 
 def tiny(*overrides):

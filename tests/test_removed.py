@@ -170,7 +170,7 @@ def test_where_no_search_runs_a_removed_option_does_not_stand_in_the_way(tiny_co
 def test_the_model_of_an_old_run_is_of_use_as_before(tiny_copy, cli, monkeypatch):
     monkeypatch.setattr("runs.search._draw", lambda run: {})
     tiny_copy("old", search__rows=0.5)
-    few = ("-s", "search.generations=1", "-s", "search.population=2", "-s", "search.batch=8")
+    few = ("-s", "search.generations=1", "-s", "search.population=2", "-s", "search.batch_size=8")
     status, _, error = cli("search", "old", *few, "-s", "search.reference=old")
     assert (
         status == 0 and "search: old was trained with search.rows=0.5, removed since; the search does without" in error

@@ -66,13 +66,13 @@ def assert_same_run(one, two):
 
 CASES = [
     ("mix.name=plain",),
-    ("mix.name=mixup", "train.optimiser=adamw", "train.lr=0.001", "train.clip=0.5"),
+    ("mix.name=mixup", "train.optimizer=adamw", "train.lr=0.001", "train.clip=0.5"),
     ("mix.name=cutmix", "mix.stop_epoch=1", "train.ema=0.9", "train.schedule=step"),
-    ("mix.name=patchmix", "train.precision=bfloat16", "train.optimiser=muon", "train.lr=0.02"),
+    ("mix.name=patchmix", "train.precision=bfloat16", "train.optimizer=muon", "train.lr=0.02"),
     ("mix.name=patchmix", "train.accumulate=3", "train.schedule=onecycle", "train.label_smoothing=0.1"),
     ("mix.name=evolved",),
     ("mix.name=evolved", "search.objective=image_reducible", "train.ema=0.95", "search.islands=2"),
-    ("mix.name=evolved", "mix.probability=1.0", "search.batch=16", "search.every=1"),
+    ("mix.name=evolved", "mix.probability=1.0", "search.batch_size=16", "search.every=1"),
     ("mix.name=evolved", "search.every=2", "search.consume=each", "search.same_class=false"),
     ("mix.name=evolved", "search.elites=2", "search.stop_epoch=2"),
 ]

@@ -110,7 +110,7 @@ def test_the_options_and_the_result_are_in_the_runs_own_folder(run):
     folder, *_ = run
     assert not [path for path in (folder / "tensorboard").iterdir() if path.is_dir()]
     options, result = options_of(folder), RunFolder(folder).result
-    assert options["train.batch"].number_value == 16 and options["mix.name"].string_value == "evolved"
+    assert options["train.batch_size"].number_value == 16 and options["mix.name"].string_value == "evolved"
     assert options["run.tensorboard"].string_value == "True" and "mix.bank" not in options
     for name in ("last_accuracy", "median10_accuracy", "image_forwards"):
         (point,) = board_of(folder).Scalars(f"final/{name}")
@@ -160,7 +160,7 @@ def test_a_run_that_diverged_shows_the_steps_up_to_there(tmp_path):
 
 
 def test_muon_has_the_learning_rates_of_both_its_parts(tmp_path):
-    train(tiny("mix.name=plain", "run.tensorboard=true", "train.optimiser=muon", "train.lr=0.02"), tmp_path / "run")
+    train(tiny("mix.name=plain", "run.tensorboard=true", "train.optimizer=muon", "train.lr=0.02"), tmp_path / "run")
     board = board_of(tmp_path / "run")
     first = {name: board.Scalars(f"step/{name}")[0].value for name in ("learning_rate", "adam_learning_rate")}
     assert first == pytest.approx({"learning_rate": 0.02, "adam_learning_rate": tiny().train.adam_lr})

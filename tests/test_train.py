@@ -119,8 +119,8 @@ def test_an_existing_run_is_not_overwritten(trained):
 
 
 def test_a_batch_larger_than_the_set_leaves_nothing_behind(tmp_path):
-    with pytest.raises(UserError, match="train.batch=500 is larger than the training set of 160 images"):
-        train(tiny("train.batch=500"), tmp_path / "run")
+    with pytest.raises(UserError, match="train.batch_size=500 is larger than the training set of 160 images"):
+        train(tiny("train.batch_size=500"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -106,7 +106,7 @@ def test_tests_go_through_the_compiled_model_in_whole_batches_and_see_the_same(t
 
     monkeypatch.setattr(torch, "compile", compiled)
     for choice in ("no", "yes"):
-        train(tiny("mix.name=plain", f"train.compile={choice}", "train.eval_batch=100"), tmp_path / choice)
+        train(tiny("mix.name=plain", f"train.compile={choice}", "train.eval_batch_size=100"), tmp_path / choice)
     assert shapes and set(shapes) == {100}  # of 360 images the last 60 are left to the model itself
     whole, found = (RunFolder(tmp_path / choice).result for choice in ("no", "yes"))
     assert [whole[key] for key in ("last_accuracy", "best_accuracy")] == [
@@ -219,11 +219,11 @@ def test_too_little_memory_names_the_option_to_lower(tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr("training.train.image_losses", full)
         with pytest.raises(
-            UserError, match=r"out of device memory .*; lower train.batch=16, or raise train.accumulate=1"
+            UserError, match=r"out of device memory .*; lower train.batch_size=16, or raise train.accumulate=1"
         ):
             train(tiny("mix.name=plain"), tmp_path / "steps")
     monkeypatch.setattr("training.evaluation.evaluate", full)
-    with pytest.raises(UserError, match=r"out of device memory .*; lower train.eval_batch=500"):
+    with pytest.raises(UserError, match=r"out of device memory .*; lower train.eval_batch_size=500"):
         train(tiny("mix.name=plain"), tmp_path / "tests")
     with pytest.raises(RuntimeError, match="something else"), memory_explained("lower x"):
         raise RuntimeError("something else")

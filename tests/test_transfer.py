@@ -253,7 +253,7 @@ def test_fine_tuning_learns_and_leaves_the_backbone_as_it_was(backbone, digits):
     before = {name: tensor.clone() for name, tensor in backbone.model.state_dict().items()}
     said = []
     tuned = transfer.fine_tune(backbone, digits, options("epochs=4", "batch=32"), 0, said.append)
-    again = transfer.fine_tune(backbone, digits, options("epochs=4", "batch=32", "eval_batch=77"), 0)
+    again = transfer.fine_tune(backbone, digits, options("epochs=4", "batch=32", "eval_batch_size=77"), 0)
     assert tuned == again
     assert tuned.accuracy > 70  # chance is 10
     assert tuned.chosen["lr"] in transfer.TUNE_RATES and tuned.chosen["weight_decay"] in transfer.TUNE_DECAYS
@@ -361,11 +361,11 @@ def test_what_identifies_an_outcome(tiny, digits):
     source = transfer.Source(recorded_config(find_run("group/tiny-s0")), tiny, "model")
     about = transfer_results.about_backbone(source, make_config({}), CPU)
     first = file()
-    assert first == file(["run.threads=2", "train.eval_batch=9", "data.download=false"])
+    assert first == file(["run.threads=2", "train.eval_batch_size=9", "data.download=false"])
     assert first == file(["data.root=/moved"])
     others = [
         file(["train.epochs=9"]),
-        file(["train.batch=8"]),
+        file(["train.batch_size=8"]),
         file(["train.lr=0.5"]),
         file(["data.subset_start=1"]),
         file(training=digits.training.select(torch.arange(len(digits.training)).flip(0))),
@@ -507,7 +507,7 @@ def test_folders_of_pictures_beside_named_sets(tiny, tmp_path, capsys, monkeypat
     if limit is not None:  # as a set larger than memory
         monkeypatch.setattr("training.data.folder.MEMORY_LIMIT", limit)
     root = picture_tree(tmp_path / "pictures")
-    overrides = ["data.subset=8", "run.threads=1", "train.epochs=1", "train.batch=8"]
+    overrides = ["data.subset=8", "run.threads=1", "train.epochs=1", "train.batch_size=8"]
     command.run_transfer(["group/tiny-s0"], [f"folder:{root}", "digits"], overrides, methods="knn,finetune")
     lines = capsys.readouterr().out.splitlines()
     assert (
@@ -543,7 +543,10 @@ def test_the_weights_are_the_average_where_the_run_was_tested_with_one(out):
         ({"datasets": ["digits", "folder"], "overrides": ["data.root=/nowhere"]}, "looked for /nowhere/train/CLASS"),
         ({"overrides": ["data.subset=1000"]}, "images 0..999 of it were asked for"),
         ({"overrides": ["data.name=digits"]}, "name the data set with --dataset"),
-        ({"overrides": ["search.batch=3"]}, "transfer has no use for search.batch; it takes data.*, train.{batch,"),
+        (
+            {"overrides": ["search.batch_size=3"]},
+            "transfer has no use for search.batch_size; it takes data.*, train.{batch,",
+        ),
         ({"overrides": ["train.ema=0.9"]}, "transfer has no use for train.ema"),
         ({"overrides": ["train.epohcs=3"]}, "train.epohcs"),
         ({"overrides": ["run.device=cuda:7"]}, "run.device=cuda:7"),

@@ -18,7 +18,7 @@ from training.mixes.estimates import correlate_ranks, summarise
 from training.mixes.scoring import ForwardedScores
 
 FEATURES = "search.compose_at=features"  # whatever a trial says of it
-EVERY_SEARCH = (FEATURES, "search.consume=last", "search.batch=null", "search.elites=1", "search.pair_masks=0")
+EVERY_SEARCH = (FEATURES, "search.consume=last", "search.batch_size=null", "search.elites=1", "search.pair_masks=0")
 
 
 def searched(*overrides, groups=3, epochs=(1, 1, 1), name="evolved", **events):
@@ -42,7 +42,9 @@ def exact_fitness(mix, record, masks, pairing):
 
 def test_of_the_genomes_verified_the_truly_fittest_is_trained_on():
     many = {"groups": 12, "epochs": [1] * 12}
-    _, estimated = searched("search.elites=4", "search.batch=8", **many)  # all genomes, in the order of their estimates
+    _, estimated = searched(
+        "search.elites=4", "search.batch_size=8", **many
+    )  # all genomes, in the order of their estimates
     _, verified = searched("search.verify=4", **many)
     ranks = []
     again = build()  # whose weights are those of each search in turn
@@ -63,7 +65,7 @@ def test_of_the_genomes_verified_the_truly_fittest_is_trained_on():
 
 @pytest.mark.parametrize("several", [(), ("search.objective=hard, diversity",), ("search.islands=2",)])
 def test_verified_elites_are_in_the_order_of_their_exact_fitness(several):
-    options = ("search.elites=3", "search.batch=8", "search.verify=4", *several)
+    options = ("search.elites=3", "search.batch_size=8", "search.verify=4", *several)
     _, found = searched(*options, groups=1)
     (record,) = found["searches"]
     chosen = record.elites[-1]
@@ -228,7 +230,7 @@ def test_a_runs_forwards_are_those_of_its_searches_and_its_checks(trained):
 
 
 def test_a_search_experiment_logs_its_trial_once(trained, tmp_path):
-    options = (*TINY, "search.compose_at=auto", "search.batch=16", "search.generations=2")
+    options = (*TINY, "search.compose_at=auto", "search.batch_size=16", "search.generations=2")
     folder, source = tmp_path / "found", load_config("digits", TINY)
     search_batch(load_config("digits", options), folder, trained, source)
     further = load_config("digits", [*options, "search.generations=3"])
@@ -243,7 +245,7 @@ def test_a_search_experiment_logs_its_trial_once(trained, tmp_path):
 
 @pytest.mark.parametrize("generations", [1, 3])
 def test_a_search_experiment_is_checked_at_its_first_and_its_last_generation(trained, tmp_path, generations):
-    options = (*TINY, FEATURES, "search.batch=16", f"search.generations={generations}", "search.verify=3")
+    options = (*TINY, FEATURES, "search.batch_size=16", f"search.generations={generations}", "search.verify=3")
     result = search_batch(load_config("digits", options), tmp_path / "found", trained, load_config("digits", TINY))
     run = RunFolder(tmp_path / "found")
     checks = [event for event in run.events if event["event"] == "checked"]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class WeightAverage:
-    """An exponential average of a model's weights over optimiser steps. `model` is it, in evaluation mode.
+    """An exponential average of a model's weights over optimizer steps. `model` is it, in evaluation mode.
 
     decay: the share kept at each update, 0 <= decay < 1. Update t = 0, 1, ... uses min(decay, (1+t)/(10+t)),
     so that the average leaves the initial weights behind soon (0.1, 0.18, 0.25, ...; 0.99 is reached at
@@ -27,7 +27,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Take in the weights of `model`, after an optimiser step."""
+        """Take in the weights of `model`, after an optimizer step."""
         kept = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
         averaged: list[Tensor] = []

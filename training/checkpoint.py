@@ -33,7 +33,7 @@ SUFFIXES = {"tensors": "safetensors", "arrays": "npz"}
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """tensors: model and optimiser. arrays: random states and the mix's. meta: numbers and names, as JSON."""
+    """tensors: model and optimizer. arrays: random states and the mix's. meta: numbers and names, as JSON."""
 
     tensors: dict[str, Tensor]
     arrays: dict[str, Array]

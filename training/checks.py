@@ -26,10 +26,10 @@ def check_config(config: Config, source: str, *, trains: bool = True) -> None:
             "target or minutes"
         )
     _check_pairs(config.search, source)
-    if config.search.consume == "each" and config.search.generations is None and config.search.batch is None:
+    if config.search.consume == "each" and config.search.generations is None and config.search.batch_size is None:
         raise UserError(
             f"{source}: search.consume=each trains on a batch for each generation's elites; set search.generations, or "
-            "search.batch"
+            "search.batch_size"
         )
     if config.search.islands > 1 and config.search.migrants >= config.search.population:
         raise UserError(
@@ -68,9 +68,9 @@ def _check_training(config: Config, source: str) -> None:
     search = config.search
     train = config.train
     mix = config.mix
-    if search.batch is not None and search.batch % train.batch:
+    if search.batch_size is not None and search.batch_size % train.batch_size:
         raise UserError(
-            f"{source}: search.batch must be a multiple of train.batch, got {search.batch} and {train.batch}"
+            f"{source}: search.batch_size must be a multiple of train.batch_size, got {search.batch_size} and {train.batch_size}"
         )
     if config.searches and mix.patch_weight == 0 and config.model.head == "own" and _reads_cells(search.objective):
         raise UserError(

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Mark(NamedTuple):
-    """A moment of a run: optimiser steps taken and seconds of training until then."""
+    """A moment of a run: optimizer steps taken and seconds of training until then."""
 
     step: int
     seconds: float

@@ -43,7 +43,7 @@ def make_config(
     settings: values by `section.key`. overrides: texts `section.key=value`. trains: check what only training needs as
     well.
     """
-    merged = {name: dict(keys) if isinstance(keys, dict) else keys for name, keys in sections.items()}
+    merged = removed.with_todays_names(sections)
     for key, value in settings.items():
         put(merged, *split_key(key, f"{source}: {key}"), value)
     written = dict(override(merged, text) for text in overrides)

@@ -48,7 +48,7 @@ def _evaluate(run: Run, model: nn.Module) -> tuple[float, float]:
         if id(model) not in run.compiled:
             run.compiled[id(model)] = torch.compile(model, dynamic=False)
         forward = run.compiled[id(model)]
-    batch = run.config.train.eval_batch
+    batch = run.config.train.eval_batch_size
     return evaluate(model, run.test_set, run.prepare, run.autocast, batch, run.world, forward)
 
 

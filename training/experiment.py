@@ -49,7 +49,7 @@ def search_batch(
     resume: bool = False,
     other_ends: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Evolve the compositions of search.batch training images against the model of the run folder `trained`.
+    """Evolve the compositions of search.batch_size training images against the model of the run folder `trained`.
 
     Writes a run folder without training; returns its end event. The images are drawn with run.seed and not
     augmented. With resume, goes on from what the folder holds: the result is that of a search that was not
@@ -106,9 +106,9 @@ def _open_images(config: Config, device: torch.device) -> tuple[AnyImageSet, int
     if config.run.tensorboard:
         check_tensorboard()
     training_set = load_data(config.data)[0].to(device)
-    count = config.search.batch or config.train.batch
+    count = config.search.batch_size or config.train.batch_size
     if count > len(training_set):
-        raise UserError(f"search.batch={count} is larger than the training set of {len(training_set)} images")
+        raise UserError(f"search.batch_size={count} is larger than the training set of {len(training_set)} images")
     return training_set, count
 
 

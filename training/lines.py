@@ -14,9 +14,9 @@ from training.run import Run
 def memory_hint(run: Run) -> str:
     """What to lower when a step does not fit."""
     options = run.config.train
-    hint = f"lower train.batch={options.batch}, or raise train.accumulate={options.accumulate}"
+    hint = f"lower train.batch_size={options.batch_size}, or raise train.accumulate={options.accumulate}"
     if run.config.searches:
-        hint += f"; for the search lower search.forward_batch={probe_chunk(run.config, run.device)}"
+        hint += f"; for the search lower search.forward_batch_size={probe_chunk(run.config, run.device)}"
     return hint
 
 

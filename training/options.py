@@ -124,9 +124,9 @@ class MixOptions(Section):
 
 class TrainOptions(Section):
     epochs: int = Field(20, ge=1, le=100_000, description="passes over the training set")
-    batch: int = Field(64, ge=1, description="images per optimiser step, over all processes")
+    batch_size: int = Field(64, ge=1, description="images per optimizer step, over all processes")
     accumulate: int = Field(1, ge=1, description="parts a batch is forwarded in, to save memory")
-    optimiser: Literal["sgd", "adamw", "muon"] = Field(
+    optimizer: Literal["sgd", "adamw", "muon"] = Field(
         "sgd", description="SGD with Nesterov momentum, AdamW, or Muon for matrices and filters with AdamW for the rest"
     )
     lr: float = Field(0.1, gt=0, le=100, description="peak learning rate")
@@ -163,7 +163,7 @@ class TrainOptions(Section):
         "of no matter; false: over each one's part",
     )
     evaluate_every: int = Field(1, ge=1, description="epochs between tests; the last ten are always tested")
-    eval_batch: Annotated[int, Idle("in evaluation mode each image is forwarded for itself")] = Field(
+    eval_batch_size: Annotated[int, Idle("in evaluation mode each image is forwarded for itself")] = Field(
         500, ge=1, le=10**6, description="images per forward in tests and in the search's probe"
     )
     save_minutes: Annotated[float, Idle("a run that goes on from a checkpoint equals one that never stopped")] = Field(

@@ -10,6 +10,7 @@ from evo.errors import UserError, did_you_mean
 from training import plain_yaml
 from training.options import Config
 from training.places import PROJECT, user_path
+from training.removed import FORMER_NAMES
 
 RECIPES = PROJECT / "runs" / "recipes"
 
@@ -54,13 +55,13 @@ def override(sections: dict[str, Any], written: str) -> tuple[str, str]:
 
 
 def split_key(key: str, said: str) -> tuple[str, str]:
-    """Section and name of `section.key`. said: what the user wrote, for the error."""
+    """Section and today's name of `section.key`. said: what the user wrote, for the error."""
     section, dot, name = key.partition(".")
     if not (dot and name):
         raise UserError(f"{said}: expected section.key=value, e.g. -s train.epochs=5")
     if section not in Config.model_fields:
         raise UserError(f"{said}: {_unknown(section, list(Config.model_fields))}")
-    return section, name
+    return section, FORMER_NAMES.get(f"{section}.{name}", name)
 
 
 def put(sections: dict[str, Any], section: str, name: str, value: Any) -> None:

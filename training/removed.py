@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from evo.errors import UserError
+
 
 class Removed(NamedTuple):
     """An option that was removed.
@@ -59,6 +61,31 @@ REMOVED = {  # the values are also in analysis/run_format.py, which imports noth
     ),
 }
 RENAMED = {"search.consume": {"auto": "last"}}  # values that are written otherwise now
+FORMER_NAMES = {  # of options, with today's; both are read. Also in analysis/run_format.py
+    "train.batch": "batch_size",
+    "train.eval_batch": "eval_batch_size",
+    "train.optimiser": "optimizer",
+    "search.batch": "batch_size",
+    "search.forward_batch": "forward_batch_size",
+}
+
+
+def with_todays_names(sections: Mapping[str, Any]) -> dict[str, Any]:
+    """A config's sections with options called as today.
+
+    Raises:
+        UserError: An option stands there by both its names.
+    """
+    found = {name: dict(keys) if isinstance(keys, Mapping) else keys for name, keys in sections.items()}
+    for option, today in FORMER_NAMES.items():
+        section, _, name = option.partition(".")
+        keys = found.get(section)
+        if not isinstance(keys, dict) or name not in keys:
+            continue
+        if today in keys:
+            raise UserError(f"{section}: {name} and {today} are one option by two names; expected {today} alone")
+        found[section] = {today if key == name else key: value for key, value in keys.items()}
+    return found
 
 
 def refusals(sections: Mapping[str, Any]) -> list[str]:
@@ -82,7 +109,7 @@ def departing(sections: Mapping[str, Any], settings: Mapping[str, Any] = Mapping
 
 def without(sections: Mapping[str, Any]) -> dict[str, Any]:
     """A config's sections without removed options, whatever their values, and with today's names of values."""
-    found = {name: dict(keys) if isinstance(keys, Mapping) else keys for name, keys in sections.items()}
+    found = with_todays_names(sections)
     for option, _ in _named(sections):
         section, _, name = option.partition(".")
         del found[section][name]

@@ -25,7 +25,7 @@ from training.models.patch_model import PatchModel, build_model
 from training.models.reference import load_reference, needs_average
 from training.models.scaling import Prepare
 from training.models.trained import TrainedModel, without_fetching
-from training.optimisers import Optimiser, learning_rate_factor
+from training.optimizers import Optimizer, learning_rate_factor
 from training.options import DataOptions, TrainOptions
 from training.origin import describe_origin
 from training.randomness import Streams
@@ -48,7 +48,7 @@ class Run:
 
     Attributes:
         forward: Images (B,C,H,W) of 0..255 -> logits, the way training steps take: in precision, over processes, compiled.
-        state: How far it has come: what a checkpoint holds besides the model, its averages, the optimiser and the mix.
+        state: How far it has come: what a checkpoint holds besides the model, its averages, the optimizer and the mix.
         origin: What it is of, and must be of again when it goes on: taken once, as the data and the reference are now.
         average: What the search's objective compares with.
         ema: What tests use in the model's place.
@@ -61,7 +61,7 @@ class Run:
     model: PatchModel
     parallel: nn.Module
     forward: Forward
-    optimiser: Optimiser
+    optimizer: Optimizer
     prepare: Prepare
     autocast: torch.dtype | None
     mix: Mix
@@ -80,7 +80,7 @@ class Run:
         cell_weight = options.patch_weight if options.kind.trains_cells else None
         self.fill = (255 * self.prepare.mean).round().to(self.device, torch.uint8)  # of what cutout erases
         self.curves = StepCurves(
-            self.log, self.world, self.state, self.clock, cell_weight, self.config.train.batch, self.learning_rates
+            self.log, self.world, self.state, self.clock, cell_weight, self.config.train.batch_size, self.learning_rates
         )
 
     @property
@@ -98,7 +98,7 @@ class Run:
 
     @property
     def steps_per_epoch(self) -> int:
-        return len(self.training_set) // self.config.train.batch
+        return len(self.training_set) // self.config.train.batch_size
 
     @property
     def total_steps(self) -> int:
@@ -110,8 +110,8 @@ class Run:
         return self._factor_of(self.state.step)
 
     def learning_rates(self, step: int) -> dict[str, float]:
-        """Of the step after `step` others, as Optimiser.learning_rates names them."""
-        return self.optimiser.learning_rates(self._factor_of(step))
+        """Of the step after `step` others, as Optimizer.learning_rates names them."""
+        return self.optimizer.learning_rates(self._factor_of(step))
 
     def _factor_of(self, step: int) -> float:
         return learning_rate_factor(step, self.total_steps, self.steps_per_epoch, self.config.train)
@@ -130,12 +130,12 @@ class Run:
     @property
     def images_per_second(self) -> float:
         """Since this process began; tests are left out."""
-        return self.config.train.batch * self.clock.steps_per_second(self.state.step)
+        return self.config.train.batch_size * self.clock.steps_per_second(self.state.step)
 
     def cost(self) -> dict[str, Any]:
         """Images forwarded and seconds spent so far; tests are left out."""
         return {
-            "image_forwards": self.state.step * self.config.train.batch + self.mix.forwards,
+            "image_forwards": self.state.step * self.config.train.batch_size + self.mix.forwards,
             "search_forwards": self.mix.forwards,
             "seconds": round(self.clock.seconds, 3),
             "search_seconds": round(self.mix.seconds, 3),
@@ -160,7 +160,7 @@ def set_up(config: Config, folder: Path, *, resume: bool = False) -> Run:
     model = _build(config, training_set, device, world, resume)
     prepare = Prepare(*training_set.statistics(), device)
     autocast = autocast_type(config.train.precision, device)
-    optimiser = Optimiser(model, config.train)
+    optimizer = Optimizer(model, config.train)
     log = RunLog(folder, writes=world.main)
     log.snapshots = snapshot_epochs(config.train.epochs)
 
@@ -188,7 +188,7 @@ def set_up(config: Config, folder: Path, *, resume: bool = False) -> Run:
     torch.manual_seed(streams.number("global") + world.rank)  # for what draws inside a model, each on its own rows
     origin = describe_origin(training_set, test_set, config.search.reference)
     return Run(
-        config, training_set, test_set, model, parallel, forward, optimiser, prepare, autocast, mix, log, streams,
+        config, training_set, test_set, model, parallel, forward, optimizer, prepare, autocast, mix, log, streams,
         world, RunState(streams, device), origin, average, ema,
     )  # fmt: skip
 
@@ -222,16 +222,16 @@ def _placed(images: AnyImageSet, device: torch.device, options: DataOptions, wor
 
 
 def _check_batch(options: TrainOptions, images: int, world: World) -> None:
-    if options.batch > images:
+    if options.batch_size > images:
         raise UserError(
-            f"train.batch={options.batch} is larger than the training set of {images} images; "
-            f"set -s train.batch={images} or less"
+            f"train.batch_size={options.batch_size} is larger than the training set of {images} images; "
+            f"set -s train.batch_size={images} or less"
         )
     parts = world.size * options.accumulate
-    if parts > 1 and options.batch < 2 * parts:  # batch norm needs two rows
+    if parts > 1 and options.batch_size < 2 * parts:  # batch norm needs two rows
         raise UserError(
-            f"train.batch={options.batch} leaves fewer than 2 images for each of {world.size} processes x "
-            f"train.accumulate={options.accumulate} parts; raise train.batch to {2 * parts} or more"
+            f"train.batch_size={options.batch_size} leaves fewer than 2 images for each of {world.size} processes x "
+            f"train.accumulate={options.accumulate} parts; raise train.batch_size to {2 * parts} or more"
         )
 
 

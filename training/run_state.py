@@ -1,4 +1,4 @@
-"""How far a run has come: what a checkpoint holds besides its model, optimiser, averages and mix."""
+"""How far a run has come: what a checkpoint holds besides its model, optimizer, averages and mix."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class RunState:
 
     Attributes:
         epoch: Whole epochs.
-        step: Optimiser steps.
+        step: Optimizer steps.
         accuracies: Percent, of every test so far.
         position: Batches trained on in the epoch that is under way.
         order_before: The state of `order` before that epoch was shuffled.
@@ -40,7 +40,7 @@ class RunState:
         self.has_checkpoint = False
 
     def count(self, sums: Sums) -> None:
-        """Take note of an optimiser step."""
+        """Take note of an optimizer step."""
         self.sums += sums
         self.step += 1
         self.position += 1

@@ -27,6 +27,7 @@ from training.sums import Sums
 
 CHEAP = 0.5  # seconds: a checkpoint that takes less is written after every epoch
 SPARING = 20  # else so many times what the last one took lie between two
+OPTIMIZER = "optimiser"  # what checkpoints of all versions call its tensors
 AVERAGES = ("average", "ema")
 
 
@@ -89,7 +90,7 @@ def take_checkpoint(run: Run, sums: Sums) -> Checkpoint:
     """All that a run needs to go on as if nothing had happened. sums: of the epoch so far, over all processes."""
     tensors = {f"model.{name}": tensor for name, tensor in run.model.state_dict().items()}
     tensors |= {"input.mean": run.prepare.mean, "input.std": run.prepare.std}
-    tensors |= {f"optimiser.{name}": tensor for name, tensor in run.optimiser.state().items()}
+    tensors |= {f"{OPTIMIZER}.{name}": tensor for name, tensor in run.optimizer.state().items()}
     for name in AVERAGES:
         average = getattr(run, name)
         if average is not None:
@@ -127,7 +128,7 @@ def resume_run(run: Run) -> None:
         )
     check_origin(folder, saved.meta, run.origin, run.config.search.reference)
     load_weights(run.model, saved)
-    run.optimiser.restore(_below("optimiser", saved.tensors))
+    run.optimizer.restore(_below(OPTIMIZER, saved.tensors))
     for name in AVERAGES:
         average = getattr(run, name)
         if average is not None:

@@ -76,9 +76,9 @@ class SearchOptions(_EngineOptions):
     )
     # One training batch where it has one elite: in runs/results/cifar10-50-p1 a search over three at once loses to mixing
     # at random, one over single batches does not.
-    batch: Annotated[int, Field(ge=2)] | None = Field(
+    batch_size: Annotated[int, Field(ge=2)] | None = Field(
         None,
-        description="images per search batch; else train.batch x elites, where each generation's are trained on x "
+        description="images per search batch; else train.batch_size x elites, where each generation's are trained on x "
         "generations",
     )
     # Within 1.35 times random PatchMix where every batch is mixed. Four genomes, dealt at temperature 0.5 and bred once, come
@@ -126,9 +126,9 @@ class SearchOptions(_EngineOptions):
         "generation, which is then dealt from these scores at search.temperature; 0: it is drawn at random. Else 32 where "
         "scores are estimated from features and the objective scores rows by themselves, 0 elsewhere",
     )
-    forward_batch: Annotated[int, Field(ge=1, le=10**6)] | None = Field(
+    forward_batch_size: Annotated[int, Field(ge=1, le=10**6)] | None = Field(
         None,
-        description="images per forward of the search's probe, but for full evaluation; else 128 on a CPU, train.eval_batch "
+        description="images per forward of the search's probe, but for full evaluation; else 128 on a CPU, train.eval_batch_size "
         "elsewhere",
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(

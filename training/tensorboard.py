@@ -2,14 +2,14 @@
 
 What is in it, by tag, and what its steps count:
 
-    accuracy, image_loss, ...   after every epoch, all numbers of the log's epoch event: optimiser steps
+    accuracy, image_loss, ...   after every epoch, all numbers of the log's epoch event: optimizer steps
     step/...                    every step's losses (nats) and learning rate, and images/s since the last point
     search/best, search/mean, search/diversity   every generation: generations of all searches of the run, from 1
     search/hypervolume          the same, of several objectives: of the front of all compositions evaluated
     search/final_best           the fittest genome at the end of every search: searches, from 1
     search/rank_correlation, search/bias, search/gain_estimated, search/gain_true   estimated scores beside exact ones,
-        at every check of them: optimiser steps, of a search experiment generations
-    final/...                   the numbers of the log's end event: optimiser steps, of a search experiment generations
+        at every check of them: optimizer steps, of a search experiment generations
+    final/...                   the numbers of the log's end event: optimizer steps, of a search experiment generations
     the options, for the HParams page, with final/... as its metrics
 """
 

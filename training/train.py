@@ -71,7 +71,7 @@ def train_epochs(run: Run, resume: bool, progress: Progress, interruption: Inter
         losses = train_epoch(run, epoch, progress, lambda: saver.between_groups(interruption))
         record = {"epoch": epoch, **losses}
         if is_tested(epoch, options):
-            with memory_explained(f"lower train.eval_batch={options.eval_batch}"), compile_explained():
+            with memory_explained(f"lower train.eval_batch_size={options.eval_batch_size}"), compile_explained():
                 record |= evaluate_run(run)
         record |= {"step": run.state.step, **run.cost()}
         run.log.event("epoch", **record)
@@ -108,10 +108,10 @@ def train_epoch(
 
 
 def training_step(run: Run, batch: Mixed) -> Sums:
-    """Forward, loss, backward and one optimiser step. Of several processes each returns the sums of its rows."""
+    """Forward, loss, backward and one optimizer step. Of several processes each returns the sums of its rows."""
     smoothing, patch_weight = run.config.train.label_smoothing, run.config.mix.patch_weight
     sums = Sums.zeros(run.device)
-    run.optimiser.zero_grad()
+    run.optimizer.zero_grad()
     for part, share, exchanging in batch_parts(run, batch):
         with exchanging:
             image_logits, cell_logits = run.forward(part.images)
@@ -124,7 +124,7 @@ def training_step(run: Run, batch: Mixed) -> Sums:
         with torch.no_grad():  # a mixed image hits its targets by their shares, so that accuracy reads as usual
             hit = part.targets.gather(1, image_logits.argmax(1, keepdim=True)).mean()
             sums += Sums.of_part(share, image_loss, cell_loss, hit)
-    run.optimiser.step(run.learning_rate_factor)
+    run.optimizer.step(run.learning_rate_factor)
     run.world.average_statistics(run.model)
     for average in (run.average, run.ema):
         if average is not None:
@@ -153,7 +153,7 @@ def epoch_batches(run: Run) -> Iterator[Batch]:
     Of several processes each reads its share of a batch from files or the host, and they exchange them.
     """
     images = run.training_set
-    size = run.config.train.batch
+    size = run.config.train.batch_size
     order = torch.randperm(len(images), generator=run.state.order)
     whole = order[: len(order) // size * size].split(size)[run.state.position :]
     exchanged = run.world.size > 1 and not (isinstance(images, ImageSet) and images.device is None)

@@ -33,7 +33,7 @@ from training.devices import autocast_type
 from training.models.patch_model import PatchModel, build_model
 from training.models.scaling import Prepare
 from training.models.trained import load_trained, without_fetching
-from training.optimisers import half_cosine
+from training.optimizers import half_cosine
 from training.options import DataOptions, TrainOptions
 from training.randomness import Streams
 
@@ -160,7 +160,7 @@ def measure(
             yield fine_tune(backbone, target, config.train, seed, say)
             continue
         if features is None:
-            batch = config.train.eval_batch
+            batch = config.train.eval_batch_size
             training = backbone_features(backbone, target.training, batch, lambda line: say(f"training {line}"))
             features = training, backbone_features(backbone, target.test, batch, lambda line: say(f"test {line}"))
         say("fitting")
@@ -275,7 +275,7 @@ def fit_lbfgs(
     if start is None:
         start = features.new_zeros(num_classes, features.shape[1]), features.new_zeros(num_classes)
     weight, bias = (tensor.clone().requires_grad_() for tensor in start)
-    optimiser = torch.optim.LBFGS(
+    optimizer = torch.optim.LBFGS(
         [weight, bias],
         max_iter=LBFGS_ITERATIONS,
         tolerance_grad=1e-5,
@@ -284,13 +284,13 @@ def fit_lbfgs(
     )
 
     def closure() -> Tensor:
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss = F.cross_entropy(torch.addmm(bias, features, weight.T), labels)
         loss = loss + 0.5 * weight_decay * weight.square().sum()
         loss.backward()
         return loss
 
-    optimiser.step(closure)
+    optimizer.step(closure)
     return weight.detach(), bias.detach()
 
 
@@ -380,7 +380,7 @@ def fine_tune(backbone: Backbone, target: Target, options: TrainOptions, seed: i
     """Train a copy of the backbone with a new head on the target's training images, test it on the others.
 
     The learning rate is chosen first, at the first weight decay, then the weight decay. options: epochs,
-    batch, eval_batch, momentum, label_smoothing; lr and weight_decay where they were set: these are then not
+    batch, eval_batch_size, momentum, label_smoothing; lr and weight_decay where they were set: these are then not
     chosen. Raises UserError where the loss does not stay finite.
     """
     rates, decays = tried_rates(options), tried_decays(options)
@@ -395,7 +395,7 @@ def fine_tune(backbone: Backbone, target: Target, options: TrainOptions, seed: i
             model, loss = _train(
                 backbone, target.training, kept, rate, decay, steps, options, seed, lambda line: say(what + line)
             )
-            tested = image_accuracy(backbone, model, validation, options.eval_batch)
+            tested = image_accuracy(backbone, model, validation, options.eval_batch_size)
             scores[rate, decay] = tested if math.isfinite(loss) else -1.0
         return scores[rate, decay]
 
@@ -414,7 +414,7 @@ def fine_tune(backbone: Backbone, target: Target, options: TrainOptions, seed: i
         raise UserError(
             f"{target.name}: the loss of fine-tuning became {loss}; set a lower -s train.lr, it was {rate:g}"
         )
-    tested = image_accuracy(backbone, model, target.test, options.eval_batch)
+    tested = image_accuracy(backbone, model, target.test, options.eval_batch_size)
     return Outcome(tested, len(target.test), {"lr": rate, "weight_decay": decay})
 
 
@@ -429,7 +429,7 @@ def tried_decays(options: TrainOptions) -> tuple[float, ...]:
 
 
 def _steps(count: int, options: TrainOptions) -> int:
-    return options.epochs * max(1, count // options.batch)
+    return options.epochs * max(1, count // options.batch_size)
 
 
 def _train(
@@ -453,19 +453,19 @@ def _train(
     nn.init.zeros_(model.image_head.weight)
     nn.init.zeros_(model.image_head.bias)
     model.train()
-    optimiser = torch.optim.SGD(
+    optimizer = torch.optim.SGD(
         model.parameters(), lr=rate, momentum=options.momentum, weight_decay=decay, nesterov=options.momentum > 0
     )
     total = torch.zeros((), device=device)  # read once, at the end
-    batches = images.batches(_shuffled(rows, options.batch, steps, order))
+    batches = images.batches(_shuffled(rows, options.batch_size, steps, order))
     for step, (pixels, labels) in enumerate(batches):
-        for parameters in optimiser.param_groups:
+        for parameters in optimizer.param_groups:
             parameters["lr"] = rate * _cosine(step, steps)
         moved = augment(pixels, images.crop, images.flip, images.cutout, crops)
         loss = F.cross_entropy(_logits(backbone, model, moved), labels, label_smoothing=options.label_smoothing)
-        optimiser.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         total += loss.detach()
         say(f"step {step + 1}/{steps}")
     return model.eval(), float(total)

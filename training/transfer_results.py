@@ -82,9 +82,10 @@ def identity(about: dict[str, Any], target: Target, method: str, seed: int, conf
     elif method == "knn":  # draws nothing
         settings = {"name": method, "neighbours": NEIGHBOURS, "temperature": TEMPERATURE}
     else:
-        names = {"epochs", "batch", "momentum", "label_smoothing"}
+        names = {"epochs", "momentum", "label_smoothing"}
         settings |= {"lr": list(tried_rates(config.train)), "weight_decay": list(tried_decays(config.train))}
         settings |= {"trials": [TRIAL_STEPS, TRIAL_IMAGES], **config.train.model_dump(include=names)}
+        settings["batch"] = config.train.batch_size  # as kept outcomes of older versions call it
     data = target.options.model_dump(exclude={"root", "download", "resident", "max_unreadable"})
     data |= {"content": target.content, "training": len(target.training), "test": len(target.test)}
     return {"backbone": about, "data": data, "method": settings}

@@ -13,7 +13,7 @@
 # It needs no ./run and no .venv: PYTHON names an interpreter with torch, torchvision, numpy, deap, pydantic, pyyaml,
 # typer and safetensors (else .venv's, else python3). GPU_RECIPE, GPU_SET (words KEY=VALUE) and GPU_SECONDS change
 # the recipe, any options and the length of a call; GPU_NAME, where options differ, the runs' names. A rehearsal on a CPU:
-#   GPU_RECIPE=digits GPU_SET="train.epochs=2 data.subset=16 train.batch=16 model.width=8" sh runs/benchmarks/gpu.sh train plain
+#   GPU_RECIPE=digits GPU_SET="train.epochs=2 data.subset=16 train.batch_size=16 model.width=8" sh runs/benchmarks/gpu.sh train plain
 set -eu
 
 root=$(CDPATH= cd -- "$(dirname -- "$0")/../.." && pwd)

@@ -62,7 +62,7 @@ def measure(quick: bool) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     for case in _cases(QUICK if quick else CASES, progress):
         with tempfile.TemporaryDirectory() as scratch:
             configs = {mix: _config(case, mix) for mix in MIXES}
-            name = f"{case.name}, B{configs[MIXES[0]].train.batch}, {configs[MIXES[0]].train.precision}"
+            name = f"{case.name}, B{configs[MIXES[0]].train.batch_size}, {configs[MIXES[0]].train.precision}"
             times = step_times(configs, Path(scratch), case.rounds, name, progress)
         for mix in MIXES:
             package = "torchvision" if mix in ("mixup", "cutmix") else "torch"
@@ -82,7 +82,7 @@ def step_times(
     streams = {mix: _endless(run) for mix, run in runs.items()}
     search = configs["evolved"].search
     probability = configs["evolved"].mix.probability
-    cycle = search.every * span(search, configs["evolved"].train.batch)  # mixed batches
+    cycle = search.every * span(search, configs["evolved"].train.batch_size)  # mixed batches
     mixed = cycle * math.ceil(LEAST_STEPS * probability / cycle)
     for mix, run in runs.items():
         progress.update(f"{name}: {mix}, warming up")
@@ -143,5 +143,5 @@ def _config(case: Case, mix: str) -> Config:
     return load_config(
         case.recipe,
         [f"mix.name={mix}", "mix.probability=0.5", "data.download=false", f"train.precision={precision}",
-         f"train.batch={512 if gpu else batch}", *search, *images, *case.overrides],
+         f"train.batch_size={512 if gpu else batch}", *search, *images, *case.overrides],
     )  # fmt: skip

@@ -1,6 +1,6 @@
 """`./run bench rescore`: what to do with a search's losses when the trainer has changed the weights.
 
-A search goes on while the model trains: some optimiser steps, then `Search.forget()` and a fixed number of
+A search goes on while the model trains: some optimizer steps, then `Search.forget()` and a fixed number of
 image forwards, and so on. After each round the genome that the search holds for its best is evaluated whole
 under the present weights, outside the count. Contestants: the values of Search's `rescore`, at equal
 forwards and equal steps, on the same batches. Their mean true fitness over the rounds is compared.
@@ -41,7 +41,7 @@ class Scale:
     seeds: int = 3
     rounds: int = 8
     forwards: int = 3072  # in each round; one whole population is 2,048
-    steps: tuple[int, ...] = (1, 16)  # of the optimiser, between rounds
+    steps: tuple[int, ...] = (1, 16)  # of the optimizer, between rounds
 
 
 FULL = Scale()
@@ -80,7 +80,7 @@ def true_fitness(
     """The mean, over rounds, of the true fitness (nats) of the genome held for the best."""
     generator = torch.Generator().manual_seed(seed)
     model = copy.deepcopy(trained.model)
-    optimiser = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE, momentum=0.9, nesterov=True)
+    optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE, momentum=0.9, nesterov=True)
     mix = PatchMix(num_classes=len(trained.class_names), grid=model.grid, generator=generator)
     pixels, labels = images.batch(torch.randperm(len(images), generator=generator)[: scale.batch])
     search = Search(
@@ -103,7 +103,7 @@ def true_fitness(
             search.tell(*evaluate(proposal.rows))
         fitness.append(_mean_cell_loss(evaluate, search.elites(1)))
         for _ in range(steps):
-            _step(model, optimiser, mix, trained, images, generator)
+            _step(model, optimizer, mix, trained, images, generator)
         search.forget(rescore)
     return float(np.mean(fitness[1:]))
 
@@ -115,7 +115,7 @@ def _mean_cell_loss(evaluate: Any, elites: Elites) -> float:
 
 def _step(
     model: nn.Module,
-    optimiser: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer,
     mix: PatchMix,
     trained: TrainedModel,
     images: AnyImageSet,
@@ -128,6 +128,6 @@ def _step(
     image_logits, cell_logits = model(trained.prepare(mixed))
     loss = image_losses(image_logits, targets).mean()
     loss = loss + cell_losses(cell_logits, cell_targets(labels, masks, pairing)).mean()
-    optimiser.zero_grad(set_to_none=True)
+    optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    optimiser.step()
+    optimizer.step()

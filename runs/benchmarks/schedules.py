@@ -1,4 +1,4 @@
-"""`python -m runs.benchmarks.schedules`: schedules of the live search at equal optimiser steps.
+"""`python -m runs.benchmarks.schedules`: schedules of the live search at equal optimizer steps.
 
 Every variant trains the same model with the same weights, batches and mixed steps. At every mixed step,
 before it is taken, the true fitness of its composition (mean cell loss in nats, evaluation mode, present weights)
@@ -45,10 +45,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "every 2nd": {"every": 2},
     "every 2nd, P 3": {"every": 2, "population": 3},
     "every 4th, P 8": {"every": 4, "population": 8},
-    "every 2nd, last elites": {"every": 2, "batch": 128},
-    "every 2nd, P 3, last elites": {"every": 2, "population": 3, "batch": 128},
-    "P 2, last elites": {"population": 2, "batch": 128},
-    "budget 2, last elites": {"budget": 2.0, "batch": 128, "population": 1, "generations": 8},
+    "every 2nd, last elites": {"every": 2, "batch_size": 128},
+    "every 2nd, P 3, last elites": {"every": 2, "population": 3, "batch_size": 128},
+    "P 2, last elites": {"population": 2, "batch_size": 128},
+    "budget 2, last elites": {"budget": 2.0, "batch_size": 128, "population": 1, "generations": 8},
 }
 COLUMNS = ("variant", "gain", "gain_searched", "gain_drawn", "forwards_per_mixed_image", "accuracy", "steps", "seconds")
 
@@ -105,7 +105,7 @@ def trial(name: str, options: dict[str, Any], epochs: int) -> dict[str, Any]:
             "gain": mean(found for _, found in gains),
             "gain_searched": mean_or_none([found for searched, found in gains if searched]),
             "gain_drawn": mean_or_none([found for searched, found in gains if not searched]),
-            "forwards_per_mixed_image": run.cost()["search_forwards"] / (mixed_steps * config.train.batch),
+            "forwards_per_mixed_image": run.cost()["search_forwards"] / (mixed_steps * config.train.batch_size),
             "accuracy": accuracy,
             "steps": run.state.step,
             "seconds": round(seconds, 1),

@@ -78,7 +78,7 @@ class Scale:
     subset: int = 100  # images per class that are trained on
 
 
-ADAMW = ("train.optimiser=adamw", "train.lr=1e-3", "train.weight_decay=0.05")
+ADAMW = ("train.optimizer=adamw", "train.lr=1e-3", "train.weight_decay=0.05")
 FULL = Scale(
     (
         Case("resnet-mini", "resnet-mini", (4, 12, 24), ("model.width=32",)),

@@ -2,7 +2,7 @@
 rate that they reach.
 
 ResNet-18 on CIFAR at 32 px, bfloat16, as the recipe cifar100 trains it, batches of 512 and 1,024: whole epochs from
-the loading of batches to the last optimiser step, tests left out, the mixes in turn, the first epoch (it compiles)
+the loading of batches to the last optimizer step, tests left out, the mixes in turn, the first epoch (it compiles)
 not counted. Without a GPU, and with --quick, small batches and few images. Floating-point operations are counted by
 torch.utils.flop_counter, those of the search's forwards too; the chip's rate is its maker's figure for dense
 bfloat16, or, where that is not known, what a large matrix product reaches here.
@@ -87,7 +87,7 @@ def _epochs(runs: dict[str, Run], rounds: int) -> dict[str, list[tuple[int, floa
             began = clock(run.device)
             train_epoch(run, epoch, SILENT)
             seconds = clock(run.device) - began
-            images = (run.state.step - steps) * run.config.train.batch
+            images = (run.state.step - steps) * run.config.train.batch_size
             done = images * step[mix] + (run.cost()["search_forwards"] - searched) * forward[mix]
             if epoch > 1:
                 measured[mix].append((images, done, seconds))
@@ -129,7 +129,7 @@ def _config(recipe: str, mix: str, batch: int, rounds: int, quick: bool) -> Conf
     gpu = torch.cuda.is_available()
     overrides = [
         f"mix.name={mix}",
-        f"train.batch={batch}",
+        f"train.batch_size={batch}",
         f"train.epochs={rounds + 1}",
         "data.download=false",
         "train.warmup=0",

@@ -64,7 +64,7 @@ class Checks:
         planned = np.linspace(config.search_start, last, min(MOST_CHECKS, last - config.search_start + 1)).round()
         if not ((planned > self.epoch) & (planned <= epoch)).any():
             return False
-        images = min(CHECKED_IMAGES, config.train.batch)
+        images = min(CHECKED_IMAGES, config.train.batch_size)
         rows = images * (RANDOM_COMPOSITIONS + 1) * mix.row_cost
         return self.epoch == 0 or self.forwards + rows <= SHARE * mix.forwards
 

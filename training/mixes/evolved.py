@@ -63,7 +63,7 @@ class Evolved(ScoringMix):
     def __init__(self, context: MixContext) -> None:
         super().__init__(context)
         options, grid = context.config.search, context.model.grid
-        self.span = span(options, context.config.train.batch)
+        self.span = span(options, context.config.train.batch_size)
         self.bank = PatternBank(grid, context.num_classes, context.class_names)
         self.live = PatternBank(grid, context.num_classes, context.class_names)
         self.start = None if options.start is None else PatternFile("search.start", options.start)
@@ -311,9 +311,9 @@ class Evolved(ScoringMix):
 
 
 def span(options: SearchOptions, batch: int) -> int:
-    """Training batches of a search batch: one for each elite that is trained on where search.batch is not given."""
+    """Training batches of a search batch: one for each elite that is trained on where search.batch_size is not given."""
     generations = 1 if options.consume == "last" else options.generations or 1
-    return max(1, (options.batch or batch * generations * options.elites) // batch)
+    return max(1, (options.batch_size or batch * generations * options.elites) // batch)
 
 
 def build(context: MixContext) -> Mix:

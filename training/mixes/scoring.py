@@ -276,4 +276,4 @@ class ForwardedScores:
 
 def probe_chunk(config: Config, device: torch.device) -> int:
     """Images per forward of the probe, but for full evaluation."""
-    return config.search.forward_batch or (CPU_CHUNK if device.type == "cpu" else config.train.eval_batch)
+    return config.search.forward_batch_size or (CPU_CHUNK if device.type == "cpu" else config.train.eval_batch_size)

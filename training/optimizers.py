@@ -1,4 +1,4 @@
-"""What moves the weights: torch's optimisers behind one face, and the learning rate's way through a run."""
+"""What moves the weights: torch's optimizers behind one face, and the learning rate's way through a run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ONE_CYCLE_RISE = 0.3  # share of steps going up
 ONE_CYCLE_START = 1 / 25  # first learning rate over the peak's
 
 
-class Optimiser:
+class Optimizer:
     """SGD, AdamW, or Muon with an AdamW beside it, over a model's trainable parameters.
 
     Muon (Jordan et al. 2024; torch 2.9 and later) takes the weights of the backbone's linear layers and
@@ -30,10 +30,10 @@ class Optimiser:
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.clip = options.clip
         self._filters: list[tuple[nn.Parameter, nn.Parameter]] = []  # (its own, as a matrix over the same memory)
-        if options.optimiser == "muon":
+        if options.optimizer == "muon":
             if not hasattr(torch.optim, "Muon"):
                 raise UserError(
-                    f"train.optimiser=muon needs torch 2.9 or later, this is {torch.__version__}; use sgd or adamw"
+                    f"train.optimizer=muon needs torch 2.9 or later, this is {torch.__version__}; use sgd or adamw"
                 )
             layers = _layer_weights(model.backbone)
             inner = [parameter for parameter in self.parameters if id(parameter) in layers]
@@ -47,7 +47,7 @@ class Optimiser:
                 weight_decay=options.weight_decay,
             )
             self.parts = [(muon, options.lr), (_adamw(rest, options, options.adam_lr), options.adam_lr)]
-        elif options.optimiser == "adamw":
+        elif options.optimizer == "adamw":
             self.parts = [(_adamw(self.parameters, options, options.lr), options.lr)]
         else:
             sgd = torch.optim.SGD(
@@ -69,10 +69,10 @@ class Optimiser:
             nn.utils.clip_grad_norm_(self.parameters, self.clip)
         for parameter, matrix in self._filters:
             matrix.grad = None if parameter.grad is None else _as_matrix(parameter.grad)
-        for optimiser, peak in self.parts:
-            for group in optimiser.param_groups:
+        for optimizer, peak in self.parts:
+            for group in optimizer.param_groups:
                 group["lr"] = peak * factor
-            optimiser.step()
+            optimizer.step()
 
     def learning_rates(self, factor: float) -> dict[str, float]:
         """At `factor` times the peaks: learning_rate, and of muon adam_learning_rate, that of the AdamW beside it."""
@@ -83,23 +83,23 @@ class Optimiser:
         """Its tensors, for a checkpoint: PART.PARAMETER.NAME."""
         return {
             f"{part}.{number}.{name}": tensor
-            for part, (optimiser, _) in enumerate(self.parts)
-            for number, tensors in optimiser.state_dict()["state"].items()
+            for part, (optimizer, _) in enumerate(self.parts)
+            for number, tensors in optimizer.state_dict()["state"].items()
             for name, tensor in tensors.items()
             if tensor is not None
         }
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over the tensors of `state`."""
-        for part, (optimiser, _) in enumerate(self.parts):
-            whole = optimiser.state_dict()
+        for part, (optimizer, _) in enumerate(self.parts):
+            whole = optimizer.state_dict()
             whole["state"] = {}
-            members = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+            members = [parameter for group in optimizer.param_groups for parameter in group["params"]]
             for key, tensor in tensors.items():
                 owner, number, name = key.split(".", 2)
                 if int(owner) == part:
                     whole["state"].setdefault(int(number), {})[name] = _laid_out(tensor, members[int(number)])
-            optimiser.load_state_dict(whole)
+            optimizer.load_state_dict(whole)
 
 
 def learning_rate_factor(step: int, total_steps: int, steps_per_epoch: int, options: TrainOptions) -> float:

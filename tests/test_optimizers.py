@@ -1,4 +1,4 @@
-"""Optimisers and schedules: each against torch's own, their state, and where the learning rate goes."""
+"""Optimizers and schedules: each against torch's own, their state, and where the learning rate goes."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch
 from evo.errors import UserError
 from training.models.patch_model import PatchModel
 from training.models.resnet import resnet_small
-from training.optimisers import Optimiser, learning_rate_factor
+from training.optimizers import Optimizer, learning_rate_factor
 from training.options import TrainOptions
 
 
@@ -15,12 +15,12 @@ def model(seed=0, layout=torch.channels_last):
     return PatchModel(resnet_small(3, (8, 8), 8), 32, 5, 4).to(memory_format=layout)
 
 
-def step(model, optimiser, seed, factor=1.0):
+def step(model, optimizer, seed, factor=1.0):
     images = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
     image_logits, cell_logits = model(images)
-    optimiser.zero_grad()
+    optimizer.zero_grad()
     (image_logits.square().mean() + cell_logits.square().mean()).backward()
-    optimiser.step(factor)
+    optimizer.step(factor)
 
 
 def options(**given):
@@ -30,12 +30,12 @@ def options(**given):
 @pytest.mark.parametrize("name", ["sgd", "adamw", "muon"])
 def test_its_state_goes_on_as_if_nothing_had_happened(name):
     one, two = model(), model(seed=1)
-    first = Optimiser(one, options(optimiser=name))
+    first = Optimizer(one, options(optimizer=name))
     for seed in range(3):
         step(one, first, seed)
     kept = {key: tensor.clone() for key, tensor in first.state().items()}
     two.load_state_dict(one.state_dict())
-    second = Optimiser(two, options(optimiser=name))
+    second = Optimizer(two, options(optimizer=name))
     second.restore(kept)
     for seed in range(3, 5):
         step(one, first, seed, 0.5)
@@ -48,13 +48,13 @@ def test_its_state_goes_on_as_if_nothing_had_happened(name):
 def test_its_state_comes_back_in_the_parameters_layout(name):
     """From a checkpoint, whose tensors are contiguous, into filters that are channels last."""
     one, two = model(), model()
-    first, second = (Optimiser(each, options(optimiser=name)) for each in (one, two))
+    first, second = (Optimizer(each, options(optimizer=name)) for each in (one, two))
     step(one, first, 0)
     saved = {key: tensor.detach().clone(memory_format=torch.contiguous_format) for key, tensor in first.state().items()}
     second.restore(saved)
     layouts = []
-    for optimiser, _ in second.parts:
-        for parameter, tensors in optimiser.state.items():
+    for optimizer, _ in second.parts:
+        for parameter, tensors in optimizer.state.items():
             for tensor in tensors.values():
                 if tensor.shape == parameter.shape:
                     assert tensor.stride() == parameter.stride() and not tensor.requires_grad
@@ -74,7 +74,7 @@ def test_muon_leaves_what_is_no_layer_of_weights_to_adamw():
             self.frozen = torch.nn.Linear(8, 8).requires_grad_(False)
 
     one = PatchModel(Tokens(), 8, 5, 4)
-    muon, adamw = Optimiser(one, options(optimiser="muon")).parts
+    muon, adamw = Optimizer(one, options(optimizer="muon")).parts
     sizes = [[p.numel() for group in part.param_groups for p in group["params"]] for part, _ in (muon, adamw)]
     assert sorted(sizes[0]) == sorted([8 * 24, 8 * 12])
     assert sum(map(sum, sizes)) == sum(p.numel() for p in one.parameters() if p.requires_grad)
@@ -86,7 +86,7 @@ def test_sgd_and_adamw_are_torchs():
         ("adamw", lambda p: torch.optim.AdamW(p, lr=0.02, betas=(0.8, 0.95), weight_decay=5e-4)),
     ):
         one, two = model(), model()
-        ours, expected = Optimiser(one, options(optimiser=name, beta1=0.8, beta2=0.95)), theirs(two.parameters())
+        ours, expected = Optimizer(one, options(optimizer=name, beta1=0.8, beta2=0.95)), theirs(two.parameters())
         for seed in range(3):
             step(one, ours, seed, 0.4)  # of a peak of 0.05
             expected.zero_grad()
@@ -102,7 +102,7 @@ def test_muon_takes_filters_and_adamw_the_rest():
     for layout in (torch.channels_last, torch.contiguous_format):
         one = model(layout=layout)
         before = {name: parameter.detach().clone() for name, parameter in one.named_parameters()}
-        ours = Optimiser(one, options(optimiser="muon", lr=0.02, adam_lr=0.003, momentum=0.95, weight_decay=0.0))
+        ours = Optimizer(one, options(optimizer="muon", lr=0.02, adam_lr=0.003, momentum=0.95, weight_decay=0.0))
         step(one, ours, 0)
         for name, parameter in one.named_parameters():
             if name.startswith("backbone.") and parameter.ndim == 4:
@@ -121,27 +121,27 @@ def test_muon_takes_filters_and_adamw_the_rest():
 def test_without_muon_it_says_so(monkeypatch):
     monkeypatch.delattr(torch.optim, "Muon")
     with pytest.raises(UserError, match=r"muon needs torch 2\.9 or later, this is"):
-        Optimiser(model(), options(optimiser="muon"))
+        Optimizer(model(), options(optimizer="muon"))
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
 def test_norms_and_biases_decay_only_where_asked(name):
     for decays in (True, False):
         one = model()
-        optimiser = Optimiser(one, options(optimiser=name, norm_decay=decays, weight_decay=0.5))
+        optimizer = Optimizer(one, options(optimizer=name, norm_decay=decays, weight_decay=0.5))
         before = one.backbone[1].weight.detach().clone()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         for parameter in one.parameters():
             parameter.grad = torch.zeros_like(parameter)
-        optimiser.step(1.0)
+        optimizer.step(1.0)
         assert torch.equal(one.backbone[1].weight, before) is not decays
 
 
 def test_the_gradient_is_clipped():
     one = model()
-    optimiser = Optimiser(one, options(clip=1e-3, momentum=0.0, weight_decay=0.0, lr=1.0))
+    optimizer = Optimizer(one, options(clip=1e-3, momentum=0.0, weight_decay=0.0, lr=1.0))
     before = [parameter.detach().clone() for parameter in one.parameters()]
-    step(one, optimiser, 0)
+    step(one, optimizer, 0)
     moved = torch.stack([(p - b).norm() for p, b in zip(one.parameters(), before, strict=True)]).norm().detach()
     assert float(moved) == pytest.approx(1e-3, rel=1e-2)
 
