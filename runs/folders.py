@@ -18,6 +18,7 @@ from training.option_types import Place
 from training.options import idle_options
 from training.places import PROJECT, spoken, taken, user_path
 from training.progress import speaks
+from training.recipe import option_of
 from training.registry import MIXES
 
 TAKEN = "EVOMIX_RUN_FOLDER"  # for processes that train one run together: its folder, which their launcher has made
@@ -187,7 +188,7 @@ def check_unchanged(recorded: Config, wanted: Config, overrides: Sequence[str], 
     overrides: the texts `section.key=value` that make the one of the other. free: options that may differ, besides those
     that cannot change the result.
     """
-    written = {override.partition("=")[0].strip(): override for override in overrides}
+    written = {option_of(override): override for override in overrides}
     allowed = [option for option in idle_options() if option != "run.name"]
     before, after = (flat(config.model_dump()) for config in (recorded, wanted))
     for option, value in after.items():

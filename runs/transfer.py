@@ -27,6 +27,7 @@ from analysis.statistics import t_interval
 from evo.errors import UserError, did_you_mean
 from runs.folders import file_to_write, known_config
 from training.config import Config, make_config
+from training.recipe import option_of
 
 if TYPE_CHECKING:
     import torch
@@ -174,7 +175,7 @@ def chosen_methods(text: str) -> list[str]:
 def target_config(name: str, overrides: Sequence[str]) -> Config:
     """The transfer's config for a data set, or folder:PATH. Raises UserError, also for options it has no use for."""
     for override in overrides:
-        section, _, option = override.partition("=")[0].strip().partition(".")
+        section, _, option = option_of(override).partition(".")
         known = TAKEN.get(section, set())
         if section in Config.model_fields and option and known is not None and option not in known:
             raise UserError(

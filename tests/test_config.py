@@ -5,6 +5,8 @@ import pytest
 from analysis import run_format
 from analysis.run_format import as_today
 from evo.errors import UserError
+from runs.folders import check_unchanged
+from runs.transfer import target_config
 from training import removed
 from training.config import Config, load_config, make_config
 from training.options import describe_options
@@ -152,3 +154,12 @@ def test_options_are_read_by_their_former_names_too(former, today):
 
 def test_readers_and_trainer_know_the_same_former_names():
     assert removed.FORMER_NAMES == run_format.FORMER_NAMES
+
+
+def test_commands_that_look_for_options_know_them_by_both_names():
+    assert target_config("digits", ["train.batch=32"]).train.batch_size == 32
+    recorded = make_config({"train": {"batch": 32}})
+    with pytest.raises(
+        UserError, match=r"-s train.batch=64: a run goes on with its own config, here train.batch_size=32"
+    ):
+        check_unchanged(recorded, make_config({"train": {"batch_size": 64}}), ["train.batch=64"])

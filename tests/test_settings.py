@@ -13,6 +13,7 @@ from analysis.settings import by_setting, differing, flat, settings_of, without_
 from evo.errors import UserError
 from runs.compare import read_runs
 from training.config import Config
+from training.removed import with_todays_names
 
 VERSION_1 = Path(__file__).parent / "data" / "runs-v1" / "evolved"
 

@@ -545,7 +545,7 @@ def test_the_weights_are_the_average_where_the_run_was_tested_with_one(out):
         ({"overrides": ["data.name=digits"]}, "name the data set with --dataset"),
         (
             {"overrides": ["search.batch_size=3"]},
-            "transfer has no use for search.batch_size; it takes data.*, train.{batch,",
+            "transfer has no use for search.batch_size; it takes data.*, train.{batch_size,",
         ),
         ({"overrides": ["train.ema=0.9"]}, "transfer has no use for train.ema"),
         ({"overrides": ["train.epohcs=3"]}, "train.epohcs"),

@@ -54,6 +54,13 @@ def override(sections: dict[str, Any], written: str) -> tuple[str, str]:
     return f"{section}.{name}", text.strip()
 
 
+def option_of(written: str) -> str:
+    """Today's name of the option that `section.key=value` sets; what is no such text comes back as it is."""
+    key = written.partition("=")[0].strip()
+    section, dot, _ = key.partition(".")
+    return f"{section}.{FORMER_NAMES[key]}" if dot and key in FORMER_NAMES else key
+
+
 def split_key(key: str, said: str) -> tuple[str, str]:
     """Section and today's name of `section.key`. said: what the user wrote, for the error."""
     section, dot, name = key.partition(".")
