@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from analysis.comparison import bold_rows, cells_of, notes, summary_cells_of
 from analysis.comparison_figure import draw_comparison
-from analysis.cost import write_cost
+from analysis.cost_figure import write_cost
 from analysis.files import replace_text
 from analysis.statistics import compare
 
@@ -135,8 +135,8 @@ def write_tables(
     """Write per_seed.csv, table.csv, table.md, table.tex, figure.png and figure.svg into `folder`, of 3 variants and
     more cost.png and cost.svg too; return `compare`'s table. Raises its ValueError before anything is written.
 
-    steps_alike: the variants differ in nothing that costs time but their mixes, see `analysis.cost.spent_by`. titles: what
-    pages and figures call variants; the CSV files keep their names.
+    steps_alike: the variants differ in nothing that costs time but their mixes, see `analysis.cost_figure.spent_by`.
+    titles: what pages and figures call variants; the CSV files keep their names.
     """
     table = compare(trials, measure, baseline, order)
     titled = with_titles(table, titles or {})

@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from analysis.estimates import checks_of
+from analysis.estimate_checks import checks_of
 from analysis.files import replace_text
 from analysis.run_folder import RunFolder, places_of
 from analysis.run_format import RunFolderError
-from analysis.settings import by_setting, seed_of
+from analysis.run_settings import by_setting, seed_of
 from analysis.statistics import t_interval
 from analysis.words import shortened
 from evo.arrays import Array

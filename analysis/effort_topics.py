@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from analysis.curve_lines import Panel, bars, compared, finish, finish_bars, legend_below, plot, series_of
 from analysis.curve_tables import History, Series, Setting, band, by_generation_of, forwards_saved, turnover
 from analysis.curve_words import Topic, is_estimated
-from analysis.lineage import contested, operator_rows
+from analysis.operator_table import contested, operator_rows
 from analysis.run_folder import RunFolder
 from analysis.run_format import RunFolderError
 from analysis.style import look

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from analysis.estimates import is_estimated
+from analysis.estimate_checks import is_estimated
 from analysis.run_folder import RunFolder
 
 SCORED = "the budget of rows scored was spent"  # where scores are estimates, which forward few images

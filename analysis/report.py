@@ -14,14 +14,14 @@ from typing import Any
 from analysis.files import joined_name, replace_text
 from analysis.run_folder import RunFolder, in_places, out_root
 from analysis.run_format import RunFolderError
-from analysis.sections.atlas import atlas
 from analysis.sections.caveats import caveats
 from analysis.sections.cost import cost
+from analysis.sections.evolution import operators, search
+from analysis.sections.found_patterns import atlas
 from analysis.sections.head import head
 from analysis.sections.how import how
 from analysis.sections.pictures import gallery
 from analysis.sections.result import comparison, result
-from analysis.sections.search import operators, search
 from analysis.sections.training import training
 from evo.errors import BankError
 

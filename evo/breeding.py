@@ -28,8 +28,8 @@ from evo.operators import (
 from evo.packed import Masks
 from evo.pair_table import PairTable
 from evo.proposal import Elites, Question
+from evo.row_scores import Scoring
 from evo.rules import Rules
-from evo.scoring import Scoring
 from evo.selection import SELECTIONS, as_indices, best, find_distinct, tournament
 from evo.settings import SearchSettings
 from evo.variation import Slot, Variation, as_masks, parse_shares

@@ -25,7 +25,7 @@ from evo.individual import Individual
 from evo.objectives import RELATIVE
 from evo.operators import CROSSOVERS, MASK_MUTATIONS, PAIRING_MUTATIONS
 from evo.proposal import Question
-from evo.scoring import Scoring, combine_scores, measure_scale, resolve_objectives
+from evo.row_scores import Scoring, combine_scores, measure_scale, resolve_objectives
 from evo.variation import as_masks
 
 

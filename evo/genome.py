@@ -14,8 +14,8 @@ from typing import Any, overload
 
 import numpy as np
 
+from evo.array_checks import take_array
 from evo.arrays import Array
-from evo.checks import take_array
 from evo.errors import UserError
 from evo.individual import CaseFitness, Individual, check_pairings
 from evo.packed import Masks

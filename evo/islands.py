@@ -11,16 +11,16 @@ import numpy as np
 from deap import tools
 
 from evo import storage
+from evo.array_checks import take_array
 from evo.arrays import Array
 from evo.ask_tell import AskTell
-from evo.checks import take_array
 from evo.errors import UserError
 from evo.genome import Population
 from evo.hall import enter, find_front, hypervolume
 from evo.lineage import Lineage, interleave
 from evo.proposal import Elites, Rows
 from evo.records import FAME, make_logbook
-from evo.scoring import compute_fitness
+from evo.row_scores import compute_fitness
 from evo.search import Rescore, Search
 from evo.selection import choose_elites
 from evo.state import read_state

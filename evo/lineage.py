@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from evo.array_checks import check_range, take_array
 from evo.arrays import Array
-from evo.checks import check_range, take_array
 
 
 class Lineage:

@@ -14,7 +14,7 @@ from evo.ends import Progress
 from evo.genome import Population
 from evo.hall import enter, find_front, hypervolume, keep_best
 from evo.objectives import RowLosses
-from evo.scoring import Scoring, compute_fitness
+from evo.row_scores import Scoring, compute_fitness
 
 FIGURES: dict[str, Callable[[Array], Any]] = {
     "best": np.max, "mean": np.mean, "median": np.median, "std": np.std, "min": np.min,

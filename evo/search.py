@@ -6,7 +6,7 @@
     elites = search.elites(4)
 
 This is the protocol alone. What it does is said in evo/settings.py, how genomes are bred in evo/breeding.py, how they
-are scored in evo/scoring.py, what is recorded in evo/records.py, where it ends in evo/ends.py, and what is saved in
+are scored in evo/row_scores.py, what is recorded in evo/records.py, where it ends in evo/ends.py, and what is saved in
 evo/state.py.
 
 In evaluation mode a row's losses do not depend on the rest of its batch, so they stay true while the
@@ -22,10 +22,10 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from evo.archive import RowArchive
+from evo.array_checks import check_count
 from evo.arrays import Array
 from evo.ask_tell import AskTell, Evaluate, store_losses
 from evo.breeding import Bred, Breeder, Start, fit_budget, prepare_start
-from evo.checks import check_count
 from evo.ends import Stopwatch, check_budget, has_end
 from evo.errors import UserError, did_you_mean
 from evo.genome import Population
@@ -33,7 +33,7 @@ from evo.lineage import Lineage
 from evo.pair_table import PairTable
 from evo.proposal import Elites, Proposal, Question, Rows
 from evo.records import Record
-from evo.scoring import (
+from evo.row_scores import (
     Scoring,
     Wanted,
     check_finite,

@@ -10,9 +10,9 @@ import numpy as np
 
 from evo import storage
 from evo.archive import RowArchive
+from evo.array_checks import check_range, take_array
 from evo.arrays import Array
 from evo.breeding import Bred
-from evo.checks import check_range, take_array
 from evo.ends import ENDS, Progress, Stopwatch
 from evo.errors import UserError
 from evo.genome import Population

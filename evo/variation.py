@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from deap import base
 
+from evo.array_checks import take_array
 from evo.arrays import Array
-from evo.checks import take_array
 from evo.errors import UserError, did_you_mean
 from evo.genome import Population
 from evo.packed import Masks

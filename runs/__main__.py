@@ -68,7 +68,7 @@ def train(
 
         print(describe_options())
         return
-    from runs.train import run_train
+    from runs.train_command import run_train
 
     raise typer.Exit(run_train(recipe, overrides or [], resume, devices))
 
@@ -112,7 +112,7 @@ def search(
     ] = None,
 ) -> None:
     """Evolve compositions of one batch against a trained run's model: a search experiment."""
-    from runs.search import run_search
+    from runs.search_experiment import run_search
 
     run_search(run, overrides or [], evaluation, resume)
 
@@ -279,7 +279,7 @@ def lineage(
     out: Annotated[Path | None, typer.Option("--out", parser=place, metavar="FILE", help="Write the CSV here.")] = None,
 ) -> None:
     """Tell which operators made a run's elites, and write the table as CSV."""
-    from analysis.lineage import MEANING, as_text, of_one_kind, operator_table, write_operator_table
+    from analysis.operator_table import MEANING, as_text, of_one_kind, operator_table, write_operator_table
     from analysis.run_format import RunFolderError
     from runs.folders import file_to_write
 
@@ -374,7 +374,7 @@ def transfer(
     fresh: Annotated[bool, typer.Option("--fresh", help="Compute anew what an earlier call has left.")] = False,
 ) -> None:
     """Test trained backbones on other data: linear probe, k nearest neighbours, fine-tuning."""
-    from runs.transfer import run_transfer
+    from runs.transfer_command import run_transfer
 
     run_transfer(
         runs,

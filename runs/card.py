@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from analysis.divergence import divergence, search_divergence
+from analysis.diverged import divergence, search_divergence
 from analysis.endings import ending, reasons
-from analysis.estimates import doubt, told_of_estimates
+from analysis.estimate_checks import doubt, told_of_estimates
 from analysis.rounding import decimal_text
 from analysis.run_folder import RunFolder, find_run, first_to_last
 from analysis.run_format import RunFolderError

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from analysis.run_folder import RunFolder, find_run, out_root
 from analysis.run_format import REMOVED
-from analysis.settings import Readings, common, counted, difference, readings_of
+from analysis.run_settings import Readings, common, counted, difference, readings_of
 from analysis.tested import images_beside, images_of_test, unlike
 from evo.errors import UserError, did_you_mean
 from runs.folders import folder_to_write, known_config, shown

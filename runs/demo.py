@@ -16,8 +16,8 @@ from typing import Any
 from analysis.rounding import decimal_text
 from analysis.run_folder import RunFolder
 from runs.folders import numbered, python_path, recorded_config, shown
-from runs.search import forwards_text, search_config, search_in
-from runs.train import call_train, train_in
+from runs.search_experiment import forwards_text, search_config, search_in
+from runs.train_command import call_train, train_in
 from training.config import load_config
 
 MIXES = ("evolved", "plain", "patchmix")  # the first has a report, which another process writes while the others train
@@ -105,7 +105,7 @@ def search_text(run: RunFolder) -> list[str]:
 def files_text(evolved: RunFolder, search: RunFolder, report: subprocess.Popen[str]) -> list[str]:
     """Where everything lies; draws and writes what it names."""
     from analysis.curves import draw_curves
-    from analysis.patterns import draw_patterns, export_bank
+    from analysis.pattern_export import draw_patterns, export_bank
     from evo.bank_files import load_bank
 
     bank = load_bank(evolved.bank_file())

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.run_folder import RunFolder, find_run, out_root
-from analysis.settings import flat
+from analysis.run_settings import flat
 from evo.errors import UserError
 from training import removed
 from training.config import Config, make_config

@@ -67,14 +67,14 @@ def bank_of(source: RunFolder | Path, classes: list[str]) -> PatternBank:
         return bank
     if not classes:
         return load_bank(source.bank_file())
-    from analysis.patterns import bank_of_classes
+    from analysis.pattern_export import bank_of_classes
 
     return bank_of_classes(source, classes)
 
 
 def draw_bank(bank: PatternBank, sources: list[RunFolder | Path], path: Path, dark: bool) -> Path:
     """The picture of a bank beside its file. Lifts are over the runs' sampler where they have one in common."""
-    from analysis.patterns import bank_figure
+    from analysis.pattern_export import bank_figure
     from analysis.style import save, theme
 
     samplers = {source.config["mix"]["sampler"] if isinstance(source, RunFolder) else "" for source in sources}
@@ -84,7 +84,7 @@ def draw_bank(bank: PatternBank, sources: list[RunFolder | Path], path: Path, da
 
 def _atlas(run: RunFolder, dark: bool) -> None:
     from analysis.atlas import atlas_of
-    from analysis.patterns import draw_patterns, export_bank, export_patterns
+    from analysis.pattern_export import draw_patterns, export_bank, export_patterns
     from analysis.style import theme
 
     bank = load_bank(run.bank_file())

@@ -27,7 +27,7 @@ from analysis.run_format import SCHEMA
 from evo.durations import duration
 from evo.errors import UserError
 from runs.ablation.command import run_ablation
-from runs.ablation.engines.archive import ArchiveError, pack, unpack
+from runs.ablation.engines.packed_folder import ArchiveError, pack, unpack
 from runs.ablation.file import _word, chosen, read_ablation
 from runs.ablation.published import published_lines
 from runs.ablation.schedule import LOST, Estimate, Report, Schedule, run_schedule
@@ -1092,7 +1092,7 @@ def test_what_was_there_stays_where_the_new_folder_cannot_be_put_in_place(tmp_pa
         return rename(path, target)
 
     monkeypatch.setattr(Path, "rename", fails)
-    monkeypatch.setattr("runs.ablation.engines.archive.shutil.move", lambda source, target: fails(source, target))
+    monkeypatch.setattr("runs.ablation.engines.packed_folder.shutil.move", lambda source, target: fails(source, target))
     with pytest.raises(OSError, match="no space left"):
         unpack(packed, tmp_path / "run")
     assert [path.name for path in tmp_path.rglob("*")] == ["run", "kept"]

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis import class_pairs, permutations
-from analysis import patterns as module_patterns
+from analysis import pattern_export as module_patterns
 from analysis import preferences as module
 from analysis.atlas import atlas_of, rows_of_searches, where_it_mattered
 from analysis.orbits import boundary, chance, orbits_of, pieces
-from analysis.patterns import bank_of_classes, export_patterns, figures_of
+from analysis.pattern_export import bank_of_classes, export_patterns, figures_of
 from analysis.permutations import Rows
 from analysis.run_folder import RunFolder
 from evo.bank import PatternBank, random_masks

@@ -116,7 +116,7 @@ def test_operators_times_every_contestant():
 
 
 def test_whole_genomes_count_rows_seen_before():
-    from runs.benchmarks.search import WholeGenomes
+    from runs.benchmarks.search_quality import WholeGenomes
 
     rng = np.random.default_rng(0)
     masks, pairings = rng.random((5, BATCH, GRID, GRID)) < 0.5, np.argsort(rng.random((5, BATCH)), axis=1)
@@ -131,7 +131,7 @@ def test_whole_genomes_count_rows_seen_before():
 
 
 def test_curves_answer_both_ways():
-    from runs.benchmarks.search import Curve
+    from runs.benchmarks.search_quality import Curve
 
     curve = Curve(np.array([10, 30, 70]), np.array([1.0, 2.0, 2.5]))
     assert [curve.at(forwards) for forwards in (10, 29, 30, 1000)] == [1.0, 1.0, 2.0, 2.5]
@@ -143,7 +143,7 @@ def test_curves_answer_both_ways():
 @pytest.fixture
 def small(tmp_path, monkeypatch):
     """Benchmarks at sizes of no interest, writing under tmp_path."""
-    from runs.benchmarks import search
+    from runs.benchmarks import search_quality as search
 
     def scene(recipe, progress):
         def draw(batch, seed):
@@ -184,7 +184,7 @@ def test_a_benchmark_writes_its_table(name, small, cli):
 
 
 def test_search_compares_what_was_counted(small):
-    from runs.benchmarks import search
+    from runs.benchmarks import search_quality as search
 
     scene = search.open_scene("", SILENT)
     curves = search.run_searches(scene, search.QUICK, SILENT)
@@ -212,14 +212,14 @@ def test_a_peer_not_installed_is_a_row_that_says_so(small, cli, monkeypatch):
 
 
 def test_the_share_of_the_search_is_a_share():
-    from runs.benchmarks.search import Scale, search_share
+    from runs.benchmarks.search_quality import Scale, search_share
 
     shares = search_share(Scale(population=8, batch=16, share_generations=2), SILENT)
     assert len(shares) == 2 and all(0 < share < 100 for share in shares)
 
 
 def test_without_cifar_10_the_search_takes_digits(trained, out, monkeypatch, tmp_path, capsys):
-    from runs.benchmarks.search import open_scene
+    from runs.benchmarks.search_quality import open_scene
 
     monkeypatch.setenv("EVOMIX_DATA", str(tmp_path / "nothing"))
     shutil.copytree(trained, out / "bench-model-digits")

@@ -140,7 +140,7 @@ def test_transfer_probes_a_trained_backbone(cli, tiny):
 
 def test_bench_writes_its_table(cli, tmp_path, monkeypatch):
     import runs.benchmarks as benchmarks
-    import runs.benchmarks.compose as compose
+    import runs.benchmarks.compose_speed as compose
 
     def once(contestants, seconds):
         for call in contestants.values():

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis.comparison_forms import write_tables
-from analysis.cost import APART, BOUND, draw_cost, side_by_side, spent_by, write_cost
-from analysis.labels import boxes, overlaps, place_labels
+from analysis.cost_figure import APART, BOUND, draw_cost, side_by_side, spent_by, write_cost
+from analysis.label_places import boxes, overlaps, place_labels
 from analysis.per_seed import PER_SEED
 from analysis.statistics import t_interval
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from analysis import style
 from analysis.curves import figures_of, write_curves
-from analysis.divergence import divergence, search_divergence
+from analysis.diverged import divergence, search_divergence
 from analysis.gallery import loss_texts
 from analysis.report import render_sections
 from analysis.rounding import decimal_text, significant

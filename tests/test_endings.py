@@ -12,8 +12,8 @@ from analysis import time_left
 from analysis.endings import ending, reasons
 from analysis.run_folder import RunFolder, first_to_last
 from analysis.run_format import RunFolderError
+from analysis.sections.evolution import search
 from analysis.sections.head import head
-from analysis.sections.search import search
 from analysis.states import State
 from evo.ends import ENDS
 from runs.listing import as_table
@@ -112,7 +112,7 @@ def test_show_and_the_report_say_why(out, cli):
 
 
 def test_train_and_search_say_why(trained, out, cli, monkeypatch):
-    monkeypatch.setattr("runs.search._draw", lambda run: {})
+    monkeypatch.setattr("runs.search_experiment._draw", lambda run: {})
     options = [word for option in (*TINY, "search.start_epoch=1", "search.every=1") for word in ("-s", option)]
     status, text, error = cli("train", "digits", *options, "-s", "run.name=tiny")
     assert status == 0, error

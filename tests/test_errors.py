@@ -12,7 +12,7 @@ from evo.bank import random_masks
 from evo.errors import BankError, LostProcessError, UserError, did_you_mean
 from evo.search import Search
 from evo.settings import SearchSettings
-from runs.ablation.engines.archive import ArchiveError
+from runs.ablation.engines.packed_folder import ArchiveError
 from runs.failures import told
 from tests.test_rooms import SOURCES
 from training.data.image_set import UnreadableImage

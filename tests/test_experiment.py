@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from analysis.lineage import ancestors, operator_table
 from analysis.log_lines import read_lines
+from analysis.operator_table import ancestors, operator_table
 from analysis.run_folder import RunFolder
 from evo.errors import UserError
 from tests.conftest import TINY

@@ -144,7 +144,7 @@ def test_an_unfinished_search_may_be_given_other_ends(trained, tmp_path, monkeyp
 
 def test_the_command_extends_a_search_and_says_how(trained, out, cli, monkeypatch):
     drawn = []  # how many generations there are to be seen; drawing itself takes seconds
-    monkeypatch.setattr("runs.search._draw", lambda run: drawn.append(len(run.generation_lines)) or {})
+    monkeypatch.setattr("runs.search_experiment._draw", lambda run: drawn.append(len(run.generation_lines)) or {})
     shutil.copytree(trained, out / "tiny")
     options = [word for option in MANY for word in ("-s", option)]
     status, text, error = cli("search", "tiny", *options, "-s", "search.generations=2")

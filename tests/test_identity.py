@@ -11,7 +11,7 @@ from PIL import Image
 
 from analysis.run_folder import RunFolder
 from evo.errors import UserError
-from runs import transfer as command
+from runs import transfer_command as command
 from runs.ablation.file import read_ablation
 from runs.ablation.trials import run_trial
 from tests.conftest import TINY

@@ -90,7 +90,7 @@ def test_bad_islands_are_refused():
 
 
 def test_ancestors_are_found_across_islands():
-    from analysis.lineage import ancestors
+    from analysis.operator_table import ancestors
 
     islands = made(every=2, migrants=2, generations=20).run(lambda rows: (Table()(rows),))
     found = islands.lineage.arrays()

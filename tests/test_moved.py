@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from analysis.run_folder import RunFolder
-from analysis.settings import NO_SETTING, RESULT_FILES
+from analysis.run_settings import NO_SETTING, RESULT_FILES
 from evo.errors import UserError
 from runs.ablation.file import read_ablation
 from runs.ablation.trials import told_apart_by

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import runs.train
+import runs.train_command
 from analysis.files import joined_name
 from analysis.report import default_path
 from analysis.run_folder import RunFolder, out_root
@@ -160,15 +160,15 @@ def test_processes_of_one_run_get_the_words_that_were_typed(tmp_path, out, monke
     recipe = tmp_path / f"{stem}.yaml"
     recipe.write_text("model: {width: 8}\n")
     given = []
-    monkeypatch.setattr(runs.train, "launch", lambda *words: given.append(words) or 0)
+    monkeypatch.setattr(runs.train_command, "launch", lambda *words: given.append(words) or 0)
     options = ("-s", "mix.name=plain", "-s", "data.root=a b=c")
     assert cli("train", *options, "--devices", "2", "--", recipe.name)[0] == 0
     words, count, folder = given[0]
     assert count == 2 and folder == out / f"{stem}-plain-1"
 
     trained = []
-    monkeypatch.setattr(runs.train, "call_train", lambda *words, **_: trained.append(words) or {})
-    monkeypatch.setattr(runs.train, "print_result", lambda *_: None)
+    monkeypatch.setattr(runs.train_command, "call_train", lambda *words, **_: trained.append(words) or {})
+    monkeypatch.setattr(runs.train_command, "print_result", lambda *_: None)
     monkeypatch.setenv(TAKEN, str(folder))
     assert cli(*words)[0] == 0  # what the processes are started with
     monkeypatch.delenv(TAKEN)
@@ -203,7 +203,7 @@ def test_the_home_folder_is_understood_wherever_a_path_is_given(tmp_path, monkey
     assert data_root(make_config({}).data.root) == tmp_path / "data"
     assert data_root(make_config({}, ["data.root=~/x"]).data.root) == tmp_path / "x"
     (tmp_path / "own.yaml").write_text("train: {epochs: 3}\n")
-    assert runs.train.load_config("~/own.yaml").train.epochs == 3
+    assert runs.train_command.load_config("~/own.yaml").train.epochs == 3
     assert (
         "no pattern bank at " + str(tmp_path / "none.json")
         in cli("train", "digits", "-s", "mix.name=bank", "-s", "mix.bank=~/none.json")[2]

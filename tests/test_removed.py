@@ -10,7 +10,7 @@ import pytest
 from analysis import run_format
 from analysis.run_folder import RunFolder, find_run
 from analysis.run_format import as_today
-from analysis.settings import by_setting, differing, flat, settings_of
+from analysis.run_settings import by_setting, differing, flat, settings_of
 from evo.errors import UserError
 from runs.ablation.file import read_ablation
 from runs.ablation.published import settings, with_published
@@ -168,7 +168,7 @@ def test_where_no_search_runs_a_removed_option_does_not_stand_in_the_way(tiny_co
 
 
 def test_the_model_of_an_old_run_is_of_use_as_before(tiny_copy, cli, monkeypatch):
-    monkeypatch.setattr("runs.search._draw", lambda run: {})
+    monkeypatch.setattr("runs.search_experiment._draw", lambda run: {})
     tiny_copy("old", search__rows=0.5)
     few = ("-s", "search.generations=1", "-s", "search.population=2", "-s", "search.batch_size=8")
     status, _, error = cli("search", "old", *few, "-s", "search.reference=old")

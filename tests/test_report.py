@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from analysis import report
 from analysis.report import HEADINGS, SECTIONS, page, render_sections, write_report
 from analysis.run_folder import RunFolder
+from analysis.run_settings import differing, settings_of
 from analysis.sections import pictures
 from analysis.sections.caveats import caveats_of
 from analysis.sections.cost import cost
@@ -24,7 +25,6 @@ from analysis.sections.head import head
 from analysis.sections.how import how
 from analysis.sections.parts import figure, picture, table
 from analysis.sections.result import comparison, result
-from analysis.settings import differing, settings_of
 from analysis.statistics import accuracy_interval
 from analysis.style import for_page, new_figure
 from evo.durations import duration

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.settings import SEARCHING
+from analysis.run_settings import SEARCHING
 from training.registry import MIXES
 
 ROOT = Path(__file__).parent.parent

@@ -9,7 +9,7 @@ import pytest
 from analysis.curve_tables import settings_of as curve_settings
 from analysis.run_folder import RunFolder
 from analysis.run_format import ADDED
-from analysis.settings import by_setting, differing, flat, settings_of, without_seed
+from analysis.run_settings import by_setting, differing, flat, settings_of, without_seed
 from evo.errors import UserError
 from runs.compare import read_runs
 from training.config import Config

@@ -7,7 +7,7 @@ from evo.archive import RowArchive
 from evo.genome import Population
 from evo.objectives import OBJECTIVES, RELATIVE, RowLosses, parse_objectives
 from evo.packed import Masks
-from evo.scoring import Scoring, compute_fitness, resolve_objectives
+from evo.row_scores import Scoring, compute_fitness, resolve_objectives
 from tests.searches import B, G, Table, evaluate, hard_search
 
 PAIRS = ["hard,contrast", "contrast,hard", "hard,diversity", "learnable,hard", "hard,balanced,contrast"]

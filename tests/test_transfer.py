@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from analysis.run_folder import find_run
 from evo.errors import UserError
-from runs import transfer as command
+from runs import transfer_command as command
 from runs.folders import recorded_config
 from tests.conftest import TINY
 from training import transfer, transfer_results

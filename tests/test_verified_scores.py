@@ -262,7 +262,7 @@ def test_a_search_experiment_is_checked_at_its_first_and_its_last_generation(tra
 def test_a_low_rank_correlation_late_in_a_run_is_warned_of(late, warns):
     from types import SimpleNamespace
 
-    from analysis.estimates import doubt
+    from analysis.estimate_checks import doubt
 
     checks = [{"event": "checked", "rank_correlation": value} for value in (0.9, 0.9, None, 0.9, 0.9, late, late)]
     text = doubt(SimpleNamespace(events=checks))
@@ -274,7 +274,7 @@ def test_a_low_rank_correlation_late_in_a_run_is_warned_of(late, warns):
 def test_pages_tell_what_the_trial_of_estimates_decided(found, trusted, says):
     from types import SimpleNamespace
 
-    from analysis.estimates import told_of_estimates
+    from analysis.estimate_checks import told_of_estimates
 
     trial = {"event": "trial", "rank_correlation": found, "needed": 0.5, "trusted": trusted}
     run = SimpleNamespace(events=[{"event": "start"}, trial], generation_lines=[])

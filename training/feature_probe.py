@@ -24,7 +24,7 @@ from evo.errors import UserError
 from evo.objectives import RowLosses
 from evo.packed import Masks
 from evo.proposal import Rows
-from evo.scoring import Function
+from evo.row_scores import Function
 from training.compose import cell_targets, image_targets
 from training.devices import send
 from training.distributed import World

@@ -13,7 +13,7 @@ from evo.objectives import parse_objectives
 from evo.settings import SearchSettings, make_settings
 from training.option_types import Place, Section, one_of
 
-# A few dozen: more find little more, for as many times the time (runs/benchmarks/estimates.py).
+# A few dozen: more find little more, for as many times the time (runs/benchmarks/estimated_search.py).
 PAIR_MASKS = 32
 # The words of search.compose_at; between pixels and features are the stages of the network.
 DEPTHS = ("auto", "pixels", "features")

@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from analysis.divergence import divergence, search_divergence
-from analysis.estimates import doubt
+from analysis.diverged import divergence, search_divergence
+from analysis.estimate_checks import doubt
 from analysis.rounding import decimal_text
 from analysis.run_folder import RunFolder
+from analysis.run_settings import Setting, settings_of
 from analysis.sections.parts import section
-from analysis.settings import Setting, settings_of
 from analysis.states import State
 from analysis.statistics import accuracy_interval, t_interval
 from analysis.tested import images_of_test, unlike

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.estimates import is_estimated
+from analysis.estimate_checks import is_estimated
 from analysis.run_folder import RunFolder, places_of
 from analysis.sections.head import cost_of
 from analysis.sections.parts import count, figure, key, paragraph, section, table

@@ -7,11 +7,11 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from analysis.estimates import is_estimated
+from analysis.estimate_checks import is_estimated
 from analysis.rounding import decimal_text
 from analysis.run_folder import RunFolder, first_to_last
+from analysis.run_settings import Setting, seed_of, settings_of
 from analysis.sections.parts import count, percent
-from analysis.settings import Setting, seed_of, settings_of
 from analysis.states import State
 from analysis.statistics import accuracy_interval, t_interval
 from analysis.time_left import seconds_left

@@ -9,8 +9,8 @@ from typing import Any
 
 from analysis.run_folder import RunFolder
 from analysis.run_format import REMOVED
+from analysis.run_settings import flat
 from analysis.sections.parts import section
-from analysis.settings import flat
 
 
 def how(runs: Sequence[RunFolder], defaults: Mapping[str, Any] | None = None) -> str:

@@ -24,7 +24,7 @@ from analysis.gallery import (
 )
 from analysis.rounding import decimal_text
 from analysis.run_folder import RunFolder
-from analysis.sections.atlas import first_of_settings
+from analysis.sections.found_patterns import first_of_settings
 from analysis.sections.parts import by_run, count, paragraph, picture, section
 from analysis.snapshots import read_snapshot
 

@@ -11,13 +11,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from analysis.comparison_forms import as_html
-from analysis.estimates import is_estimated
+from analysis.estimate_checks import is_estimated
 from analysis.per_seed import MEASURES, per_seed
 from analysis.rounding import decimal_text
 from analysis.run_folder import RunFolder, first_to_last, places_of
+from analysis.run_settings import Setting, differing, seed_of, settings_of
 from analysis.sections.head import last_test
 from analysis.sections.parts import count, figure, key, paragraph, percent, section, table
-from analysis.settings import Setting, differing, seed_of, settings_of
 from analysis.statistics import accuracy_interval, compare, t_interval, widest_interval
 from analysis.style import LEAST_POINTS, for_page, ink, look, new_figure, soft, tidy, widen
 from analysis.tested import images_of_test, unlike

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.run_folder import out_root
-from analysis.settings import RESULT_FILES
+from analysis.run_settings import RESULT_FILES
 from evo.errors import UserError
 from runs.ablation.trials import Trial
 from runs.folders import with_run_paths

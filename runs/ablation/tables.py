@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.run_folder import out_root
-from analysis.settings import IMAGES
+from analysis.run_settings import IMAGES
 from analysis.tested import Tested, of_options, unlike
 from runs.ablation.file import titles_of
 from runs.ablation.published import results_folder

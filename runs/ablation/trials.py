@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from analysis.run_folder import RunFolder
 from analysis.run_format import as_today
-from analysis.settings import RESULT_FILES
+from analysis.run_settings import RESULT_FILES
 from evo.errors import UserError
 from evo.locks import LOCK, is_locked, take_lock
 from evo.storage import replacing

@@ -21,14 +21,14 @@ from training.places import PROJECT
 from training.registry import load_entry
 
 BENCHMARKS = {
-    "compose": "runs.benchmarks.compose:measure",
+    "compose": "runs.benchmarks.compose_speed:measure",
     "overhead": "runs.benchmarks.overhead:measure",
     "speed": "runs.benchmarks.speed:measure",
     "operators": "runs.benchmarks.operators:measure",
-    "search": "runs.benchmarks.search:measure",
-    "scaling": "runs.benchmarks.scaling:measure",
+    "search": "runs.benchmarks.search_quality:measure",
+    "scaling": "runs.benchmarks.search_cost:measure",
     "rescore": "runs.benchmarks.rescore:measure",
-    "estimates": "runs.benchmarks.estimates:measure",
+    "estimates": "runs.benchmarks.estimated_search:measure",
     "scores": "runs.benchmarks.scores:measure",
     "analysis": "runs.benchmarks.analysis:measure",
 }

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from analysis.run_folder import RunFolder
 from evo.search import Elites, Rescore, Rows, Search
 from runs.benchmarks import row
-from runs.benchmarks.search import model_folder, open_scene
+from runs.benchmarks.search_quality import model_folder, open_scene
 from runs.folders import known_config
 from training.compose import cell_targets
 from training.data.image_set import AnyImageSet

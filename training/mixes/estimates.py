@@ -20,8 +20,8 @@ from evo.objectives import RowLosses, parse_objectives
 from evo.operators import MASK_SAMPLERS
 from evo.packed import Masks
 from evo.proposal import Elites
+from evo.row_scores import Scoring, check_finite, combine_scores, compute_fitness, measure_scale, resolve_objectives
 from evo.rules import Rules
-from evo.scoring import Scoring, check_finite, combine_scores, compute_fitness, measure_scale, resolve_objectives
 from evo.search import Rows, Search
 from evo.selection import choose_elites
 from training.probe import Losses

@@ -29,8 +29,8 @@ from evo.islands import Islands
 from evo.objectives import parse_objectives
 from evo.operators import MASK_SAMPLERS
 from evo.pair_table import PairTable
+from evo.row_scores import combine_scores, measure_scale
 from evo.rules import Rules
-from evo.scoring import combine_scores, measure_scale
 from evo.search import Elites, Search, SearchSettings
 from training.feature_probe import FeatureProbe
 from training.mixes.batch import Batch, Mix, MixContext, Mixed

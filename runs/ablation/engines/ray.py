@@ -23,8 +23,8 @@ from typing import Any
 
 from evo.errors import UserError
 from evo.locks import take_lock
-from runs.ablation.engines.archive import ArchiveError, pack, unpack
 from runs.ablation.engines.local import TrialProcess
+from runs.ablation.engines.packed_folder import ArchiveError, pack, unpack
 from runs.ablation.trials import Outcome, Trial
 from runs.folders import python_path
 from training.cores import usable_cores

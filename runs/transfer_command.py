@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from analysis.files import replace_text
 from analysis.rounding import decimal_text
 from analysis.run_folder import RunFolder, find_run
-from analysis.settings import by_setting
+from analysis.run_settings import by_setting
 from analysis.statistics import t_interval
 from evo.errors import UserError, did_you_mean
 from runs.folders import file_to_write, known_config

@@ -29,7 +29,7 @@ from evo.proposal import Rows
 from evo.search import Search
 from runs.benchmarks import row
 from runs.benchmarks.images import recipe_at_hand
-from runs.benchmarks.search import model_folder, train_once
+from runs.benchmarks.search_quality import model_folder, train_once
 from runs.folders import known_config
 from training.config import load_config
 from training.data.load import load_data

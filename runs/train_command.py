@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.endings import ending
-from analysis.estimates import doubt, told_of_estimates
+from analysis.estimate_checks import doubt, told_of_estimates
 from analysis.rounding import decimal_text
 from analysis.run_folder import RunFolder, find_run, first_to_last
 from analysis.run_format import RunFolderError

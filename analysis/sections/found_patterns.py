@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from html import escape
 
 from analysis.atlas import atlas_of
-from analysis.patterns import figures_of
+from analysis.pattern_export import figures_of
 from analysis.permutations import Statement
 from analysis.run_folder import RunFolder
+from analysis.run_settings import settings_of
 from analysis.sections.parts import by_run, figure, paragraph, section
-from analysis.settings import settings_of
 from analysis.statistics import LEVEL
 from analysis.style import for_page
 

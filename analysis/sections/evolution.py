@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from analysis.curves import figures_of
 from analysis.endings import ending
-from analysis.estimates import told_of_estimates
-from analysis.lineage import MEANING, of_one_kind, operator_table
+from analysis.estimate_checks import told_of_estimates
+from analysis.operator_table import MEANING, of_one_kind, operator_table
 from analysis.run_folder import RunFolder
 from analysis.sections.parts import by_run, count, figure, paragraph, percent, section, table
 from analysis.style import for_page

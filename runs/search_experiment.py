@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from analysis.endings import ending
-from analysis.estimates import doubt, told_of_estimates
+from analysis.estimate_checks import doubt, told_of_estimates
 from analysis.rounding import decimal_text
 from analysis.run_folder import RunFolder, find_run
 from evo.ends import ENDS
 from evo.errors import UserError
 from runs.folders import config_to_go_on_with, known_config, new_run_folder, numbered, shown, with_run_paths
-from runs.train import train_in
+from runs.train_command import train_in
 from training import removed
 from training.belonging import checkpoint_digest
 from training.config import Config, make_config
@@ -147,8 +147,8 @@ def search_in(
 def _draw(run: RunFolder) -> dict[str, Path]:
     from analysis.curves import draw_curves
     from analysis.gallery import draw_gallery
-    from analysis.lineage import operator_table, write_operator_table
-    from analysis.patterns import draw_patterns, export_bank
+    from analysis.operator_table import operator_table, write_operator_table
+    from analysis.pattern_export import draw_patterns, export_bank
     from evo.bank_files import load_bank
 
     bank = load_bank(run.bank_file())

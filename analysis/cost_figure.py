@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from analysis.labels import ends_of_leaders, place_labels
+from analysis.label_places import ends_of_leaders, place_labels
 from analysis.statistics import search_adds, t_interval
 from analysis.style import colour, ink, new_figure, save, soft, tidy, widen
 from analysis.words import plain, shortened

@@ -32,7 +32,7 @@ from evo.archive import RowArchive
 from evo.arrays import Array
 from evo.genome import Population
 from evo.packed import Masks
-from evo.scoring import Scoring, combine_scores, measure_scale
+from evo.row_scores import Scoring, combine_scores, measure_scale
 from evo.search import Rows, Search
 from runs.benchmarks import package_version, result_path, row
 from runs.benchmarks.images import recipe_at_hand
