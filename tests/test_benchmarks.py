@@ -14,7 +14,7 @@ import runs.benchmarks as benchmarks
 from analysis.run_folder import RunFolder
 from evo.bank_files import load_bank
 from evo.search import Rows, Search
-from runs.benchmarks import BENCHMARKS, analysis, made_up, operators, package_version, peers, row, scaling, table
+from runs.benchmarks import BENCHMARKS, analysis, made_up, operators, package_version, peers, row, search_cost, table
 from runs.benchmarks.peers import OURS, PEERS, Problem, partially_matched
 from training.progress import Progress
 
@@ -157,7 +157,7 @@ def small(tmp_path, monkeypatch):
     monkeypatch.setattr(operators, "TARGETS", {Problem(8, BATCH, GRID): targets, large: targets})
     monkeypatch.setattr(operators, "LARGE", large)
     monkeypatch.setattr(operators, "SCHEDULES", {True: {600.0: (1, 1)}})
-    monkeypatch.setattr(scaling, "QUICK", {"P": [scaling.Size(p, 8, 2) for p in (2, 4, 8)]})
+    monkeypatch.setattr(search_cost, "QUICK", {"P": [search_cost.Size(p, 8, 2) for p in (2, 4, 8)]})
     monkeypatch.setattr(search, "open_scene", scene)
     monkeypatch.setattr(search, "QUICK", search.Scale(8, BATCH, 2, 5, 10**4, 1))
     monkeypatch.setattr(search, "search_share", lambda scale, progress: [1.0, 2.0, 6.0])
@@ -274,9 +274,9 @@ def test_rank_correlation_and_gain_are_those_of_each_images_own_compositions():
 
 
 def test_scaling_finds_the_slope_of_a_line():
-    sizes = [scaling.Size(population, 8) for population in (2, 4, 8, 16)]
-    costs = {size: scaling.Cost([3.0 * size.rows], [0.5 * size.rows**2]) for size in sizes}
-    assert scaling.slopes(sizes, costs) == pytest.approx({"time": 1.0, "memory": 2.0})
+    sizes = [search_cost.Size(population, 8) for population in (2, 4, 8, 16)]
+    costs = {size: search_cost.Cost([3.0 * size.rows], [0.5 * size.rows**2]) for size in sizes}
+    assert search_cost.slopes(sizes, costs) == pytest.approx({"time": 1.0, "memory": 2.0})
 
 
 def test_tables_show_units_and_verdicts():

@@ -25,6 +25,7 @@ from evo.operators import (
 from evo.selection import SELECTIONS
 from evo.settings import SearchSettings
 from runs.__main__ import app
+from runs.benchmarks import BENCHMARKS
 from training.config import Config, load_config
 from training.registry import DATASETS, MIXES, MODELS
 
@@ -106,7 +107,7 @@ def test_every_command_of_a_page_is_one_that_the_command_line_takes(page, monkey
         for override in parameters.get("overrides") or ():
             assert_option(override.partition("=")[0])
         if name == "bench":
-            assert (ROOT / "runs" / "benchmarks" / f"{parameters['name']}.py").is_file()
+            assert parameters["name"] in BENCHMARKS
         if name == "ablate" and not parameters["file"].endswith(".yaml"):
             folders = (ROOT / "runs" / "ablations", ROOT / "runs" / "evidence")
             assert any((folder / f"{parameters['file']}.yaml").is_file() for folder in folders), parameters["file"]
