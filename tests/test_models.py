@@ -10,6 +10,7 @@ from torch import nn
 from evo.errors import UserError
 from tests.conftest import TINY
 from training.config import load_config, make_config
+from training.devices import memory_format_of
 from training.models.patch_model import PatchModel, build_model, feature_shape
 from training.models.reference import load_reference
 from training.models.torchvision_models import load_in_order, load_published, without_classifier
@@ -367,3 +368,16 @@ def test_every_recipe_loads_and_builds(name):
         head, ("# ", f"# Command:  ./run train {name}", "# Duration: ", "# Expect:   "), strict=True
     ):
         assert line.startswith(start)
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "last"), [("resnet-small", 4, False), ("preactresnet18", 7, False), ("resnet18", 8, True)]
+)
+def test_narrow_networks_train_in_a_format_that_does_no_harm(name, width, last, tmp_path):
+    """In channels-last format torch 2.15 damages memory in the gradients of so few channels, and the process dies."""
+    options = [*TINY, f"model.name={name}", f"model.width={width}", "model.grid=1", "mix.name=plain", "train.epochs=1"]
+    config = load_config("digits", options)
+    model = set_up(config, tmp_path / "run").model
+    weights = [p for p in model.parameters() if p.dim() == 4 and p.shape[2] > 1 and p.shape[1] > 1]
+    assert all(p.is_contiguous(memory_format=torch.channels_last) == last for p in weights) and weights
+    assert memory_format_of(model, torch.device("cuda")) == torch.channels_last

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from evo.errors import UserError
 from training.cores import EMULATED, emulates_bfloat16, usable_cores
@@ -145,3 +145,13 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
+
+
+def memory_format_of(model: nn.Module, device: torch.device) -> torch.memory_format:
+    """The memory format in which a model trains fastest, without harm.
+
+    On CPUs the gradients of convolutions of fewer than 8 channels damage memory in channels-last format (torch 2.15, float32,
+    1x1 with stride 2: the process ends with "corrupted double-linked list").
+    """
+    narrow = any(isinstance(module, nn.Conv2d) and module.out_channels < 8 for module in model.modules())
+    return torch.contiguous_format if narrow and device.type == "cpu" else torch.channels_last

@@ -17,7 +17,7 @@ from training.clock import Clock, Mark
 from training.config import Config
 from training.data.image_set import AnyImageSet, ImageSet
 from training.data.load import load_data, place
-from training.devices import autocast_type, compiles, memory_explained, pick_device
+from training.devices import autocast_type, compiles, memory_explained, memory_format_of, pick_device
 from training.distributed import World, share_batch_norm, start
 from training.mixes.batch import Mix, MixContext
 from training.mixes.evolved import SearchRecord
@@ -197,7 +197,7 @@ def _build(config: Config, images: AnyImageSet, device: torch.device, world: Wor
     """The model, before its first step."""
     options = without_fetching(config) if resume else config.model
     model = build_model(options, images.shape, len(images.class_names)).to(device)
-    model.to(memory_format=torch.channels_last)
+    model.to(memory_format=memory_format_of(model, device))
     if model.cell_head is not None and not config.trains_cells:
         model.cell_head.requires_grad_(False)  # no loss reaches it
     if world.size > 1 and config.train.sync_norm:

@@ -29,7 +29,7 @@ from training.config import Config
 from training.data.augment import augment
 from training.data.image_set import AnyImageSet
 from training.data.load import load_data, place
-from training.devices import autocast_type
+from training.devices import autocast_type, memory_format_of
 from training.models.patch_model import PatchModel, build_model
 from training.models.scaling import Prepare
 from training.models.trained import load_trained, without_fetching
@@ -123,7 +123,7 @@ def open_source(source: Source, config: Config, device: torch.device) -> Backbon
     if source.weights == "untrained":
         torch.manual_seed(Streams(source.config.run.seed).number("weights"))  # as the run began
         model = build_model(without_fetching(source.config), trained.image_shape, len(trained.class_names))
-        model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        model.to(device, memory_format=memory_format_of(model, device)).eval()  # type: ignore[call-overload]
     return Backbone(model, trained.prepare, trained.image_shape, autocast)
 
 

@@ -12,6 +12,7 @@ from evo.errors import UserError
 from training.belonging import check_belonging
 from training.checkpoint import Checkpoint, load_checkpoint
 from training.config import Config
+from training.devices import memory_format_of
 from training.models.patch_model import PatchModel, build_model
 from training.models.scaling import Prepare
 from training.options import ModelOptions
@@ -55,7 +56,7 @@ def load_trained(config: Config, folder: Path, device: torch.device, weights: st
     names = saved.meta["class_names"]
     model = build_model(without_fetching(config), (channels, height, width), len(names))
     load_weights(model, saved, weights)
-    model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    model.to(device, memory_format=memory_format_of(model, device)).eval()  # type: ignore[call-overload]
     prepare = Prepare(saved.tensors["input.mean"], saved.tensors["input.std"], device)
     return TrainedModel(model, prepare, (channels, height, width), names, saved.meta.get("images"))
 
