@@ -15,6 +15,7 @@ A figure stands between two marks on one line, and this writes what lies between
 Several NAMEs with a plus between them, whose seeds differ, count as one. measure=MEASURE takes another measure than
 last_accuracy; form=FORM is Python's format of the figure, such as +.1f; a difference or a mean with a form of its own has
 no interval. sign=no leaves the sign out, for a sentence that says "below". Names with spaces are quoted.
+No figure begins a line, since a comment there ends the paragraph in Markdown.
 """
 
 from __future__ import annotations
@@ -42,6 +43,10 @@ def with_figures(text: str, root: Path, where: str) -> str:
 
     root: runs/results. where: what errors call the text. Raises UserError for a mark that asks for what is not there.
     """
+    if (first := re.search(rf"^ {{0,3}}<!-- ({'|'.join(KINDS)}):", text, re.M)) is not None:
+        raise UserError(
+            f"{where}: a {first[1]} begins the line, and a comment there ends the paragraph in Markdown; put a word before it"
+        )
     filled = MARK.sub(lambda mark: _filled(mark, root, where), text)
     if (left := ALMOST.search(MARK.sub("", filled))) is not None:
         raise UserError(

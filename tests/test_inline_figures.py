@@ -58,20 +58,21 @@ def test_a_figure_is_that_of_the_results(root, asked, figure):
 
 def test_a_line_holds_several_figures_and_all_else_stays(root):
     mark = "<!-- pairs: few plain patchmix --><!-- end -->"
-    line = f"{mark}, {mark} <!-- a comment --> | x |\n"
+    line = f"in {mark}, {mark} <!-- a comment --> | x |\n"
     assert with_figures(line, root, "page") == line.replace("--><!--", "-->3<!--")
 
 
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("<!-- difference: fwe patchmix plain --><!-- end -->", "there is no results 'fwe'; did you mean 'few'"),
-        ("<!-- difference: few patchmx plain --><!-- end -->", "there is no variant of few 'patchmx'"),
-        ("<!-- difference: few patchmix --><!-- end -->", "difference: expected 3 names"),
-        ("<!-- mean: few plain measure=speed --><!-- end -->", "there is no measure 'speed'"),
-        ("<!-- mean: few plain -->61.67", "begins a figure that has no end on its line"),
-        ('<!-- mean: few "plain --><!-- end -->', "No closing quotation"),
-        ("<!-- benchmark: mixing B64 theirs --><!-- end -->", "there is no case of mixing 'B64'"),
+        ("<!-- pairs: few plain patchmix --><!-- end --> at the start", "a pairs begins the line"),
+        ("a <!-- difference: fwe patchmix plain --><!-- end -->", "there is no results 'fwe'; did you mean 'few'"),
+        ("a <!-- difference: few patchmx plain --><!-- end -->", "there is no variant of few 'patchmx'"),
+        ("a <!-- difference: few patchmix --><!-- end -->", "difference: expected 3 names"),
+        ("a <!-- mean: few plain measure=speed --><!-- end -->", "there is no measure 'speed'"),
+        ("a <!-- mean: few plain -->61.67", "begins a figure that has no end on its line"),
+        ('a <!-- mean: few "plain --><!-- end -->', "No closing quotation"),
+        ("a <!-- benchmark: mixing B64 theirs --><!-- end -->", "there is no case of mixing 'B64'"),
     ],
 )
 def test_what_is_not_there_is_refused_with_its_place(root, line, said):

@@ -22,6 +22,8 @@ SNIPPETS = {
 
 @pytest.mark.parametrize("name", SNIPPETS)
 def test_snippets_run(name, monkeypatch, tmp_path):
+    if "lightning" in SNIPPETS[name]:
+        pytest.importorskip("lightning")
     monkeypatch.chdir(tmp_path)  # some write a file
     monkeypatch.setattr("evo.objectives.OBJECTIVES", dict(OBJECTIVES))
     torch.manual_seed(0)
