@@ -1,4 +1,8 @@
-"""The running average of a model's weights: what an objective may compare the live model with."""
+"""The running average of a model's weights: what an objective may compare the live model with.
+
+torch.optim.swa_utils.AveragedModel is nearly this. It keeps one decay from its second update on and takes the weights as they
+are at its first, so that a slow average would hold the first weights for long; and it averages counters, which are copied here.
+"""
 
 from __future__ import annotations
 
