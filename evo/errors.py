@@ -62,7 +62,17 @@ def did_you_mean(name: str, known: Iterable[str], *, most: int = 1, prefix: str 
 
 
 def known_or_refused(names: Iterable[str], known: Sequence[str], kind: str, where: str) -> None:
-    """Raises UserError for a name that is none of those known."""
+    """Refuse names that are none of those known.
+
+    Args:
+        names: What was asked for.
+        known: What there is.
+        kind: What they are names of, for the error.
+        where: What the error begins with, such as a file and its line.
+
+    Raises:
+        UserError: A name is none of `known`.
+    """
     for name in names:
         if name not in known:
             hint = did_you_mean(name, known)

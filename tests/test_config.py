@@ -6,7 +6,7 @@ from analysis import run_format
 from analysis.run_format import as_today
 from evo.errors import UserError
 from runs.folders import check_unchanged
-from runs.transfer import target_config
+from runs.transfer_command import target_config
 from training import removed
 from training.config import Config, load_config, make_config
 from training.options import describe_options

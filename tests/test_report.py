@@ -383,8 +383,8 @@ def test_cost_tells_where_time_and_forwards_went_and_claims_no_savings_for_estim
 
 def test_options_that_are_not_the_default_are_marked(tmp_path):
     run = make(tmp_path / "a")
-    batch = run.config["train"]["batch"]
-    marked = how([run], {"train": {"batch": batch + 1, "epochs": run.config["train"]["epochs"]}})
+    batch = run.config["train"]["batch_size"]
+    marked = how([run], {"train": {"batch_size": batch + 1, "epochs": run.config["train"]["epochs"]}})
     assert f"<strong>{batch}</strong> <span class='changed'>" in marked and marked.count("'changed'") == 1
     assert "1 of them not at their default" in marked and "changed" not in how([run])
 
